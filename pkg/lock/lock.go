@@ -1,0 +1,91 @@
+// Package lock takes flock(2) locks on files. Such a lock belongs to the open
+// file: it goes when the last descriptor is closed, however its holder ends.
+package lock
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+	"time"
+)
+
+// Lock is a held lock.
+type Lock struct{ f *os.File }
+
+// ErrHeld says that somebody else holds the lock.
+var ErrHeld = errors.New("lock is held by another process")
+
+// Try takes the lock on the file at path, exclusively or shared, making the
+// file if it is missing. It fails with ErrHeld instead of waiting.
+func Try(path string, exclusive bool) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	how := syscall.LOCK_SH
+	if exclusive {
+		how = syscall.LOCK_EX
+	}
+	if err := flock(f, how|syscall.LOCK_NB); err != nil {
+		_ = f.Close() // nothing was written
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, ErrHeld
+		}
+		return nil, &os.PathError{Op: "flock", Path: path, Err: err}
+	}
+	return &Lock{f}, nil
+}
+
+// Acquire is Try that waits until the lock is free or ctx ends. It polls, with
+// pauses from 0.2 to 20 ms, because a blocking flock cannot be cancelled.
+func Acquire(ctx context.Context, path string, exclusive bool) (*Lock, error) {
+	pause := 200 * time.Microsecond
+	for {
+		l, err := Try(path, exclusive)
+		if !errors.Is(err, ErrHeld) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 20*time.Millisecond)
+	}
+}
+
+// Held reports whether somebody holds the file at path exclusively. A file that
+// does not exist is held by nobody. It takes nothing and waits for nothing.
+func Held(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if err := flock(f, syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return true, nil
+		}
+		return false, &os.PathError{Op: "flock", Path: path, Err: err}
+	}
+	return false, nil
+}
+
+// File returns the locked file, for passing the lock to a child.
+func (l *Lock) File() *os.File { return l.f }
+
+// Release gives the lock up.
+func (l *Lock) Release() error { return l.f.Close() }
+
+func flock(f *os.File, how int) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), how)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}

@@ -1,0 +1,158 @@
+// Package plan decides what a container will be. It opens no file, starts no
+// process and reads neither clock nor environment: what it must know of this
+// machine arrives in [Host], what it decides leaves in the OCI spec.
+package plan
+
+// Request is what a user asks of `run` or `create`, with every flag parsed and
+// every value that depends on the caller (environment, working directory, env
+// files, seccomp profile files) already resolved. It is stored in the container's
+// record, so its JSON form may only grow.
+type Request struct {
+	Args       []string  `json:"args,omitempty"`       // the command after the image; nil: the image's
+	Entrypoint *[]string `json:"entrypoint,omitempty"` // nil: the image's; empty: none
+
+	Env         []string          `json:"env,omitempty"` // K=V, later wins
+	UnsetEnv    []string          `json:"unsetEnv,omitempty"`
+	UnsetEnvAll bool              `json:"unsetEnvAll,omitempty"`
+	Workdir     string            `json:"workdir,omitempty"`
+	User        string            `json:"user,omitempty"` // name|uid[:group|gid]
+	GroupAdd    []string          `json:"groupAdd,omitempty"`
+	Hostname    string            `json:"hostname,omitempty"`
+	Domainname  string            `json:"domainname,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+
+	TTY          bool   `json:"tty,omitempty"`
+	OpenStdin    bool   `json:"openStdin,omitempty"` // -i
+	StdinOnce    bool   `json:"stdinOnce,omitempty"` // close stdin when the first attacher leaves
+	AttachStdin  bool   `json:"attachStdin,omitempty"`
+	AttachStdout bool   `json:"attachStdout,omitempty"`
+	AttachStderr bool   `json:"attachStderr,omitempty"`
+	DetachKeys   string `json:"detachKeys,omitempty"`
+
+	AutoRemove  bool          `json:"autoRemove,omitempty"` // --rm
+	Restart     RestartPolicy `json:"restart"`
+	Init        bool          `json:"init,omitempty"`
+	StopSignal  string        `json:"stopSignal,omitempty"`
+	StopTimeout *int          `json:"stopTimeout,omitempty"` // seconds; nil: 10
+	Timeout     int           `json:"timeout,omitempty"`     // seconds after which the container is killed; 0: never
+	CIDFile     string        `json:"cidFile,omitempty"`
+
+	ReadOnly   bool              `json:"readOnly,omitempty"`
+	Mounts     []Mount           `json:"mounts,omitempty"`
+	ShmSize    int64             `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
+	StorageOpt map[string]string `json:"storageOpt,omitempty"`
+
+	Network    string `json:"network,omitempty"` // "" (the default), none, host, container:<id>
+	NoHosts    bool   `json:"noHosts,omitempty"`
+	NoHostname bool   `json:"noHostname,omitempty"`
+
+	Privileged  bool     `json:"privileged,omitempty"`
+	CapAdd      []string `json:"capAdd,omitempty"`
+	CapDrop     []string `json:"capDrop,omitempty"`
+	Security    Security `json:"security"`
+	SecurityOpt []string `json:"securityOpt,omitempty"` // as typed, for inspect
+
+	UserNS       string `json:"userNS,omitempty"`
+	PIDMode      string `json:"pidMode,omitempty"` // "", private, host, container:<id>, ns:PATH
+	IPCMode      string `json:"ipcMode,omitempty"`
+	UTSMode      string `json:"utsMode,omitempty"`
+	CgroupNSMode string `json:"cgroupNSMode,omitempty"`
+	CgroupParent string `json:"cgroupParent,omitempty"`
+	Cgroups      string `json:"cgroups,omitempty"` // "", enabled, disabled
+
+	Devices           []Device          `json:"devices,omitempty"`
+	DeviceCgroupRules []string          `json:"deviceCgroupRules,omitempty"`
+	Sysctls           map[string]string `json:"sysctls,omitempty"`
+	Ulimits           []Ulimit          `json:"ulimits,omitempty"`
+	OOMScoreAdj       int               `json:"oomScoreAdj,omitempty"`
+	OOMKillDisable    *bool             `json:"oomKillDisable,omitempty"`
+	Resources         Resources         `json:"resources"`
+	StrictLimits      bool              `json:"strictLimits,omitempty"` // a limit this host cannot apply is an error
+
+	LogDriver string            `json:"logDriver,omitempty"` // "": json-file
+	LogOpts   map[string]string `json:"logOpts,omitempty"`
+	Platform  string            `json:"platform,omitempty"`
+	Runtime   string            `json:"runtime,omitempty"`
+}
+
+// RestartPolicy is --restart: no, always, unless-stopped, on-failure[:Max].
+type RestartPolicy struct {
+	Name string `json:"name"` // never empty once parsed
+	Max  int    `json:"max,omitempty"`
+}
+
+// Mount is one -v, --mount or --tmpfs.
+type Mount struct {
+	Type        string   `json:"type"`             // bind, volume, tmpfs
+	Source      string   `json:"source,omitempty"` // bind: absolute host path; volume: name, empty if anonymous
+	Target      string   `json:"target"`
+	ReadOnly    bool     `json:"readOnly,omitempty"`
+	Options     []string `json:"options,omitempty"`     // tmpfs: mount options as typed; bind: z, Z, U, nocopy, noexec …
+	Propagation string   `json:"propagation,omitempty"` // bind: rprivate by default
+	Recursive   string   `json:"recursive,omitempty"`   // bind-recursive: enabled, disabled, writable, readonly
+	CreateSrc   bool     `json:"createSrc,omitempty"`   // a missing bind source is made as a directory (-v)
+	Flag        string   `json:"flag"`                  // "v", "mount", "tmpfs", "image": where it came from, for inspect
+	Raw         string   `json:"raw,omitempty"`         // as typed, for inspect's Binds
+}
+
+// Security is --security-opt, parsed.
+type Security struct {
+	NoNewPrivileges bool     `json:"noNewPrivileges,omitempty"`
+	Seccomp         string   `json:"seccomp,omitempty"` // "": the default profile; "unconfined"; else a profile's JSON text
+	AppArmor        string   `json:"appArmor,omitempty"`
+	Label           []string `json:"label,omitempty"`
+	SystemPaths     string   `json:"systemPaths,omitempty"` // "unconfined"
+	Mask            []string `json:"mask,omitempty"`
+	Unmask          []string `json:"unmask,omitempty"`
+	WritableCgroups bool     `json:"writableCgroups,omitempty"`
+}
+
+// Device is one --device.
+type Device struct {
+	Host      string `json:"host"`
+	Container string `json:"container"`
+	Perms     string `json:"perms"` // of "rwm"
+}
+
+// Ulimit is one --ulimit. -1 is unlimited.
+type Ulimit struct {
+	Name string `json:"name"` // "nofile", as Docker names it
+	Soft int64  `json:"soft"`
+	Hard int64  `json:"hard"`
+}
+
+// Resources are a container's limits. Zero, or nil, is "not given".
+type Resources struct {
+	Memory            int64    `json:"memory,omitempty"` // bytes
+	MemoryReservation int64    `json:"memoryReservation,omitempty"`
+	MemorySwap        int64    `json:"memorySwap,omitempty"` // memory + swap; -1 unlimited
+	MemorySwappiness  *int64   `json:"memorySwappiness,omitempty"`
+	NanoCPUs          int64    `json:"nanoCPUs,omitempty"` // --cpus × 1e9
+	CPUShares         int64    `json:"cpuShares,omitempty"`
+	CPUPeriod         int64    `json:"cpuPeriod,omitempty"` // µs
+	CPUQuota          int64    `json:"cpuQuota,omitempty"`  // µs per period
+	CPURTPeriod       int64    `json:"cpuRTPeriod,omitempty"`
+	CPURTRuntime      int64    `json:"cpuRTRuntime,omitempty"`
+	CpusetCpus        string   `json:"cpusetCpus,omitempty"`
+	CpusetMems        string   `json:"cpusetMems,omitempty"`
+	PidsLimit         *int64   `json:"pidsLimit,omitempty"` // ≤ 0: unlimited
+	BlkioWeight       uint16   `json:"blkioWeight,omitempty"`
+	BlkioWeightDevice []Weight `json:"blkioWeightDevice,omitempty"`
+	ReadBPS           []Rate   `json:"readBPS,omitempty"`
+	WriteBPS          []Rate   `json:"writeBPS,omitempty"`
+	ReadIOPS          []Rate   `json:"readIOPS,omitempty"`
+	WriteIOPS         []Rate   `json:"writeIOPS,omitempty"`
+}
+
+// Weight is PATH:WEIGHT of --blkio-weight-device.
+type Weight struct {
+	Path   string `json:"path"`
+	Weight uint16 `json:"weight"`
+}
+
+// Rate is PATH:RATE of the --device-*-bps and -iops flags, per second.
+type Rate struct {
+	Path string `json:"path"`
+	Rate uint64 `json:"rate"`
+}
