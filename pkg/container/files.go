@@ -1,0 +1,195 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"cais.dev/cais/pkg/atomicfile"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
+)
+
+// Container is all that the files say of one container at one moment.
+type Container struct {
+	ID       string
+	Dir      string
+	Record   *Record
+	Settings *Settings
+	State    *State // nil: it does not run, or a reboot took it
+	Exit     *Exit  // nil: it has not ended yet
+	Alive    bool   // its monitor lives
+}
+
+// WriteRecord writes the record, which makes the directory a container.
+// durable is for containers that are to survive a power cut.
+func (s Store) WriteRecord(r *Record, durable bool) error {
+	r.Version = Version
+	return write(filepath.Join(s.Dir(r.ID), recordFile), r, durable)
+}
+
+// WriteSettings replaces the settings of id. The caller holds its lock.
+func (s Store) WriteSettings(id string, v *Settings, durable bool) error {
+	v.Version = Version
+	return write(filepath.Join(s.Dir(id), settingsFile), v, durable)
+}
+
+// WriteExit replaces the exit record of id, whose monitor could not: the
+// caller has seen alive free and holds the lock.
+func (s Store) WriteExit(id string, v *Exit, durable bool) error {
+	v.Version = Version
+	return write(filepath.Join(s.Dir(id), exitFile), v, durable)
+}
+
+// WriteSpec writes the OCI spec's JSON text.
+func (s Store) WriteSpec(id string, text []byte, durable bool) error {
+	return atomicfile.Write(filepath.Join(s.Dir(id), specFile), text, 0o600, durable)
+}
+
+// Spec reads the OCI spec's JSON text.
+func (s Store) Spec(id string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(s.Dir(id), specFile))
+}
+
+func write(path string, v any, durable bool) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return atomicfile.Write(path, b, 0o600, durable)
+}
+
+// versioned is what every file of this package starts with.
+type versioned struct {
+	Version int `json:"v"`
+}
+
+// read fills v from the file at path.
+func read(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return decode(path, b, v)
+}
+
+func decode(path string, b []byte, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		var head versioned
+		if json.Unmarshal(b, &head) == nil && head.Version > Version {
+			return tooNew(path, head.Version)
+		}
+		return errs.WithHint(fmt.Errorf("read %s: %w", path, err), "The file is damaged; 'cais rm -f' removes its container.")
+	}
+	return nil
+}
+
+func tooNew(path string, version int) error {
+	err := errs.E("read "+path, errs.Unsupported, fmt.Errorf("its version is %d, this cais knows %d", version, Version))
+	return errs.WithHint(err, "A newer cais wrote it: upgrade this one.")
+}
+
+// Load reads the container id: its record and settings, and what is known of
+// its last or present run. It waits for no lock.
+func (s Store) Load(id string) (*Container, error) {
+	dir := s.Dir(id)
+	c := &Container{ID: id, Dir: dir, Record: new(Record), Settings: new(Settings)}
+	if err := read(filepath.Join(dir, recordFile), c.Record); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, noSuch(ShortID(id))
+		}
+		return nil, err
+	}
+	if c.Record.Version > Version {
+		return nil, tooNew(filepath.Join(dir, recordFile), c.Record.Version)
+	}
+	if err := read(filepath.Join(dir, settingsFile), c.Settings); err != nil {
+		return nil, gone(id, err)
+	}
+	if c.Settings.Version > Version {
+		return nil, tooNew(filepath.Join(dir, settingsFile), c.Settings.Version)
+	}
+	return c, c.Refresh()
+}
+
+// Refresh reads again what a run changes: alive, state and exit, in this order:
+// a monitor writes the exit before it gives alive up, so a container that is
+// seen as dead has its exit read.
+func (c *Container) Refresh() (err error) {
+	if c.Alive, err = lock.Held(filepath.Join(c.Dir, aliveFile)); err != nil {
+		return err
+	}
+	if c.State, err = readState(c.Dir); err != nil {
+		return err
+	}
+	exit := new(Exit)
+	err = read(filepath.Join(c.Dir, exitFile), exit)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.Exit = nil
+	case err != nil:
+		return err
+	case exit.Version > Version:
+		return tooNew(filepath.Join(c.Dir, exitFile), exit.Version)
+	default:
+		c.Exit = exit
+	}
+	return nil
+}
+
+// readState reads state.json through the run link, if what it leads to is ours.
+func readState(dir string) (*State, error) {
+	run, err := os.Readlink(filepath.Join(dir, runLink))
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	if !usable(run) {
+		return nil, nil // gone, or somebody else's since ours is gone
+	}
+	b, err := os.ReadFile(filepath.Join(run, stateFile))
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	st := new(State)
+	if err := decode(filepath.Join(run, stateFile), b, st); err != nil {
+		return nil, err
+	}
+	if st.Version > Version {
+		return nil, tooNew(filepath.Join(run, stateFile), st.Version)
+	}
+	return st, nil
+}
+
+// gone turns a missing file of id into "no such container": it was removed
+// between two reads.
+func gone(id string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return noSuch(ShortID(id))
+	}
+	return err
+}
+
+// List loads every container, in no particular order. Those that vanish
+// meanwhile are left out; those that cannot be read are reported beside the
+// others.
+func (s Store) List() ([]*Container, error) {
+	ids, err := s.IDs()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*Container, 0, len(ids))
+	var bad []error
+	for _, id := range ids {
+		c, err := s.Load(id)
+		switch {
+		case err == nil:
+			all = append(all, c)
+		case errs.KindOf(err) != errs.NotFound:
+			bad = append(bad, err)
+		}
+	}
+	return all, errors.Join(bad...)
+}

@@ -1,0 +1,346 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
+)
+
+// Store is where one user's containers are kept. Its zero value is not usable;
+// making one touches nothing.
+type Store struct {
+	Root string // what survives a reboot
+	Run  string // what does not: tmpfs, 0700
+}
+
+// The names of the files in a container's directory.
+const (
+	recordFile   = "record.json"
+	specFile     = "config.json"
+	settingsFile = "settings.json"
+	exitFile     = "exit.json"
+	stateFile    = "state.json"
+	lockFile     = "lock"
+	aliveFile    = "alive"
+	idFile       = "id"
+	runLink      = "run"
+)
+
+func (s Store) containers() string { return filepath.Join(s.Root, "containers") }
+func (s Store) names() string      { return filepath.Join(s.Root, "names") }
+
+// Dir is the directory of the container id.
+func (s Store) Dir(id string) string { return filepath.Join(s.Root, "containers", id) }
+
+// RunDir is the directory that a new container gets below the run root. An
+// existing container's is what its "run" link says: its creator may have had
+// another environment.
+func (s Store) RunDir(id string) string { return filepath.Join(s.Run, "containers", id) }
+
+// Create makes the directory of a new container, with its run directory, and
+// returns it locked: as long as the lock is held and no record is written,
+// nobody takes the directory for left over.
+func (s Store) Create(id string) (*lock.Lock, error) {
+	if !IsID(id) {
+		return nil, fmt.Errorf("create container: %q is not an id", id)
+	}
+	dir := s.Dir(id)
+	l, err := s.makeLocked(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err = s.fillNew(id, dir); err != nil {
+		return nil, errors.Join(err, s.Discard(id), l.Release())
+	}
+	return l, nil
+}
+
+func (s Store) fillNew(id, dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, idFile), []byte(id), 0o600); err != nil { //nolint:forbidigo // new, and never changed
+		return err
+	}
+	return s.EnsureRunDir(id)
+}
+
+// makeLocked makes dir and locks it. A collector may take the new directory for
+// left over before it is locked; then it is made again.
+func (s Store) makeLocked(dir string) (*lock.Lock, error) {
+	for range 100 {
+		err := os.Mkdir(dir, 0o700)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errors.Join(os.MkdirAll(s.containers(), 0o700), os.MkdirAll(s.names(), 0o700), os.Mkdir(dir, 0o700))
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		l, err := lock.Try(filepath.Join(dir, lockFile), true)
+		if errors.Is(err, lock.ErrHeld) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if linked(l.File()) {
+			return l, nil
+		}
+		_ = l.Release() // nothing was locked: the file is gone
+	}
+	return nil, errs.E("create "+dir, errs.Unavailable, errors.New("somebody keeps removing it"))
+}
+
+// linked reports whether f still has a name.
+func linked(f *os.File) bool {
+	var st syscall.Stat_t
+	return syscall.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0
+}
+
+// EnsureRunDir makes the container's run directory, and the link to it, if a
+// reboot or a clean-up of the run root has taken it.
+func (s Store) EnsureRunDir(id string) error {
+	link := filepath.Join(s.Dir(id), runLink)
+	dir, err := os.Readlink(link)
+	if err != nil || !usable(dir) {
+		dir = s.RunDir(id)
+		if err := makeRunDir(s.Run, dir); err != nil {
+			return err
+		}
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return os.Symlink(dir, link)
+	}
+	return nil
+}
+
+func usable(dir string) bool { return checkOurs(dir) == nil }
+
+func makeRunDir(run, dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(run, 0o700); err != nil {
+			return err
+		}
+		if err := checkOurs(run); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	case err != nil && !errors.Is(err, fs.ErrExist):
+		return err
+	}
+	return checkOurs(dir)
+}
+
+// checkOurs refuses a directory that somebody else could have put there: the
+// run root may lie in /tmp, where a missing name is anybody's.
+func checkOurs(dir string) error {
+	var st syscall.Stat_t
+	if err := syscall.Lstat(dir, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if st.Mode&syscall.S_IFMT == syscall.S_IFDIR && int(st.Uid) == os.Geteuid() && st.Mode&0o077 == 0 {
+		return nil
+	}
+	err := errs.New(errs.Denied, dir+" is not a directory that only this user can reach")
+	return errs.WithHint(err, "Remove it, or set XDG_RUNTIME_DIR to a directory of your own with mode 0700.")
+}
+
+// ClaimName gives name to the container id. It fails with Conflict if another
+// container has it; a name left behind by a container that is gone is taken
+// over.
+func (s Store) ClaimName(name, id string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	path := filepath.Join(s.names(), name)
+	for range 10 {
+		err := os.Link(filepath.Join(s.Dir(id), idFile), path)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		owner, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if string(owner) == id {
+			return nil
+		}
+		if _, err := os.Lstat(s.Dir(string(owner))); !errors.Is(err, fs.ErrNotExist) || !IsID(string(owner)) {
+			return &NameTakenError{Name: name, Owner: string(owner)}
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return errs.New(errs.Unavailable, "the container name "+name+" keeps changing hands")
+}
+
+// NameTakenError says that Name belongs to the container Owner.
+type NameTakenError struct{ Name, Owner string }
+
+// Error is Docker's statement in this program's words.
+func (e *NameTakenError) Error() string {
+	return fmt.Sprintf("the container name %q is already in use by container %q; remove or rename it, or use --replace", e.Name, e.Owner)
+}
+
+// Unwrap gives the error its kind.
+func (e *NameTakenError) Unwrap() error {
+	return errs.New(errs.Conflict, "name in use")
+}
+
+// ReleaseName gives name up, if it is id's.
+func (s Store) ReleaseName(name, id string) error {
+	if name == "" {
+		return nil
+	}
+	path := filepath.Join(s.names(), name)
+	if owner, err := os.ReadFile(path); err != nil || string(owner) != id {
+		return ignoreMissing(err)
+	}
+	return ignoreMissing(os.Remove(path))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Discard removes what Create made, as long as nothing but small files of ours
+// is in it: trees with mapped ids need more than this package can do.
+func (s Store) Discard(id string) error {
+	dir := s.Dir(id)
+	run, _ := os.Readlink(filepath.Join(dir, runLink)) // absent: nothing to remove
+	if run != "" && filepath.Base(run) == id {
+		if err := os.RemoveAll(run); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// Lock takes the container's lock for one change. It fails with NotFound if
+// the container has been removed in the meantime.
+func (s Store) Lock(ctx context.Context, id string) (*lock.Lock, error) {
+	dir := s.Dir(id)
+	if _, err := os.Lstat(filepath.Join(dir, recordFile)); err != nil {
+		return nil, noSuch(ShortID(id))
+	}
+	l, err := lock.Acquire(ctx, filepath.Join(dir, lockFile), true)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, noSuch(ShortID(id))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, recordFile)); err != nil || !linked(l.File()) {
+		_ = l.Release()
+		return nil, noSuch(ShortID(id))
+	}
+	return l, nil
+}
+
+func noSuch(ref string) error { return errs.New(errs.NotFound, "no such container: "+ref) }
+
+// Find returns the full id of the container that ref means: a full id, a name
+// with or without a leading slash, or the beginning of one id only.
+func (s Store) Find(ref string) (string, error) {
+	if IsID(ref) && s.exists(ref) {
+		return ref, nil
+	}
+	if id, err := s.byName(strings.TrimPrefix(ref, "/")); id != "" || err != nil {
+		return id, err
+	}
+	if !isHex(ref) || len(ref) > 64 {
+		return "", noSuch(ref)
+	}
+	ids, err := s.IDs()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, id := range ids {
+		if strings.HasPrefix(id, ref) && s.exists(id) {
+			found = append(found, id)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", noSuch(ref)
+	case 1:
+		return found[0], nil
+	}
+	return "", errs.New(errs.Conflict, fmt.Sprintf("ambiguous ID prefix %q (matches %d containers)", ref, len(found)))
+}
+
+func (s Store) byName(name string) (string, error) {
+	if CheckName(name) != nil {
+		return "", nil
+	}
+	b, err := os.ReadFile(filepath.Join(s.names(), name))
+	if err != nil {
+		return "", ignoreMissing(err)
+	}
+	if id := string(b); IsID(id) && s.exists(id) {
+		return id, nil
+	}
+	return "", nil // left behind by a killed command
+}
+
+func (s Store) exists(id string) bool {
+	_, err := os.Lstat(filepath.Join(s.Dir(id), recordFile))
+	return err == nil
+}
+
+// IDs returns the ids of all directories of containers, also of those that are
+// half made or half removed.
+func (s Store) IDs() ([]string, error) {
+	d, err := os.Open(s.containers())
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	ids := names[:0]
+	for _, n := range names {
+		if IsID(n) {
+			ids = append(ids, n)
+		}
+	}
+	return ids, err
+}
+
+// Names returns all claimed names and whose they are.
+func (s Store) Names() (map[string]string, error) {
+	d, err := os.Open(s.names())
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	owners := make(map[string]string, len(names))
+	for _, n := range names {
+		b, err := os.ReadFile(filepath.Join(s.names(), n))
+		if err == nil {
+			owners[n] = string(b)
+		}
+	}
+	return owners, nil
+}
