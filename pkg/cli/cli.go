@@ -1,0 +1,262 @@
+// Package cli is the command line: the tree of commands, the global flags, the
+// help texts, and [Main], which builds only the branch that the command line
+// names.
+package cli
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"cais.dev/cais/pkg/cli/system"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+)
+
+// Process is what Main needs of the process it runs in.
+type Process struct {
+	Args    []string // os.Args
+	Getenv  func(string) string
+	Streams ui.Streams
+	Build   engine.Build
+}
+
+// Main runs the command line and returns the exit code.
+func Main(ctx context.Context, p Process) int {
+	name := "cais"
+	if filepath.Base(p.Args[0]) == "docker" {
+		name = "docker"
+	}
+	report := ui.Reporting{
+		Failure: ui.CodeFailure,
+		Docker:  name == "docker" || p.Getenv("CAIS_DOCKER_ERRORS") == "1",
+	}
+	return report.Report(ctx, p.Streams.Err, run(ctx, name, p))
+}
+
+func run(ctx context.Context, name string, p Process) error {
+	g, rest, err := parseGlobals(name, p.Args[1:])
+	if err != nil {
+		return &ui.UsageError{Command: name, Code: ui.CodeUsage, Err: err}
+	}
+	if err := g.check(); err != nil {
+		return err
+	}
+	o := g.options()
+	o.Build, o.Getenv, o.Args, o.Docker = p.Build, p.Getenv, p.Args, name == "docker"
+	e := engine.New(o)
+
+	root, err := build(name, e, p.Streams, g, rest)
+	if err != nil {
+		return err
+	}
+	switch {
+	case g.version:
+		return system.VersionLine(p.Streams.Out, e)
+	case g.help || len(rest) == 0:
+		root.SetOut(p.Streams.Out)
+		if !g.help {
+			root.SetOut(p.Streams.Err)
+		}
+		return root.Help()
+	}
+	root.SetArgs(rest)
+	return root.ExecuteContext(ctx)
+}
+
+// NewRoot returns the whole tree, for help, completion and the manual pages.
+func NewRoot(name string, e *engine.Engine, s ui.Streams) *cobra.Command {
+	root := newRoot(name, s)
+	for _, n := range tree {
+		root.AddCommand(n.all(e, s))
+	}
+	return root
+}
+
+// build returns the root with the one command that args names below it, or with
+// all of them where all are needed.
+func build(name string, e *engine.Engine, s ui.Streams, g *globals, args []string) (*cobra.Command, error) {
+	root := newRoot(name, s)
+	if g.help || len(args) == 0 || needsAll(args[0]) {
+		for _, n := range tree {
+			root.AddCommand(n.all(e, s))
+		}
+		return root, nil
+	}
+	n, ok := find(tree, args[0])
+	if !ok {
+		return nil, ui.UnknownCommand(name, args[0])
+	}
+	cmd, err := n.branch(e, s, name+" "+n.name, args[1:])
+	if err != nil {
+		return nil, err
+	}
+	root.AddCommand(cmd)
+	return root, nil
+}
+
+// needsAll reports whether the command works on the whole tree.
+func needsAll(name string) bool {
+	return name == "help" || name == "completion" || name == cobra.ShellCompRequestCmd || name == cobra.ShellCompNoDescRequestCmd
+}
+
+func newRoot(name string, s ui.Streams) *cobra.Command {
+	root := &cobra.Command{
+		Use:   name + " [OPTIONS] COMMAND [ARG...]",
+		Short: "Containers without a daemon",
+		Annotations: map[string]string{
+			cobra.CommandDisplayNameAnnotation: name,
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return ui.UnknownCommand(name, args[0])
+			}
+			return cmd.Help()
+		},
+		Args:              cobra.ArbitraryArgs,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		TraverseChildren:  true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	root.SetHelpFunc(help)
+	root.SetUsageFunc(usage)
+	root.SetFlagErrorFunc(ui.FlagError)
+	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	root.Flags().AddFlagSet(new(globals).flags()) // for the help: they were parsed before
+	root.Flags().SetInterspersed(false)
+	return root
+}
+
+// node is a command or a group of them, before it is built.
+type node struct {
+	name    string
+	aliases []string
+	short   string // of a group
+	section string // the heading below which the root's help lists it
+	hidden  bool
+	of      string // what it is about, the same for all spellings of one command: "container stop"
+	// One of the three:
+	new      constructor
+	children []node
+	later    string // what it is, for commands that are not here yet
+}
+
+// constructor makes one command.
+type constructor = func(*engine.Engine, ui.Streams) *cobra.Command
+
+func find(nodes []node, name string) (node, bool) {
+	i := slices.IndexFunc(nodes, func(n node) bool { return n.name == name || slices.Contains(n.aliases, name) })
+	if i < 0 {
+		return node{}, false
+	}
+	return nodes[i], true
+}
+
+// all builds n and everything below it.
+func (n node) all(e *engine.Engine, s ui.Streams) *cobra.Command {
+	cmd := n.self(e, s)
+	for _, c := range n.children {
+		cmd.AddCommand(c.all(e, s))
+	}
+	return cmd
+}
+
+// branch builds n and what args name below it.
+func (n node) branch(e *engine.Engine, s ui.Streams, path string, args []string) (*cobra.Command, error) {
+	if n.children == nil {
+		return n.self(e, s), nil
+	}
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") || args[0] == "help" {
+		return n.all(e, s), nil
+	}
+	c, ok := find(n.children, args[0])
+	if !ok {
+		return nil, ui.UnknownCommand(path, args[0])
+	}
+	below, err := c.branch(e, s, path+" "+c.name, args[1:])
+	if err != nil {
+		return nil, err
+	}
+	cmd := n.self(e, s)
+	cmd.AddCommand(below)
+	return cmd, nil
+}
+
+// self builds n without what is below it.
+func (n node) self(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var cmd *cobra.Command
+	switch {
+	case n.new != nil:
+		cmd = n.new(e, s)
+		cmd.Use = n.name + strings.TrimPrefix(cmd.Use, cmd.Name())
+		cmd.Aliases = n.aliases
+	case n.children != nil:
+		cmd = group(n, s)
+	default:
+		cmd = later(n)
+	}
+	cmd.Hidden = cmd.Hidden || n.hidden
+	cmd.DisableFlagsInUseLine = true
+	if n.section != "" {
+		if cmd.Annotations == nil {
+			cmd.Annotations = map[string]string{}
+		}
+		cmd.Annotations[sectionKey] = n.section
+	}
+	if !cmd.DisableFlagParsing {
+		helpFlag(cmd.Flags())
+	}
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(cmd *cobra.Command, a []string) error { return argsError(cmd, args(cmd, a)) }
+	}
+	return cmd
+}
+
+// helpFlag is -h everywhere but where Docker gives the letter to --hostname.
+func helpFlag(f *pflag.FlagSet) {
+	if f.Lookup("help") != nil {
+		return
+	}
+	if f.ShorthandLookup("h") != nil {
+		f.Bool("help", false, "Print usage")
+	} else {
+		f.BoolP("help", "h", false, "Print usage")
+	}
+}
+
+// argsError gives an error about arguments its form.
+func argsError(cmd *cobra.Command, err error) error {
+	if _, ok := errors.AsType[*ui.UsageError](err); err == nil || ok {
+		return err
+	}
+	return &ui.UsageError{Command: cmd.CommandPath(), Usage: ui.UseLine(cmd), Code: ui.CodeFailure, Err: err}
+}
+
+// group is a command that only holds others. Alone it prints its help, on
+// stderr as Docker does, since somebody who scripts it expected more.
+func group(n node, s ui.Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:     n.name + " COMMAND",
+		Aliases: n.aliases,
+		Short:   n.short,
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && args[0] != "help" {
+				return ui.UnknownCommand(cmd.CommandPath(), args[0])
+			}
+			if len(args) == 0 {
+				cmd.SetOut(s.Err)
+			}
+			return cmd.Help()
+		},
+	}
+}

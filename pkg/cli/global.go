@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
+)
+
+// globals are the flags that stand before the command.
+type globals struct {
+	config, context string
+	hosts           []string
+	debug           bool
+	logLevel        string
+	tls, tlsVerify  bool
+	tlsFiles        [3]string
+
+	root, runroot, driver string
+	storageOpts           []string
+
+	version, help bool
+}
+
+func (g *globals) flags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	f.StringVar(&g.config, "config", "", "Directory of Docker's client `configuration` (default ~/.docker)")
+	f.StringVarP(&g.context, "context", "c", "", "Name of the context; there is one, \"default\"")
+	f.BoolVarP(&g.debug, "debug", "D", false, "Print what maintainers want to know")
+	f.StringArrayVarP(&g.hosts, "host", "H", nil, "Docker's daemon `socket`; cais has none, and accepts only the default one")
+	f.StringVarP(&g.logLevel, "log-level", "l", "info", "Least important `level` to print (debug, info, warn, error, fatal)")
+	f.StringVar(&g.root, "root", "", "`Directory` of the image store")
+	f.StringVar(&g.runroot, "runroot", "", "`Directory` of the image store's state")
+	f.StringVar(&g.driver, "storage-driver", "", "The image store's `driver` (overlay, vfs)")
+	f.StringArrayVar(&g.storageOpts, "storage-opt", nil, "`Option` of the image store's driver")
+	f.BoolVar(&g.tls, "tls", false, "Use TLS to a daemon; without effect")
+	f.StringVar(&g.tlsFiles[0], "tlscacert", "", "Trust certificates signed by this `CA`; without effect")
+	f.StringVar(&g.tlsFiles[1], "tlscert", "", "TLS certificate `file`; without effect")
+	f.StringVar(&g.tlsFiles[2], "tlskey", "", "TLS key `file`; without effect")
+	f.BoolVar(&g.tlsVerify, "tlsverify", false, "Use TLS and verify the daemon; without effect")
+	f.BoolVarP(&g.version, "version", "v", false, "Print the version and leave")
+	f.BoolVarP(&g.help, "help", "h", false, "Print usage")
+	return f
+}
+
+// parseGlobals takes the global flags off args; rest begins with the command.
+func parseGlobals(name string, args []string) (g *globals, rest []string, err error) {
+	g = &globals{logLevel: "info"}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		return g, args, nil // no global flag: nothing to build a flag set for
+	}
+	f := g.flags()
+	f.Init(name, pflag.ContinueOnError)
+	f.SetInterspersed(false)
+	f.SetOutput(io.Discard)
+	if err := f.Parse(args); err != nil {
+		return nil, nil, err
+	}
+	return g, f.Args(), nil
+}
+
+// check refuses what would select a daemon, a machine or a context that cais
+// does not have.
+func (g *globals) check() error {
+	bad := func(err error) error { return &ui.ExitError{Code: ui.CodeUsage, Err: err} }
+	switch g.logLevel {
+	case "debug", "info", "warn", "error", "fatal":
+	default:
+		return bad(fmt.Errorf("unable to parse logging level: %s", g.logLevel))
+	}
+	if g.context != "" && g.context != "default" {
+		return bad(errs.WithHint(fmt.Errorf("context %q does not exist", g.context), "cais works on this machine only; leave --context out."))
+	}
+	for _, h := range g.hosts {
+		if !strings.HasPrefix(h, "unix://") {
+			return bad(errs.WithHint(fmt.Errorf("--host %s: cais has no daemon and works on this machine only", h), "Leave --host out."))
+		}
+	}
+	for _, o := range g.storageOpts {
+		if !strings.Contains(o, "=") {
+			return bad(errors.New("--storage-opt " + o + ": expected NAME=VALUE"))
+		}
+	}
+	return nil
+}
+
+func (g *globals) options() engine.Options {
+	return engine.Options{
+		ConfigDir:     g.config,
+		GraphRoot:     g.root,
+		RunRoot:       g.runroot,
+		StorageDriver: g.driver,
+		StorageOpts:   g.storageOpts,
+		Debug:         g.debug,
+		LogLevel:      g.logLevel,
+	}
+}

@@ -1,0 +1,494 @@
+package ui
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+	"text/template/parse"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Field is one thing that --format can show of a row.
+type Field[T any] struct {
+	Name   string // in templates and as JSON key
+	Header string // above its column
+	Value  func(row T) any
+}
+
+// RawField is a line of --format raw.
+type RawField struct{ Key, Name string }
+
+// Table is a list that a command prints, in any of the forms that --format
+// names: table, table TEMPLATE, json, raw, TEMPLATE.
+type Table[T any] struct {
+	Type    string // as Docker's errors name a row: "*formatter.containerContext"
+	Fields  []Field[T]
+	Columns []string   // of the table that is printed without --format
+	Quiet   string     // the field that -q prints
+	Raw     []RawField // raw is an error without
+	// Label is the method .Label "key"; nil if rows have none.
+	Label func(row T, key string) string
+}
+
+// TableOptions are the choices of one call.
+type TableOptions struct {
+	Format    string // --format; empty is "table"
+	Quiet     bool   // -q; it has no say over a template
+	NoHeading bool   // --noheading
+}
+
+// Uses reports whether printing in this format needs the field named name, so
+// that a command can spare itself what is expensive to find out. It is true if
+// in doubt.
+func (t Table[T]) Uses(o TableOptions, name string) bool {
+	kind, text := split(o.Format)
+	switch {
+	case kind == "json":
+		return true
+	case kind == "raw":
+		return !o.Quiet && slices.ContainsFunc(t.Raw, func(f RawField) bool { return f.Name == name })
+	case text != "":
+		return strings.Contains(text, name) || usesAll(text)
+	case o.Quiet:
+		return t.Quiet == name
+	}
+	return slices.Contains(t.Columns, name)
+}
+
+// usesAll reports whether a template may use a whole row, as {{json .}} does.
+func usesAll(text string) bool {
+	tmpl, err := newTemplate(text, functions)
+	if err != nil || tmpl.Tree == nil {
+		return true
+	}
+	return anyNode(tmpl.Root, func(n parse.Node) bool { return n.Type() == parse.NodeDot })
+}
+
+// anyNode reports whether is holds for n or for a node below it.
+func anyNode(n parse.Node, is func(parse.Node) bool) bool {
+	if is(n) {
+		return true
+	}
+	below := func(b *parse.BranchNode) bool {
+		return anyNode(b.Pipe, is) || anyNode(b.List, is) || b.ElseList != nil && anyNode(b.ElseList, is)
+	}
+	switch n := n.(type) {
+	case *parse.ListNode:
+		return slices.ContainsFunc(n.Nodes, func(n parse.Node) bool { return anyNode(n, is) })
+	case *parse.ActionNode:
+		return anyNode(n.Pipe, is)
+	case *parse.PipeNode:
+		return slices.ContainsFunc(n.Cmds, func(c *parse.CommandNode) bool { return anyNode(c, is) })
+	case *parse.CommandNode:
+		return slices.ContainsFunc(n.Args, func(a parse.Node) bool { return anyNode(a, is) })
+	case *parse.ChainNode:
+		return anyNode(n.Node, is)
+	case *parse.IfNode:
+		return below(&n.BranchNode)
+	case *parse.RangeNode:
+		return below(&n.BranchNode)
+	case *parse.WithNode:
+		return below(&n.BranchNode)
+	}
+	return false
+}
+
+// split tells the forms of a --format apart.
+func split(format string) (kind, text string) {
+	format = strings.TrimSpace(format)
+	switch {
+	case format == "" || format == "table":
+		return "table", ""
+	case format == "json" || format == "raw":
+		return format, ""
+	}
+	if rest, ok := strings.CutPrefix(format, "table "); ok {
+		return "table", unescape(strings.TrimSpace(rest))
+	}
+	return "template", unescape(format)
+}
+
+// unescape expands the two escapes that people type into formats.
+func unescape(s string) string { return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(s) }
+
+// Write prints the rows. A template that names a field which rows do not have
+// is an error even if there are no rows.
+func (t Table[T]) Write(w io.Writer, rows []T, o TableOptions) error {
+	kind, text := split(o.Format)
+	switch kind {
+	case "json":
+		return t.json(w, rows)
+	case "raw":
+		return t.raw(w, rows, o.Quiet)
+	}
+	if text != "" {
+		return t.template(w, rows, text, kind == "table", o)
+	}
+	if o.Quiet {
+		f := t.field(t.Quiet)
+		for _, r := range rows {
+			if _, err := fmt.Fprintln(w, f.Value(r)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return t.table(w, rows, o)
+}
+
+func (t Table[T]) field(name string) Field[T] {
+	i := slices.IndexFunc(t.Fields, func(f Field[T]) bool { return f.Name == name })
+	return t.Fields[i]
+}
+
+// NewTabWriter returns a writer with the widths of Docker's tables.
+func NewTabWriter(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 10, 1, 3, ' ', 0) }
+
+// table is the form without any template: the one that must be quick.
+func (t Table[T]) table(w io.Writer, rows []T, o TableOptions) error {
+	tw := NewTabWriter(w)
+	columns := make([]Field[T], len(t.Columns))
+	for i, name := range t.Columns {
+		columns[i] = t.field(name)
+	}
+	cells := make([]string, len(columns))
+	if !o.NoHeading {
+		for i, f := range columns {
+			cells[i] = f.Header
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+	}
+	for _, r := range rows {
+		for i, f := range columns {
+			cells[i] = fmt.Sprint(f.Value(r))
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+	}
+	return tw.Flush()
+}
+
+func (t Table[T]) json(w io.Writer, rows []T) error {
+	for _, r := range rows {
+		line, err := compact(t.row(r, t.Fields).fields)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t Table[T]) raw(w io.Writer, rows []T, quiet bool) error {
+	if len(t.Raw) == 0 {
+		return errors.New("this list has no raw form")
+	}
+	for _, r := range rows {
+		for _, f := range t.Raw {
+			if quiet && f.Name != t.Quiet {
+				continue
+			}
+			if _, err := fmt.Fprintf(w, "%s: %v\n", f.Key, t.field(f.Name).Value(r)); err != nil {
+				return err
+			}
+		}
+		if !quiet {
+			fmt.Fprintln(w)
+		}
+	}
+	return nil
+}
+
+// templateRow is what a template sees of a row: a map with a method.
+type templateRow struct {
+	fields map[string]any
+	label  func(key string) string
+}
+
+func (t Table[T]) row(r T, fields []Field[T]) templateRow {
+	m := make(map[string]any, len(fields))
+	for _, f := range fields {
+		m[f.Name] = f.Value(r)
+	}
+	var label func(string) string
+	if t.Label != nil {
+		label = func(key string) string { return t.Label(r, key) }
+	}
+	return templateRow{m, label}
+}
+
+// header is the row of headers. .Label "com.example.some-key" is headed by
+// "some key".
+func (t Table[T]) header() templateRow {
+	m := make(map[string]any, len(t.Fields))
+	for _, f := range t.Fields {
+		m[f.Name] = f.Header
+	}
+	var label func(string) string
+	if t.Label != nil {
+		label = func(key string) string {
+			last := key[strings.LastIndexByte(key, '.')+1:]
+			return strings.NewReplacer("-", " ", "_", " ").Replace(last)
+		}
+	}
+	return templateRow{m, label}
+}
+
+// plainRow and labelledRow are maps, so that a template can print and index
+// them; only the second has the method.
+type plainRow map[string]any
+
+type labelledRow map[string]any
+
+// labelKey is where a labelledRow keeps its function; no template can spell it.
+const labelKey = "\x00label"
+
+// Label is called by templates.
+func (r labelledRow) Label(key string) string {
+	label, _ := r[labelKey].(func(string) string)
+	return label(key)
+}
+
+// MarshalJSON leaves the function out.
+func (r labelledRow) MarshalJSON() ([]byte, error) {
+	m := maps.Clone(map[string]any(r))
+	delete(m, labelKey)
+	return json.Marshal(m)
+}
+
+func (r templateRow) data() any {
+	if r.label == nil {
+		return plainRow(r.fields)
+	}
+	m := labelledRow(r.fields)
+	m[labelKey] = r.label
+	return m
+}
+
+func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o TableOptions) error {
+	tmpl, err := newTemplate(text, functions)
+	if err != nil {
+		return err
+	}
+	tmpl.Option("missingkey=error")
+	head, err := newTemplate(text, headerFunctions)
+	if err != nil {
+		return err
+	}
+	head.Option("missingkey=error")
+	var header bytes.Buffer
+	if err := head.Execute(&header, t.header().data()); err != nil && t.unknown(err) != nil {
+		return t.unknown(err)
+	}
+	var out io.Writer = w
+	if table {
+		tw := NewTabWriter(w)
+		defer tw.Flush()
+		out = tw
+		if !o.NoHeading {
+			fmt.Fprintln(out, header.String())
+		}
+	}
+	fields := t.Fields
+	if !usesAll(text) {
+		fields = slices.DeleteFunc(slices.Clone(fields), func(f Field[T]) bool { return !strings.Contains(text, f.Name) })
+	}
+	for _, r := range rows {
+		var line bytes.Buffer
+		if err := tmpl.Execute(&line, t.row(r, fields).data()); err != nil {
+			if e := t.unknown(err); e != nil {
+				return e
+			}
+			return fmt.Errorf("template parsing error: %w", err)
+		}
+		line.WriteByte('\n')
+		if _, err := line.WriteTo(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unknown is the error for a field that rows do not have, in the words that
+// Docker's rows, which are structs, give; nil if err is another one.
+func (t Table[T]) unknown(err error) error {
+	before, key, ok := strings.Cut(err.Error(), "map has no entry for key ")
+	if !ok {
+		return nil
+	}
+	return fmt.Errorf("template parsing error: %scan't evaluate field %s in type %s", before, strings.Trim(key, `"`), t.Type)
+}
+
+func newTemplate(text string, f template.FuncMap) (*template.Template, error) {
+	tmpl, err := template.New("").Funcs(f).Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("template parsing error: %w", err)
+	}
+	return tmpl, nil
+}
+
+// functions are what Docker adds to Go's own.
+var functions = template.FuncMap{
+	"json":     compact,
+	"split":    strings.Split,
+	"join":     strings.Join,
+	"title":    title,
+	"lower":    strings.ToLower,
+	"upper":    strings.ToUpper,
+	"pad":      pad,
+	"truncate": truncate,
+}
+
+// headerFunctions leave a header's text as it is.
+var headerFunctions = template.FuncMap{
+	"json":     func(v any) any { return v },
+	"split":    func(v any, _ string) any { return v },
+	"join":     func(v any, _ string) any { return v },
+	"title":    func(v any) any { return v },
+	"lower":    func(v any) any { return v },
+	"upper":    func(v any) any { return v },
+	"pad":      func(v any, _, _ int) any { return v },
+	"truncate": func(v any, _ int) any { return v },
+}
+
+// compact is v as JSON on one line, without escapes for HTML.
+func compact(v any) (string, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(b.String()), nil
+}
+
+// title makes the first letter of each word upper case.
+func title(s string) string {
+	start := true
+	return strings.Map(func(r rune) rune {
+		was := start
+		start = unicode.IsSpace(r)
+		if was {
+			return unicode.ToTitle(r)
+		}
+		return r
+	}, s)
+}
+
+// pad adds spaces before and after what is not empty.
+func pad(s string, before, after int) string {
+	if s == "" {
+		return s
+	}
+	return strings.Repeat(" ", max(before, 0)) + s + strings.Repeat(" ", max(after, 0))
+}
+
+// truncate cuts s to n bytes, never within a character.
+func truncate(s string, n int) string {
+	if n < 0 || len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// Print prints v once in a format that is json or a template, for commands
+// that print one object. code is the exit code for a template that does not
+// parse.
+func Print(w io.Writer, v any, format string, code int) error {
+	kind, text := split(format)
+	if kind == "json" {
+		line, err := compact(v)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(w, line)
+		return err
+	}
+	tmpl, err := newTemplate(text, functions)
+	if err != nil {
+		return Exit(code, err)
+	}
+	var b bytes.Buffer
+	if err := tmpl.Execute(&b, v); err != nil {
+		return fmt.Errorf("template parsing error: %w", err)
+	}
+	_, err = fmt.Fprintln(w, b.String())
+	return err
+}
+
+// Inspect prints objects as inspect does: a JSON array with four spaces, or one
+// line per object made by format. A template that names a field which the Go
+// value does not have is tried on its JSON form, so that JSON keys work.
+func Inspect(w io.Writer, objects []any, format string) error {
+	if format == "" {
+		return inspectJSON(w, objects)
+	}
+	kind, text := split(format)
+	if kind == "json" {
+		for _, o := range objects {
+			line, err := compact(o)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(w, line)
+		}
+		return nil
+	}
+	tmpl, err := newTemplate(text, functions)
+	if err != nil {
+		return Exit(CodeTemplate, err)
+	}
+	for _, o := range objects {
+		var b bytes.Buffer
+		if err := tmpl.Execute(&b, o); err != nil {
+			b.Reset()
+			if err := executeRaw(&b, tmpl, o); err != nil {
+				return fmt.Errorf("template parsing error: %w", err)
+			}
+		}
+		fmt.Fprintln(w, b.String())
+	}
+	return nil
+}
+
+func inspectJSON(w io.Writer, objects []any) error {
+	if len(objects) == 0 {
+		_, err := fmt.Fprintln(w, "[]")
+		return err
+	}
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "    ")
+	return e.Encode(objects)
+}
+
+// executeRaw executes a template on the JSON form of o.
+func executeRaw(w io.Writer, tmpl *template.Template, o any) error {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	var raw any
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // 9007199254740993 stays what it is
+	if err := d.Decode(&raw); err != nil {
+		return err
+	}
+	strict, err := tmpl.Clone()
+	if err != nil {
+		return err
+	}
+	return strict.Option("missingkey=error").Execute(w, raw)
+}

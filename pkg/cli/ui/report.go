@@ -1,0 +1,195 @@
+package ui
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"cais.dev/cais/pkg/errs"
+)
+
+// The exit codes that are not a container's own.
+const (
+	CodeFailure  = 1   // an ordinary failure, a wrong number of arguments, an unknown command
+	CodeTemplate = 64  // info, version, events, inspect: --format does not parse
+	CodeUsage    = 125 // an unknown flag or a flag's bad value; run: failure before the process starts
+)
+
+// ExitError ends the command with exit code Code. Err, if there is one, is
+// printed; without it the command has had its say.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+// Error returns the cause's text.
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return "exit status " + strconv.Itoa(e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// Exit returns an error that prints err and ends the command with code; nil if
+// err is nil.
+func Exit(code int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ExitError{Code: code, Err: err}
+}
+
+// UsageError is a command line that does not make sense.
+type UsageError struct {
+	Command string // "cais stop"
+	Usage   string // its use line; empty if it would not help
+	Code    int
+	Err     error
+}
+
+// Error returns the cause's text.
+func (e *UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *UsageError) Unwrap() error { return e.Err }
+
+// SignalError is the cause of a context that a signal cancelled.
+type SignalError struct{ Signal syscall.Signal }
+
+// Error names the signal.
+func (e *SignalError) Error() string { return e.Signal.String() }
+
+// Reporting says how errors are printed.
+type Reporting struct {
+	// Failure is the exit code of an error that does not bring its own.
+	Failure int
+	// Docker prints Docker's own strings, for scripts that compare them. It is
+	// chosen by calling the program "docker", or by CAIS_DOCKER_ERRORS=1.
+	Docker bool
+}
+
+// Report prints err once and returns the exit code.
+func (r Reporting) Report(ctx context.Context, w io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	var exit *ExitError
+	code := r.Failure
+	if errors.As(err, &exit) {
+		if exit.Err == nil {
+			return exit.Code
+		}
+		code = exit.Code
+	}
+	if u, ok := errors.AsType[*UsageError](err); ok {
+		r.usage(w, u)
+		return u.Code
+	}
+	if sig, ok := errors.AsType[*SignalError](context.Cause(ctx)); ok && errors.Is(err, context.Canceled) {
+		return 128 + int(sig.Signal) // the user pressed it and knows
+	}
+	if errors.Is(err, context.Canceled) {
+		return 128 + int(syscall.SIGINT)
+	}
+	for _, e := range flatten(err) {
+		fmt.Fprintln(w, r.line(e))
+		if hint := errs.HintOf(e); hint != "" {
+			fmt.Fprintln(w, "Hint:", hint)
+		}
+	}
+	return code
+}
+
+func (r Reporting) usage(w io.Writer, u *UsageError) {
+	if r.Docker {
+		fmt.Fprintf(w, "docker: %s\n", u.Err)
+	} else {
+		fmt.Fprintf(w, "Error: %s\n", u.Err)
+	}
+	if hint := errs.HintOf(u.Err); hint != "" {
+		fmt.Fprintln(w, "Hint:", hint)
+	}
+	if u.Usage != "" {
+		fmt.Fprintf(w, "\nUsage:  %s\n", u.Usage)
+	}
+	fmt.Fprintf(w, "\nRun '%s --help' for more information\n", u.Command)
+}
+
+// flatten takes apart what errors.Join put together, so that each failure of a
+// command with several arguments has a line of its own.
+func flatten(err error) []error {
+	if e, ok := err.(*ExitError); ok && e.Err != nil {
+		err = e.Err
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || !strings.Contains(err.Error(), "\n") { // fmt.Errorf with several %w is one sentence
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, flatten(e)...)
+	}
+	return all
+}
+
+// line is an error's line.
+func (r Reporting) line(err error) string {
+	text := err.Error()
+	if r.Docker {
+		return dockerText(text, errs.KindOf(err))
+	}
+	return "Error: " + text
+}
+
+// dockerText gives the errors that scripts look for in Docker's words. Errors
+// of the engine carry its prefix, others do not.
+func dockerText(text string, kind errs.Kind) string {
+	const engine = "Error response from daemon: "
+	if name, ok := strings.CutPrefix(text, "no such object: "); ok {
+		return "Error: No such object: " + name
+	}
+	for _, noun := range []string{"container", "image"} {
+		if name, ok := strings.CutPrefix(text, "no such "+noun+": "); ok {
+			return engine + "No such " + noun + ": " + name
+		}
+	}
+	if name, ok := strings.CutPrefix(text, "no such volume: "); ok {
+		return engine + "get " + name + ": no such volume"
+	}
+	if rest, ok := strings.CutPrefix(text, "container "); ok && strings.HasSuffix(text, " is not running") {
+		return engine + "Container " + rest
+	}
+	if rest, ok := strings.CutPrefix(text, "the container name "); ok {
+		if name, id, ok := cutConflict(rest); ok {
+			return engine + `Conflict. The container name "/` + name + `" is already in use by container "` + id +
+				`". You have to remove (or rename) that container to be able to reuse that name.`
+		}
+	}
+	if rest, ok := strings.CutPrefix(text, "container "); ok {
+		if name, ok := strings.CutSuffix(rest, " is running: stop it first or use -f"); ok {
+			return engine + "You cannot remove a running container " + name +
+				". Stop the container before attempting removal or force remove"
+		}
+	}
+	switch kind {
+	case errs.NotFound, errs.Conflict, errs.Denied, errs.Unavailable:
+		return engine + text
+	}
+	return "Error: " + text
+}
+
+// cutConflict takes `"web" is already in use by container "<id>"; …` apart.
+func cutConflict(s string) (name, id string, ok bool) {
+	part := strings.SplitN(s, `"`, 5)
+	if len(part) < 5 || part[2] != " is already in use by container " {
+		return "", "", false
+	}
+	return part[1], part[3], true
+}
