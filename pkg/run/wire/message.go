@@ -1,0 +1,439 @@
+// Package wire is what the CLI, the monitor and the container's child say to
+// each other. A packet of a SOCK_SEQPACKET socket holds one message or one
+// piece of a stream; descriptors travel beside it as SCM_RIGHTS. Binary, because
+// the monitor cannot afford encoding/json.
+//
+// Starting a container, on a socket pair that the monitor inherits:
+//
+//	cli                       monitor                      child
+//	 | -- Create + job memfd --> | ------- raw clone -------> |  runs the plan's first part
+//	 | <----- Created(pid) ----- | <------- ready ----------- |  waits at the gate
+//	 | --------- Start --------> | -------- release --------> |  rest of the plan, execve
+//	 | <-------- Running ------- | <---- execve succeeded --- |
+//	 | <-> Stdin Stdout Stderr   |                            |  if Create asks to attach
+//	 | <--------- Exited ------- | <--------- exit ---------- |
+//
+// Afterwards, on <container>/run/attach, one connection for each of these:
+//
+//	Attach                -> Attached, then streams, Resize, Signal, then Exited
+//	Exec + plan memfd     -> Running, then streams, Resize, Signal, then Exited
+//	Reload                -> Done: settings.json has changed
+//
+// Failed answers what could not be done. End of file without Exited or Failed
+// means that the peer was killed. Whoever closes a connection detaches.
+package wire
+
+import (
+	"cais.dev/cais/pkg/errs"
+)
+
+// Version is the second byte of every message. A monitor lives as long as its
+// container, so a new cais talks to old monitors: a message grows at its end
+// only, a reader takes fields that are missing there as zero and overlooks those
+// it does not know. Version is raised when that is not enough.
+const Version = 1
+
+// Kind is the first byte of a packet. The values are on the wire: add, never
+// renumber.
+type Kind uint8
+
+// The pieces of streams. What follows the first byte is data, at most [MaxData]
+// bytes; StdinEOF has none.
+const (
+	Stdout   Kind = 1
+	Stderr   Kind = 2
+	Stdin    Kind = 3
+	StdinEOF Kind = 4 // nothing more will come: half close
+)
+
+// The messages, one type each.
+const (
+	KindCreate   Kind = 16
+	KindCreated  Kind = 17
+	KindStart    Kind = 18
+	KindRunning  Kind = 19
+	KindExited   Kind = 20
+	KindFailed   Kind = 21
+	KindAttach   Kind = 22
+	KindAttached Kind = 23
+	KindExec     Kind = 24
+	KindResize   Kind = 25
+	KindSignal   Kind = 26
+	KindReload   Kind = 27
+	KindDone     Kind = 28
+	KindJob      Kind = 29 // never a packet: the content of Create's memfd
+)
+
+const (
+	// MaxData is how much of a stream one packet carries.
+	MaxData = 16 << 10
+	// MaxPacket holds any packet: what does not fit travels in a memfd.
+	MaxPacket = MaxData + 1
+)
+
+// Message is one of the types below.
+type Message interface {
+	Kind() Kind
+	fields(*coder) // visits every field, in the order of the wire
+}
+
+// Create asks for the container of a job, whose marshalled [Job] is in the first
+// descriptor beside it. Descriptor i+1 becomes slot Slots[i] of the plan.
+type Create struct {
+	Slots  []byte
+	Attach Attach // the streams that this connection follows from the first byte
+}
+
+// Created says that the child exists and waits at the plan's gate.
+type Created struct{ PID int }
+
+// Start opens the gate.
+type Start struct{}
+
+// Running says that execve succeeded.
+type Running struct {
+	PID       int
+	StartedAt int64 // ns since 1970
+}
+
+// Exited is the end of what this connection was for.
+type Exited struct {
+	Code      int // 0–255; 128+n for signal n
+	OOMKilled bool
+	Cleanup   bool // the receiver is to remove the container: nobody else will before the next command that looks
+	Restarts  bool // the restart policy starts it again
+}
+
+// Failed says why a request could not be done.
+type Failed struct {
+	Reason errs.Kind
+	Code   int // 125, or 126 and 127 for the command itself
+	Text   string
+	Hint   string
+}
+
+// Attach asks for the streams of the container.
+type Attach struct {
+	Stdin, Stdout, Stderr bool
+	Rows, Cols            uint16 // of the caller's terminal; 0: unknown
+}
+
+// Attached says what the connection is attached to.
+type Attached struct {
+	PID       int
+	TTY       bool
+	OpenStdin bool
+}
+
+// Exec asks for another process in the container. The marshalled plan is in the
+// first descriptor beside it; descriptor i+1 becomes slot Slots[i].
+type Exec struct {
+	TTY    bool
+	Detach bool // answer Running; nobody waits for the end
+	Slots  []byte
+	Attach Attach
+}
+
+// Resize sets the size of the terminal of the connection's process.
+type Resize struct{ Rows, Cols uint16 }
+
+// Signal is sent to the connection's process.
+type Signal struct{ Number int }
+
+// Reload says that settings.json has changed. A container that waits to be
+// restarted, and now is not to be, ends.
+type Reload struct{}
+
+// Done answers what has no other answer.
+type Done struct{}
+
+// Job is all that a monitor needs to know of its container.
+type Job struct {
+	ID     string
+	Dir    string // the container's directory
+	RunDir string // where Dir/run points: state.json and the attach socket
+	Plan   []byte // a marshalled Plan, carried out at each start
+
+	TTY       bool
+	OpenStdin bool
+	StdinOnce bool // close stdin when the first that attached it is gone
+
+	Log        Log
+	Restart    Restart
+	Timeout    int      // seconds after which the container is killed; 0: never
+	StopSignal int      // what the monitor's own SIGTERM is passed on as; 0: SIGTERM
+	Cgroups    []string // the container's directories, one for each hierarchy; removed at the end
+
+	AutoRemove bool // --rm: the record need not survive a power cut, and is removed at the end
+	// Cleanup is argv of the program (Cleanup[0] is its role's name) that does
+	// the rest when the container ends and no client is there to do it.
+	Cleanup    []string
+	CleanupEnv []string
+}
+
+// Log says where output goes besides attached clients.
+type Log struct {
+	Driver  string // "json-file" or "none"
+	Path    string
+	MaxSize int64  // bytes; ≤ 0: unlimited
+	MaxFile int    // files in all, with the current one; ≤ 1: the current one alone
+	Attrs   string // a JSON object that every line carries as "attrs"; may be empty
+}
+
+// Restart is a restart policy: no, always, unless-stopped, on-failure.
+type Restart struct {
+	Name string
+	Max  int // on-failure: how often at most; 0: any number
+}
+
+// Kind returns the message's first byte.
+func (*Create) Kind() Kind   { return KindCreate }
+func (*Created) Kind() Kind  { return KindCreated }  // Kind returns the message's first byte.
+func (*Start) Kind() Kind    { return KindStart }    // Kind returns the message's first byte.
+func (*Running) Kind() Kind  { return KindRunning }  // Kind returns the message's first byte.
+func (*Exited) Kind() Kind   { return KindExited }   // Kind returns the message's first byte.
+func (*Failed) Kind() Kind   { return KindFailed }   // Kind returns the message's first byte.
+func (*Attach) Kind() Kind   { return KindAttach }   // Kind returns the message's first byte.
+func (*Attached) Kind() Kind { return KindAttached } // Kind returns the message's first byte.
+func (*Exec) Kind() Kind     { return KindExec }     // Kind returns the message's first byte.
+func (*Resize) Kind() Kind   { return KindResize }   // Kind returns the message's first byte.
+func (*Signal) Kind() Kind   { return KindSignal }   // Kind returns the message's first byte.
+func (*Reload) Kind() Kind   { return KindReload }   // Kind returns the message's first byte.
+func (*Done) Kind() Kind     { return KindDone }     // Kind returns the message's first byte.
+func (*Job) Kind() Kind      { return KindJob }      // Kind returns the message's first byte.
+
+func (m *Create) fields(c *coder) {
+	c.bytes(&m.Slots)
+	m.Attach.fields(c)
+}
+func (m *Created) fields(c *coder) { c.int(&m.PID) }
+func (*Start) fields(*coder)       {}
+func (m *Running) fields(c *coder) {
+	c.int(&m.PID)
+	c.i64(&m.StartedAt)
+}
+func (m *Exited) fields(c *coder) {
+	c.int(&m.Code)
+	c.flag(&m.OOMKilled)
+	c.flag(&m.Cleanup)
+	c.flag(&m.Restarts)
+}
+func (m *Failed) fields(c *coder) {
+	c.u8((*uint8)(&m.Reason))
+	c.int(&m.Code)
+	c.str(&m.Text)
+	c.str(&m.Hint)
+}
+func (m *Attach) fields(c *coder) {
+	c.flag(&m.Stdin)
+	c.flag(&m.Stdout)
+	c.flag(&m.Stderr)
+	c.u16(&m.Rows)
+	c.u16(&m.Cols)
+}
+func (m *Attached) fields(c *coder) {
+	c.int(&m.PID)
+	c.flag(&m.TTY)
+	c.flag(&m.OpenStdin)
+}
+func (m *Exec) fields(c *coder) {
+	c.flag(&m.TTY)
+	c.flag(&m.Detach)
+	c.bytes(&m.Slots)
+	m.Attach.fields(c)
+}
+func (m *Resize) fields(c *coder) {
+	c.u16(&m.Rows)
+	c.u16(&m.Cols)
+}
+func (m *Signal) fields(c *coder) { c.int(&m.Number) }
+func (*Reload) fields(*coder)     {}
+func (*Done) fields(*coder)       {}
+func (m *Job) fields(c *coder) {
+	c.str(&m.ID)
+	c.str(&m.Dir)
+	c.str(&m.RunDir)
+	c.bytes(&m.Plan)
+	c.flag(&m.TTY)
+	c.flag(&m.OpenStdin)
+	c.flag(&m.StdinOnce)
+	c.str(&m.Log.Driver)
+	c.str(&m.Log.Path)
+	c.i64(&m.Log.MaxSize)
+	c.int(&m.Log.MaxFile)
+	c.str(&m.Log.Attrs)
+	c.str(&m.Restart.Name)
+	c.int(&m.Restart.Max)
+	c.int(&m.Timeout)
+	c.int(&m.StopSignal)
+	c.strs(&m.Cgroups)
+	c.flag(&m.AutoRemove)
+	c.strs(&m.Cleanup)
+	c.strs(&m.CleanupEnv)
+}
+
+// Marshal returns m as a packet, or, for a Job, as the content of a memfd.
+func Marshal(m Message) []byte {
+	c := coder{b: make([]byte, 0, 256)}
+	c.b = append(c.b, byte(m.Kind()), Version)
+	m.fields(&c)
+	return c.b
+}
+
+// Unmarshal fills m from packet p, which must be of m's kind. Byte slices in m
+// share p's memory.
+func Unmarshal(p []byte, m Message) error {
+	switch {
+	case len(p) < 2 || Kind(p[0]) != m.Kind():
+		return errs.New(errs.Internal, "wire: not the message that was expected")
+	case p[1] != Version:
+		return &errs.Error{
+			Kind: errs.Unsupported,
+			Hint: "The container was started by another version of cais: restart it to use this one.",
+			Err:  errVersion{},
+		}
+	}
+	c := coder{b: p[2:], reading: true}
+	m.fields(&c)
+	if c.bad {
+		return errs.New(errs.Internal, "wire: a message is cut off")
+	}
+	return nil
+}
+
+// KindOf returns the kind of packet p; 0 if it is empty.
+func KindOf(p []byte) Kind {
+	if len(p) == 0 {
+		return 0
+	}
+	return Kind(p[0])
+}
+
+type errVersion struct{}
+
+func (errVersion) Error() string { return "wire: the peer speaks another version" }
+
+// coder appends fields to b or, if reading, takes them off its front. One visit
+// of the fields serves both, so that the two cannot drift apart.
+type coder struct {
+	b       []byte
+	reading bool
+	bad     bool // a field was cut off
+}
+
+// take returns the next n bytes; nil at the end of the message, where fields
+// that an older peer does not know are missing, and when it is cut off.
+func (c *coder) take(n int) []byte {
+	if len(c.b) == 0 {
+		return nil
+	}
+	if n > len(c.b) {
+		c.bad = true
+		c.b = nil
+		return nil
+	}
+	p := c.b[:n:n]
+	c.b = c.b[n:]
+	return p
+}
+
+// num codes *v in size bytes, the lowest first.
+func (c *coder) num(v *uint64, size int) {
+	if !c.reading {
+		for i := range size {
+			c.b = append(c.b, byte(*v>>(8*i)))
+		}
+		return
+	}
+	*v = 0
+	for i, b := range c.take(size) {
+		*v |= uint64(b) << (8 * i)
+	}
+}
+
+func (c *coder) u8(p *uint8) {
+	v := uint64(*p)
+	c.num(&v, 1)
+	*p = uint8(v)
+}
+
+func (c *coder) u16(p *uint16) {
+	v := uint64(*p)
+	c.num(&v, 2)
+	*p = uint16(v)
+}
+
+func (c *coder) i64(p *int64) {
+	v := uint64(*p)
+	c.num(&v, 8)
+	*p = int64(v)
+}
+
+func (c *coder) int(p *int) {
+	v := uint64(int64(*p))
+	c.num(&v, 8)
+	*p = int(int64(v))
+}
+
+func (c *coder) flag(p *bool) {
+	var v uint64
+	if *p {
+		v = 1
+	}
+	c.num(&v, 1)
+	*p = v != 0
+}
+
+func (c *coder) bytes(p *[]byte) {
+	n := uint64(len(*p))
+	c.num(&n, 4)
+	if !c.reading {
+		c.b = append(c.b, *p...)
+		return
+	}
+	*p = nil
+	if n == 0 {
+		return
+	}
+	if n > uint64(len(c.b)) { // also when nothing is left: the length promised something
+		c.bad = true
+		c.b = nil
+		return
+	}
+	*p = c.take(int(n))
+}
+
+func (c *coder) str(p *string) {
+	if !c.reading {
+		n := uint64(len(*p))
+		c.num(&n, 4)
+		c.b = append(c.b, *p...)
+		return
+	}
+	var b []byte
+	c.bytes(&b)
+	*p = string(b)
+}
+
+func (c *coder) strs(p *[]string) {
+	n := uint64(len(*p))
+	c.num(&n, 4)
+	if !c.reading {
+		for i := range *p {
+			c.str(&(*p)[i])
+		}
+		return
+	}
+	*p = nil
+	if n > uint64(len(c.b)/4) { // each has a length of 4 bytes: no allocation beyond the message's size
+		c.bad = true
+		c.b = nil
+		return
+	}
+	if n > 0 {
+		*p = make([]string, n)
+	}
+	for i := range *p {
+		c.str(&(*p)[i])
+	}
+}
