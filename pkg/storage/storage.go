@@ -69,7 +69,13 @@ type Layer struct {
 	BlobDigest string // digest of the compressed blob; may be empty
 	Size       int64  // bytes of the uncompressed tar; -1 unknown
 	Created    time.Time
+
+	incomplete bool // its files are not all there: the next writer removes it
+	ours       bool // a pull of cais's made it
 }
+
+// pulledFlag is on layers that a pull of cais's made; its value is the time.
+const pulledFlag = "cais-pull"
 
 // ContainerRef is the record that protects an image from other tools while a
 // container uses it.

@@ -149,6 +149,3 @@ type Collected struct {
 func (s *Store) Collect(ctx context.Context, o CollectOptions) (Collected, error) {
 	return Collected{}, errNotYet
 }
-
-// Reader returns a Reader of the same store.
-func (s *Store) Reader() *Reader { return nil }
