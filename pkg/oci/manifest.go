@@ -2,6 +2,7 @@ package oci
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -222,4 +223,26 @@ func unmarshal(raw json.RawMessage, v any) error {
 		return nil
 	}
 	return json.Unmarshal(raw, v)
+}
+
+// Document is a manifest, an index or a config as it came: the bytes that its
+// digest is of.
+type Document struct {
+	MediaType string
+	Digest    string
+	Data      []byte
+}
+
+// DigestError says that content is not what its digest says. It is Invalid,
+// and retrying elsewhere can help.
+type DigestError struct {
+	What      string // "layer", "uncompressed layer", "config", "manifest"
+	Want, Got string // digests
+	Bytes     int64  // how many were read
+}
+
+// Error names both digests and the size, which tells a truncated body from a
+// forged one.
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("%s does not have its digest: want %s, got %s (%d bytes)", e.What, e.Want, e.Got, e.Bytes)
 }

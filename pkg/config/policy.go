@@ -1,0 +1,125 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"cais.dev/cais/pkg/errs"
+)
+
+// Policy is what containers-policy.json(5) allows. cais knows "accept" and
+// "reject"; everything that would have to be verified is refused, never skipped.
+type Policy struct {
+	file       string
+	Default    []requirement                       `json:"default"`
+	Transports map[string]map[string][]requirement `json:"transports"`
+}
+
+type requirement struct {
+	Type string `json:"type"`
+}
+
+// ReadPolicy reads the user's policy, else the system's; nil, which allows all,
+// if there is none. A file that is there but cannot be read is an error.
+func ReadPolicy(e Env, root fs.FS) (*Policy, error) {
+	for _, f := range []string{path.Join(e.configHome(), "containers/policy.json"), "/etc/containers/policy.json"} {
+		if !path.IsAbs(f) {
+			continue
+		}
+		raw, err := readFile(root, f)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, errs.WithHint(errs.E("read policy", errs.Denied, err), "Nothing is pulled while the policy cannot be read.")
+		}
+		p := &Policy{file: f}
+		if err := p.decode(raw); err != nil {
+			return nil, errs.WithHint(errs.E("read "+f, errs.Invalid, err), "Nothing is pulled while the policy cannot be understood: see containers-policy.json(5).")
+		}
+		return p, nil
+	}
+	return nil, nil
+}
+
+// decode refuses keys that it does not know: what they say could forbid.
+func (p *Policy) decode(raw []byte) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return err
+	}
+	for k := range keys {
+		if k != "default" && k != "transports" {
+			return fmt.Errorf("unknown key %q", k)
+		}
+	}
+	return json.Unmarshal(raw, p)
+}
+
+// Check refuses what p does not allow to come in by transport: "docker" is a
+// registry, with scope the reference in normal form; "docker-archive" and
+// "oci-archive" are files, with scope their path or "". A nil p allows all.
+func (p *Policy) Check(transport, scope string) error {
+	if p == nil {
+		return nil
+	}
+	reqs, where := p.requirements(transport, scope)
+	if len(reqs) == 0 {
+		return p.refuse(scope, fmt.Sprintf("%s says nothing (%s)", p.file, where))
+	}
+	for _, r := range reqs {
+		switch r.Type {
+		case "insecureAcceptAnything":
+		case "reject":
+			return p.refuse(scope, fmt.Sprintf("%s rejects it (%s)", p.file, where))
+		default:
+			return p.refuse(scope, fmt.Sprintf("%s wants %q (%s), which cais cannot check", p.file, r.Type, where))
+		}
+	}
+	return nil
+}
+
+func (p *Policy) refuse(scope, why string) error {
+	return errs.WithHint(errs.New(errs.Denied, fmt.Sprintf("policy does not allow %s: %s", scope, why)),
+		"See containers-policy.json(5); the user's ~/.config/containers/policy.json comes before the system's.")
+}
+
+// requirements returns the list for the most specific scope: the reference,
+// then its repository and what is above it, host wildcards, the transport's
+// default, the default.
+func (p *Policy) requirements(transport, scope string) (reqs []requirement, where string) {
+	scopes := p.Transports[transport]
+	s := scope
+	for s != "" {
+		if r, ok := scopes[s]; ok {
+			return r, s
+		}
+		i := strings.LastIndexByte(s, '/')
+		if j := max(strings.LastIndexByte(s, '@'), strings.LastIndexByte(s, ':')); j > i {
+			i = j // the digest, the tag; at last the host's port, where no entry is
+		}
+		if i < 0 {
+			break
+		}
+		s = s[:i]
+	}
+	host, _, _ := strings.Cut(scope, "/")
+	for dot := strings.IndexByte(host, '.'); dot >= 0; {
+		if r, ok := scopes["*"+host[dot:]]; ok {
+			return r, "*" + host[dot:]
+		}
+		next := strings.IndexByte(host[dot+1:], '.')
+		if next < 0 {
+			break
+		}
+		dot += 1 + next
+	}
+	if r, ok := scopes[""]; ok {
+		return r, transport
+	}
+	return p.Default, "default"
+}
