@@ -35,6 +35,7 @@ type Host struct {
 	AppArmor  bool   // enabled, and profiles can be given
 	SELinux   bool   // enabled
 	PortStart int    // net.ipv4.ip_unprivileged_port_start
+	OOMScore  int    // our own oom_score_adj: without RaiseLimits no child can go below it
 
 	Cgroup Cgroups
 	// Throttle are the per-cpu thermal_throttle directories of sysfs to mask.

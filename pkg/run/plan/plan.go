@@ -1,6 +1,10 @@
 package plan
 
 import (
+	"fmt"
+	"path"
+	"strings"
+
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -13,33 +17,142 @@ import (
 // The seccomp filter is not part of it: Linux.Seccomp stays nil, and
 // Request.Security.Seccomp says which one start compiles.
 func Spec(req Request, img oci.Config, host Host, in Inputs) (*specs.Spec, []Warning, error) {
-	return nil, nil, errs.New(errs.Unsupported, "planning is not written yet")
+	if err := Check(req); err != nil {
+		return nil, nil, err
+	}
+	b := builder{req: req, img: img, host: host, in: in, spec: &specs.Spec{
+		Version:     specs.Version,
+		Process:     &specs.Process{},
+		Root:        &specs.Root{Path: in.Rootfs, Readonly: req.ReadOnly},
+		Annotations: req.Annotations,
+		Linux:       &specs.Linux{},
+	}}
+	// Namespaces first: names, mounts and sysctls depend on them. Capabilities
+	// after user and devices.
+	for _, step := range []func() error{
+		b.namespaces, b.names, b.process, b.limits, b.resources, b.devices, b.capabilities, b.mounts, b.paths, b.sysctls, b.labels,
+	} {
+		if err := step(); err != nil {
+			return nil, nil, err
+		}
+	}
+	return b.spec, b.warnings, nil
 }
 
-// Volumes returns the targets that need a directory of their own, in mount
-// order: anonymous volumes asked for, and the image's that no mount replaces.
-func Volumes(req Request, img oci.Config) []string {
+// builder carries what the steps of Spec share.
+type builder struct {
+	req      Request
+	img      oci.Config
+	host     Host
+	in       Inputs
+	spec     *specs.Spec
+	user     identity
+	warnings []Warning
+	// deviceMounts are bound device nodes: below /dev, so after it.
+	deviceMounts []specs.Mount
+
+	// What the namespaces are decides much of the rest.
+	hostNet, joinNet bool
+	hostPID          bool
+	hostIPC, joinIPC bool
+	hostUTS, joinUTS bool
+}
+
+// short is a flag that this host answers only in part: a warning, or the end
+// when limits are strict.
+func (b *builder) short(flag, text string) error {
+	if b.req.StrictLimits {
+		err := errs.New(errs.Unsupported, text)
+		return errs.WithHint(err, "Leave out --strict-limits to go on without it.")
+	}
+	b.warnings = append(b.warnings, Warning{Flag: flag, Text: text})
 	return nil
+}
+
+// names decides host and domain name.
+func (b *builder) names() error {
+	b.spec.Domainname = b.req.Domainname
+	if b.hostUTS || b.joinUTS {
+		return nil // not ours to name; Check has refused --hostname with it
+	}
+	b.spec.Hostname = b.hostname()
+	return nil
+}
+
+// hostname is what HOSTNAME says, whoever owns the UTS namespace.
+func (b *builder) hostname() string {
+	switch {
+	case b.req.Hostname != "":
+		return b.req.Hostname
+	case (b.hostNet || b.hostUTS) && b.in.HostHostname != "":
+		return b.in.HostHostname
+	case len(b.in.ID) > 12:
+		return b.in.ID[:12]
+	}
+	return b.in.ID
+}
+
+// process decides what is executed, by whom, where and with which environment.
+func (b *builder) process() error {
+	p := b.spec.Process
+	var err error
+	if p.Args, err = Command(b.req, b.img); err != nil {
+		return err
+	}
+	user := b.img.User
+	if b.req.User != "" {
+		user = b.req.User
+	}
+	if b.user, err = resolve(user, b.req.GroupAdd, b.in.Passwd, b.in.Group); err != nil {
+		return err
+	}
+	if err := b.host.mapped(&b.user); err != nil {
+		return err
+	}
+	p.User = b.user.spec()
+	p.Env = environment(b.req, b.img, b.hostname(), b.user.home)
+	p.Terminal = b.req.TTY
+	p.NoNewPrivileges = b.req.Security.NoNewPrivileges
+	p.Cwd, err = workdir(b.req.Workdir, b.img.WorkingDir)
+	return err
 }
 
 // Command returns what the container executes. Docker's rule: naming an
 // entrypoint drops the image's Cmd, naming only arguments keeps its entrypoint.
 func Command(req Request, img oci.Config) ([]string, error) {
-	return nil, errs.New(errs.Unsupported, "planning is not written yet")
+	entry, args := img.Entrypoint, req.Args
+	switch {
+	case req.Entrypoint != nil:
+		entry = *req.Entrypoint
+	case len(args) == 0:
+		args = img.Cmd
+	}
+	all := make([]string, 0, len(entry)+len(args))
+	all = append(append(all, entry...), args...)
+	if len(all) == 0 {
+		return nil, errs.WithHint(errs.New(errs.Invalid, "no command specified"),
+			"The image names none: put one after the image.")
+	}
+	for _, a := range all {
+		if strings.IndexByte(a, 0) >= 0 {
+			return nil, errs.New(errs.Invalid, "the command contains a NUL byte")
+		}
+	}
+	return all, nil
 }
 
-// ExecRequest is what a user asks of `exec`.
-type ExecRequest struct {
-	Args       []string
-	Env        []string // K=V, later wins
-	Workdir    string
-	User       string // name|uid[:group|gid]
-	TTY        bool
-	Privileged bool
-}
-
-// Exec returns the process that an exec in a running container is. spec is the
-// container's own; what the request leaves open is inherited from it.
-func Exec(spec *specs.Spec, req ExecRequest, host Host, in Inputs) (*specs.Process, error) {
-	return nil, errs.New(errs.Unsupported, "planning is not written yet")
+// workdir is the flag's directory, else the image's, else the root. A flag that
+// is relative is a mistake; an image's is taken from the root, as Docker does.
+func workdir(flag, image string) (string, error) {
+	dir := image
+	if flag != "" {
+		if !path.IsAbs(flag) {
+			return "", errs.New(errs.Invalid, fmt.Sprintf("the working directory '%s' is invalid, it needs to be an absolute path", flag))
+		}
+		dir = flag
+	}
+	if strings.IndexByte(dir, 0) >= 0 {
+		return "", errs.New(errs.Invalid, "the working directory contains a NUL byte")
+	}
+	return path.Clean("/" + dir), nil
 }

@@ -1,0 +1,94 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"cais.dev/cais/pkg/errs"
+)
+
+// Check refuses what no host could do: values out of range, options that
+// contradict each other, words that mean nothing. Flags are checked by it, so
+// that a mistake is found before an image is pulled; Spec calls it again, for
+// requests that did not come from flags.
+func Check(req Request) error {
+	for _, err := range []error{
+		checkModes(req),
+		checkMounts(req.Mounts),
+		checkUlimits(req.Ulimits),
+		checkResources(req.Resources),
+		checkPrivileges(req),
+		checkLife(req),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPrivileges(req Request) error {
+	for _, c := range slices.Concat(req.CapAdd, req.CapDrop) {
+		if _, _, err := ParseCap(c); err != nil {
+			return err
+		}
+	}
+	for _, rule := range req.DeviceCgroupRules {
+		if _, err := parseDeviceRule(rule); err != nil {
+			return err
+		}
+	}
+	for _, d := range req.Devices {
+		if !strings.HasPrefix(d.Host, "/") || !strings.HasPrefix(d.Container, "/") || !ValidAccess(d.Perms) {
+			return errs.New(errs.Invalid, fmt.Sprintf("invalid device specification: %s:%s:%s", d.Host, d.Container, d.Perms))
+		}
+	}
+	for key, value := range req.Sysctls {
+		switch {
+		case !SysctlAllowed(key):
+			return errs.New(errs.Invalid, fmt.Sprintf("sysctl '%s=%s' is not allowed", key, value))
+		case strings.HasPrefix(key, "net.") && req.Network == "host":
+			return errs.New(errs.Invalid, fmt.Sprintf("sysctl '%s=%s' is not allowed with the host's network", key, value))
+		case !strings.HasPrefix(key, "net.") && req.IPCMode == "host":
+			return errs.New(errs.Invalid, fmt.Sprintf("sysctl '%s=%s' is not allowed with the host's IPC namespace", key, value))
+		}
+	}
+	for _, p := range slices.Concat(req.Security.Mask, req.Security.Unmask) {
+		if !strings.HasPrefix(p, "/") && !strings.EqualFold(p, "ALL") {
+			return errs.New(errs.Invalid, fmt.Sprintf("invalid path %q in --security-opt: it must be absolute", p))
+		}
+	}
+	if req.OOMScoreAdj < -1000 || req.OOMScoreAdj > 1000 {
+		return errs.New(errs.Invalid, fmt.Sprintf("invalid value %d, range for oom score adj is [-1000, 1000]", req.OOMScoreAdj))
+	}
+	if req.ShmSize < 0 {
+		return errs.New(errs.Invalid, "SHM size can not be less than 0")
+	}
+	return nil
+}
+
+func checkLife(req Request) error {
+	switch req.Restart.Name {
+	case "", "no", "always", "unless-stopped":
+		if req.Restart.Max != 0 {
+			return errs.New(errs.Invalid, "invalid restart policy: maximum retry count can only be used with 'on-failure'")
+		}
+	case "on-failure":
+		if req.Restart.Max < 0 {
+			return errs.New(errs.Invalid, "invalid restart policy: maximum retry count cannot be negative")
+		}
+	default:
+		return errs.New(errs.Invalid, fmt.Sprintf("invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", req.Restart.Name))
+	}
+	if req.AutoRemove && req.Restart.Name != "" && req.Restart.Name != "no" {
+		return errs.New(errs.Invalid, "conflicting options: cannot specify both --restart and --rm")
+	}
+	if req.Timeout < 0 {
+		return errs.New(errs.Invalid, fmt.Sprintf("invalid --timeout %d: it must not be negative", req.Timeout))
+	}
+	if req.Cgroups != "" && req.Cgroups != "enabled" && req.Cgroups != "disabled" {
+		return errs.New(errs.Invalid, fmt.Sprintf("invalid --cgroups mode %q: want enabled or disabled", req.Cgroups))
+	}
+	return nil
+}

@@ -1,0 +1,291 @@
+package plan
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// DefaultShmSize is /dev/shm's where nothing else is asked.
+const DefaultShmSize = 64 << 20
+
+// mounts decides what is mounted: the kernel's file systems first, then the
+// user's, parents before children. A mount of the user's on a default one's
+// target replaces it.
+func (b *builder) mounts() error {
+	user, err := b.userMounts()
+	if err != nil {
+		return err
+	}
+	at := make(map[string]bool, len(user))
+	for _, m := range user {
+		at[m.Destination] = true
+	}
+	for _, m := range b.defaultMounts() {
+		// Whoever brings a /dev of his own brings what is below it, too.
+		if !at[m.Destination] && !(at["/dev"] && strings.HasPrefix(m.Destination, "/dev/")) {
+			b.spec.Mounts = append(b.spec.Mounts, m)
+		}
+	}
+	b.spec.Mounts = append(append(b.spec.Mounts, b.deviceMounts...), user...)
+	return nil
+}
+
+// defaultMounts are Docker's. Some of them need the namespace they show to be
+// owned by our user namespace; where it is the machine's, what is mounted there
+// already is bound instead.
+func (b *builder) defaultMounts() []specs.Mount {
+	bind := func(target string, options ...string) specs.Mount {
+		return specs.Mount{Destination: target, Type: "bind", Source: target, Options: append([]string{"rbind", "rprivate"}, options...)}
+	}
+	fs := func(target, kind, source string, options ...string) specs.Mount {
+		return specs.Mount{Destination: target, Type: kind, Source: source, Options: options}
+	}
+	access := "ro"
+	if b.req.Privileged {
+		access = "rw"
+	}
+	proc := fs("/proc", "proc", "proc", "nosuid", "noexec", "nodev")
+	if b.hostPID && b.host.InUserNS {
+		proc = bind("/proc", "nosuid", "noexec", "nodev")
+	}
+	sys := fs("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access)
+	if b.hostNet && b.host.InUserNS {
+		sys = bind("/sys", "nosuid", "noexec", "nodev", access)
+	}
+	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	if inMap(b.host.GIDs, 5) {
+		pts = append(pts, "gid=5") // tty, by every distribution's custom
+	}
+	list := []specs.Mount{
+		proc,
+		fs("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+		fs("/dev/pts", "devpts", "devpts", pts...),
+		sys,
+		fs("/sys/fs/cgroup", "cgroup", "cgroup", b.cgroupAccess(), "nosuid", "noexec", "nodev"),
+	}
+	if b.hostIPC && b.host.InUserNS {
+		list = append(list, bind("/dev/mqueue", "nosuid", "noexec", "nodev"))
+	} else {
+		list = append(list, fs("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
+	}
+	switch {
+	case b.hostIPC:
+		list = append(list, bind("/dev/shm", "nosuid", "noexec", "nodev"))
+	case b.req.IPCMode == "none":
+	default:
+		size := b.req.ShmSize
+		if size == 0 {
+			size = DefaultShmSize
+		}
+		list = append(list, fs("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)))
+	}
+	return list
+}
+
+func (b *builder) cgroupAccess() string {
+	if b.req.Privileged || b.req.Security.WritableCgroups {
+		return "rw"
+	}
+	return "ro"
+}
+
+// userMounts returns the request's mounts and the directories of volumes,
+// parents first.
+func (b *builder) userMounts() ([]specs.Mount, error) {
+	var list []specs.Mount
+	for _, m := range b.req.Mounts {
+		sm, err := b.mount(m)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, sm)
+	}
+	for _, target := range imageVolumes(b.req, b.img) {
+		sm, err := b.volume(Mount{Target: target})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, sm)
+	}
+	slices.SortStableFunc(list, func(x, y specs.Mount) int { return depth(x.Destination) - depth(y.Destination) })
+	return list, nil
+}
+
+func depth(p string) int { return strings.Count(p, "/") }
+
+func (b *builder) mount(m Mount) (specs.Mount, error) {
+	m.Target = path.Clean(m.Target)
+	switch m.Type {
+	case "tmpfs":
+		options, err := TmpfsOptions(m.Options, m.ReadOnly)
+		return specs.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: options}, err
+	case "bind":
+		return b.bind(m)
+	case "volume":
+		return b.volume(m)
+	}
+	return specs.Mount{}, errs.New(errs.Invalid, fmt.Sprintf("mount type unknown: %q", m.Type))
+}
+
+func (b *builder) volume(m Mount) (specs.Mount, error) {
+	v, ok := b.in.Volumes[m.Target]
+	if !ok {
+		return specs.Mount{}, errs.New(errs.Internal, "no directory was made for the volume at "+m.Target)
+	}
+	m.Source = v.Source
+	return b.bind(m)
+}
+
+// bind spells a bind mount. Read-only is recursive where the kernel can
+// (mount_setattr, 5.12): otherwise a mount below the source stays writable.
+func (b *builder) bind(m Mount) (specs.Mount, error) {
+	options := []string{"rbind"}
+	if m.Recursive == "disabled" {
+		options[0] = "bind"
+	}
+	prop := m.Propagation
+	if prop == "" {
+		prop = "rprivate"
+	}
+	options = append(options, prop)
+	recursive := b.host.Kernel.AtLeast(5, 12) && options[0] == "rbind"
+	switch {
+	case !m.ReadOnly:
+		options = append(options, "rw")
+	case m.Recursive == "readonly" && !recursive:
+		return specs.Mount{}, errs.New(errs.Unsupported, "bind-recursive=readonly needs Linux 5.12")
+	case m.Recursive == "writable" || !recursive:
+		options = append(options, "ro")
+	default:
+		options = append(options, "ro", "rro")
+	}
+	for _, o := range m.Options {
+		switch o {
+		case "nosuid", "suid", "nodev", "dev", "noexec", "exec":
+			options = append(options, o)
+		}
+	}
+	b.rootPropagation(prop)
+	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options}, nil
+}
+
+// rootPropagation: a mount that shall pass events on needs a root that does.
+func (b *builder) rootPropagation(prop string) {
+	l := b.spec.Linux
+	switch prop {
+	case "shared", "rshared":
+		l.RootfsPropagation = "shared"
+	case "slave", "rslave":
+		if l.RootfsPropagation == "" {
+			l.RootfsPropagation = "rslave"
+		}
+	}
+}
+
+// Volumes returns the targets that need a directory of their own: volumes asked
+// for, and the image's that no mount of the user's replaces.
+func Volumes(req Request, img oci.Config) []string {
+	var list []string
+	for _, m := range req.Mounts {
+		if m.Type == "volume" {
+			list = append(list, path.Clean(m.Target))
+		}
+	}
+	return append(list, imageVolumes(req, img)...)
+}
+
+// imageVolumes are the image's volumes that no mount replaces. An image may not
+// put one over the kernel's file systems: that would take the masks off /proc
+// and the deny rules off /dev.
+func imageVolumes(req Request, img oci.Config) []string {
+	var list []string
+	for v := range img.Volumes {
+		target := path.Clean("/" + v)
+		if target == "/" || below(target, "/proc") || below(target, "/sys") || below(target, "/dev") || strings.IndexByte(target, 0) >= 0 {
+			continue
+		}
+		if !slices.ContainsFunc(req.Mounts, func(m Mount) bool { return path.Clean(m.Target) == target }) && !slices.Contains(list, target) {
+			list = append(list, target)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func below(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+// checkMounts refuses targets that cannot be, or are given twice.
+func checkMounts(mounts []Mount) error {
+	seen := make(map[string]bool, len(mounts))
+	for _, m := range mounts {
+		target := path.Clean(m.Target)
+		switch {
+		case !path.IsAbs(m.Target):
+			return errs.New(errs.Invalid, fmt.Sprintf("invalid mount path: '%s' mount path must be absolute", m.Target))
+		case target == "/":
+			return errs.New(errs.Invalid, "invalid specification: destination can't be '/'")
+		case seen[target]:
+			return errs.New(errs.Invalid, "duplicate mount point: "+target)
+		case strings.IndexByte(m.Target, 0) >= 0 || strings.IndexByte(m.Source, 0) >= 0:
+			return errs.New(errs.Invalid, "a mount's path contains a NUL byte")
+		}
+		seen[target] = true
+		if m.Type == "tmpfs" {
+			if _, err := TmpfsOptions(m.Options, m.ReadOnly); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// TmpfsOptions puts Docker's defaults before the user's options; of two that
+// contradict each other the later wins.
+func TmpfsOptions(options []string, readOnly bool) ([]string, error) {
+	all := []string{"noexec", "nosuid", "nodev", "rprivate"}
+	if readOnly {
+		all = append(all, "ro")
+	}
+	for _, o := range options {
+		key, _, valued := strings.Cut(o, "=")
+		switch {
+		case valued && slices.Contains([]string{"mode", "uid", "gid", "size", "nr_inodes", "nr_blocks", "mpol", "huge"}, key):
+		case !valued && opposite(o) != "":
+		case o == "relatime", o == "norelatime", o == "atime", o == "noatime", o == "diratime", o == "nodiratime", o == "strictatime",
+			o == "sync", o == "async", o == "dirsync", o == "mand", o == "nomand", o == "silent", o == "loud", o == "defaults", o == "notmpcopyup":
+		case slices.Contains([]string{"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}, o):
+		default:
+			return nil, errs.New(errs.Invalid, fmt.Sprintf("invalid tmpfs option %q", o))
+		}
+		if o == "defaults" || o == "notmpcopyup" {
+			continue
+		}
+		all = slices.DeleteFunc(all, func(have string) bool {
+			k, _, _ := strings.Cut(have, "=")
+			return k == key || have == opposite(o)
+		})
+		all = append(all, o)
+	}
+	return all, nil
+}
+
+// opposite returns the option that o takes back; "" if it is not one of a pair.
+func opposite(o string) string {
+	switch o {
+	case "ro":
+		return "rw"
+	case "rw":
+		return "ro"
+	case "exec", "suid", "dev":
+		return "no" + o
+	case "noexec", "nosuid", "nodev":
+		return o[2:]
+	}
+	return ""
+}
