@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -28,9 +29,11 @@ type Build struct {
 // Options are what New is given. The zero value is an engine for tests that
 // has nothing to read.
 type Options struct {
-	Build  Build
-	Getenv func(string) string // os.Getenv
-	Args   []string            // the whole command line, to run it again elsewhere
+	Build   Build
+	Getenv  func(string) string // os.Getenv
+	Args    []string            // the whole command line, to run it again elsewhere
+	Environ []string            // os.Environ, for the programs it starts
+	Stderr  io.Writer           // where --debug writes; may be nil
 
 	// The global flags; empty values leave the choice to the environment and to
 	// configuration files.
@@ -50,6 +53,7 @@ type Engine struct {
 	o     Options
 	paths func() (config.Paths, error)
 	ready func() error
+	s     services
 }
 
 // New returns an engine. It opens nothing.
@@ -60,6 +64,7 @@ func New(o Options) *Engine {
 	e := &Engine{o: o}
 	e.paths = sync.OnceValues(e.locate)
 	e.ready = sync.OnceValue(e.prepare)
+	e.wire()
 	return e
 }
 
@@ -79,17 +84,24 @@ func (e *Engine) Paths() (config.Paths, error) { return e.paths() }
 // to somebody else: who owns them owns every container.
 func (e *Engine) Prepare() error { return e.ready() }
 
-func (e *Engine) locate() (config.Paths, error) {
+// env is what deciding on directories needs to know.
+func (e *Engine) env() (config.Env, error) {
 	env := config.Env{UID: outerUID(e.o.Getenv), Getenv: e.getenv}
-	if e.o.Getenv("CAIS_ROOT") == "" && env.UID != 0 {
-		home, err := home(e.o.Getenv, env.UID)
-		if err != nil {
-			return config.Paths{}, err
-		}
-		env.Home = home
-		if dir := "/run/user/" + strconv.Itoa(env.UID); ours(dir) {
-			env.RunUser = dir
-		}
+	home, err := home(e.o.Getenv, env.UID)
+	if err != nil && env.UID != 0 && e.o.Getenv("CAIS_ROOT") == "" {
+		return env, err
+	}
+	env.Home = home
+	if dir := "/run/user/" + strconv.Itoa(env.UID); env.UID != 0 && ours(dir) {
+		env.RunUser = dir
+	}
+	return env, nil
+}
+
+func (e *Engine) locate() (config.Paths, error) {
+	env, err := e.env()
+	if err != nil {
+		return config.Paths{}, err
 	}
 	p := config.Locate(env)
 	if e.o.GraphRoot != "" {
@@ -128,6 +140,9 @@ func outerUID(getenv func(string) string) int {
 	}
 	return os.Geteuid()
 }
+
+// singleID reports whether the user's namespace has one id only.
+func (e *Engine) singleID(uid int) bool { return false }
 
 // home is the user's home directory, from the password file if HOME is not set.
 func home(getenv func(string) string, uid int) (string, error) {

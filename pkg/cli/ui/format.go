@@ -492,3 +492,28 @@ func executeRaw(w io.Writer, tmpl *template.Template, o any) error {
 	}
 	return strict.Option("missingkey=error").Execute(w, raw)
 }
+
+// InspectAll prints what find returns for each reference. What was found is
+// printed also if something is missing; if nothing is found and there is no
+// format, "[]" is.
+func InspectAll(w io.Writer, refs []string, format string, find func(ref string) (any, error)) error {
+	if format != "" && strings.TrimSpace(format) != "json" {
+		if _, err := newTemplate(unescape(format), functions); err != nil {
+			return Exit(CodeTemplate, err)
+		}
+	}
+	var objects []any
+	var failed []error
+	for _, ref := range refs {
+		o, err := find(ref)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		objects = append(objects, o)
+	}
+	if err := Inspect(w, objects, format); err != nil {
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}

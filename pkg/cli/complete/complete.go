@@ -1,0 +1,124 @@
+// Package complete finds the names that a shell offers for an argument. A
+// failure offers nothing: a shell has no place to show it.
+package complete
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/docker"
+	"cais.dev/cais/pkg/engine"
+)
+
+// Func is what cobra calls for the words behind a command.
+type Func = cobra.CompletionFunc
+
+// None offers nothing, also no files.
+func None(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// Words offers fixed words, for flags with few values.
+func Words(words ...string) Func {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// Images offers image names for the first most arguments; most < 0 is no limit.
+func Images(e *engine.Engine, most int) Func {
+	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		if most >= 0 && len(args) >= most {
+			return None(cmd, args, start)
+		}
+		return images(cmd, e, args, start), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func images(cmd *cobra.Command, e *engine.Engine, args []string, start string) []string {
+	r, err := e.Reader()
+	if err != nil {
+		return nil
+	}
+	imgs, err := r.Images(cmd.Context())
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, img := range imgs {
+		tags, _ := docker.Names(img.Names)
+		for _, t := range tags {
+			names = append(names, t)
+			if base, ok := strings.CutSuffix(t, ":latest"); ok {
+				names = append(names, base)
+			}
+		}
+		if start != "" && strings.HasPrefix(img.ID, start) {
+			names = append(names, img.ID[:12])
+		}
+	}
+	return fitting(names, args, start)
+}
+
+// Containers offers the names of containers for which want holds (nil: of all),
+// for the first most arguments; most < 0 is no limit.
+func Containers(e *engine.Engine, most int, want func(*container.Container) bool) Func {
+	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		if most >= 0 && len(args) >= most {
+			return None(cmd, args, start)
+		}
+		return containers(e, want, args, start), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func containers(e *engine.Engine, want func(*container.Container) bool, args []string, start string) []string {
+	store, err := e.ContainerStore()
+	if err != nil {
+		return nil
+	}
+	all, err := store.List()
+	if err != nil && len(all) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range all {
+		if want != nil && !want(c) {
+			continue
+		}
+		names = append(names, c.Name())
+		if start != "" && strings.HasPrefix(c.ID, start) {
+			names = append(names, container.ShortID(c.ID))
+		}
+	}
+	return fitting(names, args, start)
+}
+
+// ContainersOrImages offers both.
+func ContainersOrImages(e *engine.Engine) Func {
+	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		names := append(containers(e, nil, args, start), images(cmd, e, args, start)...)
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// fitting are the names that begin with start and are not given already.
+func fitting(names, given []string, start string) []string {
+	var fit []string
+	for _, n := range names {
+		if strings.HasPrefix(n, start) && !contains(given, n) {
+			fit = append(fit, n)
+		}
+	}
+	return fit
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,226 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/storage"
+)
+
+// changing runs do with the store open for changes: here, or, for an ordinary
+// user, in this command run again inside the user's namespace.
+func changing(ctx context.Context, e *engine.Engine, do func(*storage.Store) error) (err error) {
+	code, entered, err := e.EnterUserNS(ctx)
+	if err != nil {
+		return err
+	}
+	if entered {
+		if code != 0 {
+			return &ui.ExitError{Code: code}
+		}
+		return nil
+	}
+	st, err := e.Store(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	return do(st)
+}
+
+// remover is what rmi needs of the store.
+type remover interface {
+	RemoveImage(ctx context.Context, o storage.RemoveOptions, refs ...string) ([]storage.Removed, error)
+}
+
+type removeOptions struct {
+	refs                []string
+	force, ignore, keep bool
+	running             func(id string) bool
+}
+
+// NewRmi makes "rmi", "image rm".
+func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o removeOptions
+	var all bool
+	var platforms []string
+	cmd := &cobra.Command{
+		Use:               "rmi [OPTIONS] IMAGE [IMAGE...]",
+		Short:             "Remove one or more images",
+		ValidArgsFunction: complete.Images(e, -1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return ui.NoArgs(cmd, args)
+			}
+			return ui.MinArgs(1)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(platforms) > 0 {
+				return ui.Later("rmi --platform")
+			}
+			o.refs = args
+			o.running = running(e)
+			return changing(cmd.Context(), e, func(st *storage.Store) error {
+				if all {
+					imgs, err := st.Reader().Images(cmd.Context())
+					if err != nil {
+						return err
+					}
+					for _, img := range imgs {
+						o.refs = append(o.refs, "sha256:"+img.ID)
+					}
+				}
+				return remove(cmd.Context(), s, st, o)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&all, "all", "a", false, "Remove all images")
+	f.BoolVarP(&o.force, "force", "f", false, "Remove an image that has several names or that a stopped container uses")
+	f.BoolVarP(&o.ignore, "ignore", "i", false, "An image that is missing is no error")
+	f.BoolVar(&o.keep, "no-prune", false, "Keep parents without names")
+	f.StringSliceVar(&platforms, "platform", nil, "Remove only this `platform`'s variant")
+	return cmd
+}
+
+// running tells whether one of our containers runs.
+func running(e *engine.Engine) func(id string) bool {
+	return func(id string) bool {
+		store, err := e.ContainerStore()
+		if err != nil {
+			return false
+		}
+		c, err := store.Load(id)
+		return err == nil && c.Running()
+	}
+}
+
+// remove does what it can; one failure does not keep the others from being
+// removed.
+func remove(ctx context.Context, s ui.Streams, st remover, o removeOptions) error {
+	var failed []error
+	for _, typed := range o.refs {
+		refs, shown, err := engine.ImageRefs(typed)
+		var removed []storage.Removed
+		if err == nil {
+			removed, err = st.RemoveImage(ctx, storage.RemoveOptions{Force: o.force, NoPrune: o.keep, Running: o.running}, refs...)
+		}
+		for _, r := range removed {
+			if r.Untagged != "" {
+				fmt.Fprintln(s.Out, "Untagged:", familiar(r.Untagged))
+			} else {
+				fmt.Fprintln(s.Out, "Deleted:", r.Deleted)
+			}
+		}
+		if errs.KindOf(err) == errs.NotFound {
+			if o.ignore {
+				continue
+			}
+			err = errs.New(errs.NotFound, "no such image: "+shown)
+			if o.force { // Docker says so and succeeds
+				fmt.Fprintln(s.Err, "Error:", err)
+				continue
+			}
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// familiar is a full reference as Docker shows it.
+func familiar(name string) string {
+	ref, err := oci.Parse(name)
+	if err != nil {
+		return name
+	}
+	return ref.Familiar()
+}
+
+// tagger is what tag needs of the store.
+type tagger interface {
+	Tag(ctx context.Context, name string, refs ...string) error
+}
+
+// NewTag makes "tag", "image tag".
+func NewTag(e *engine.Engine, s ui.Streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG] [TARGET_IMAGE[:TAG]...]",
+		Short:             "Give an image one more name",
+		Args:              ui.MinArgs(2),
+		ValidArgsFunction: complete.Images(e, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			names, err := targets(args[1:])
+			if err != nil {
+				return err
+			}
+			return changing(cmd.Context(), e, func(st *storage.Store) error {
+				return tag(cmd.Context(), st, args[0], names)
+			})
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+// targets are the full names for what the user typed; all are good before the
+// first is given.
+func targets(typed []string) ([]string, error) {
+	var names []string
+	for _, t := range typed {
+		ref, err := oci.Parse(t)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a valid repository/tag: %w", t, err)
+		}
+		if ref.Digest != "" {
+			return nil, errs.New(errs.Invalid, "refusing to create a tag with a digest reference")
+		}
+		names = append(names, ref.WithDefaultTag().String())
+	}
+	return names, nil
+}
+
+func tag(ctx context.Context, st tagger, source string, names []string) error {
+	refs, shown, err := engine.ImageRefs(source)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err := st.Tag(ctx, n, refs...); errs.KindOf(err) == errs.NotFound {
+			return errs.New(errs.NotFound, "no such image: "+shown)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// NewExists makes "image exists".
+func NewExists(e *engine.Engine, s ui.Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:               "exists IMAGE",
+		Short:             "Succeed if an image is there, fail with 1 if it is not",
+		Args:              ui.ExactArgs(1),
+		ValidArgsFunction: complete.Images(e, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := e.Reader()
+			if err != nil {
+				return err
+			}
+			_, err = findImage(cmd.Context(), r, args[0])
+			if errs.KindOf(err) == errs.NotFound {
+				return &ui.ExitError{Code: ui.CodeFailure}
+			}
+			return err
+		},
+	}
+}

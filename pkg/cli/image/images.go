@@ -1,0 +1,240 @@
+// Package image holds the commands about images.
+package image
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/storage"
+)
+
+// lister is what listing needs of the store.
+type lister interface {
+	Images(ctx context.Context) ([]*storage.Image, error)
+	Image(ctx context.Context, refs ...string) (*storage.Image, error)
+	Config(ctx context.Context, img *storage.Image) ([]byte, error)
+	Sizes(ctx context.Context, imgs ...*storage.Image) (map[string]int64, error)
+}
+
+type listOptions struct {
+	all, digests, noTrunc bool
+	filters               []string
+	table                 ui.TableOptions
+	pattern               string
+	now                   time.Time
+}
+
+// NewImages makes "images", "image ls".
+func NewImages(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o listOptions
+	var tree bool
+	cmd := &cobra.Command{
+		Use:               "images [OPTIONS] [REPOSITORY[:TAG]]",
+		Short:             "List images",
+		Args:              ui.MaxArgs(1),
+		ValidArgsFunction: complete.Images(e, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if tree {
+				return ui.Later("images --tree")
+			}
+			if len(args) > 0 {
+				o.pattern = args[0]
+			}
+			if !cmd.Flags().Changed("format") {
+				o.table.Format = e.ClientFormat("imagesFormat")
+			}
+			o.now = time.Now()
+			r, err := e.Reader()
+			if err != nil {
+				return err
+			}
+			return list(cmd.Context(), s, r, o)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.all, "all", "a", false, "Show intermediate images too")
+	f.BoolVar(&o.digests, "digests", false, "Show digests")
+	f.StringArrayVarP(&o.filters, "filter", "f", nil, "Show only what matches `KEY=VALUE`: dangling, label, before, since, reference, until, id, digest, readonly")
+	f.StringVar(&o.table.Format, "format", "", "Print in a `form`: table, table TEMPLATE, json, raw, or a Go template")
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "Do not shorten ids")
+	f.BoolVar(&o.table.NoHeading, "noheading", false, "Leave the table's header out")
+	f.BoolVarP(&o.table.Quiet, "quiet", "q", false, "Print ids only")
+	f.BoolVar(&tree, "tree", false, "List the platforms of each image")
+	return cmd
+}
+
+// row is one line: an image, by one of its names.
+type row struct {
+	img               *storage.Image
+	repo, tag, digest string
+	size              int64
+}
+
+const none = "<none>"
+
+func imageTable(o listOptions) ui.Table[row] {
+	id := func(r row) any {
+		if o.noTrunc {
+			return "sha256:" + r.img.ID
+		}
+		return ui.ShortID(r.img.ID)
+	}
+	unknown := func(row) any { return "N/A" }
+	t := ui.Table[row]{
+		Type: "*formatter.imageContext",
+		Fields: []ui.Field[row]{
+			{Name: "ID", Header: "IMAGE ID", Value: id},
+			{Name: "Repository", Header: "REPOSITORY", Value: func(r row) any { return r.repo }},
+			{Name: "Tag", Header: "TAG", Value: func(r row) any { return r.tag }},
+			{Name: "Digest", Header: "DIGEST", Value: func(r row) any { return r.digest }},
+			{Name: "CreatedSince", Header: "CREATED", Value: func(r row) any { return since(r.img.Created, o.now) }},
+			{Name: "CreatedAt", Header: "CREATED AT", Value: func(r row) any { return createdAt(r.img.Created) }},
+			{Name: "Size", Header: "SIZE", Value: func(r row) any { return ui.Size(r.size) }},
+			{Name: "Containers", Header: "CONTAINERS", Value: unknown},
+			{Name: "VirtualSize", Header: "SIZE", Value: func(r row) any { return ui.Size(r.size) }},
+			{Name: "SharedSize", Header: "SHARED SIZE", Value: unknown},
+			{Name: "UniqueSize", Header: "UNIQUE SIZE", Value: unknown},
+		},
+		Columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"},
+		Quiet:   "ID",
+		Raw: []ui.RawField{
+			{Key: "repository", Name: "Repository"}, {Key: "tag", Name: "Tag"}, {Key: "image_id", Name: "ID"},
+			{Key: "created_at", Name: "CreatedAt"}, {Key: "virtual_size", Name: "Size"},
+		},
+	}
+	if o.digests {
+		t.Columns = []string{"Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"}
+		t.Raw = slices.Insert(t.Raw, 2, ui.RawField{Key: "digest", Name: "Digest"})
+	}
+	return t
+}
+
+func since(created, now time.Time) string {
+	if created.IsZero() || created.Unix() <= 0 {
+		return "N/A"
+	}
+	return ui.Duration(now.Sub(created)) + " ago"
+}
+
+func createdAt(created time.Time) string {
+	if created.IsZero() || created.Unix() <= 0 {
+		return "N/A"
+	}
+	return created.Local().Format(ui.TimeLayout)
+}
+
+// list prints the images that the options choose, newest first, one row per
+// tag.
+func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
+	t := imageTable(o)
+	f, err := parseFilters(o.filters)
+	if err != nil {
+		return err
+	}
+	if o.pattern != "" {
+		f["reference"] = append(f["reference"], o.pattern)
+	}
+	imgs, err := r.Images(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(imgs, func(a, b *storage.Image) int { return b.Created.Compare(a.Created) })
+	if imgs, err = choose(ctx, r, imgs, f, o.now); err != nil {
+		return err
+	}
+	needDigest := o.digests || o.table.Format != "" && t.Uses(o.table, "Digest")
+	var rows []row
+	for _, img := range imgs {
+		rows = append(rows, rowsOf(img, f["reference"], needDigest)...)
+	}
+	if t.Uses(o.table, "Size") || t.Uses(o.table, "VirtualSize") {
+		// Only now, and only if it is shown: sizes need the list of layers.
+		sizes, err := r.Sizes(ctx, imgs...)
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			rows[i].size = sizes[rows[i].img.ID]
+		}
+	}
+	return t.Write(s.Out, rows, o.table)
+}
+
+// rowsOf are the rows of one image: its tags, each with every digest of its
+// repository if digests are shown, and then the repositories that it has only
+// digests of.
+func rowsOf(img *storage.Image, patterns []string, needDigest bool) []row {
+	type repo struct {
+		name          string
+		tags, digests []string
+	}
+	var repos []*repo
+	find := func(name string) *repo {
+		for _, r := range repos {
+			if r.name == name {
+				return r
+			}
+		}
+		repos = append(repos, &repo{name: name})
+		return repos[len(repos)-1]
+	}
+	for _, name := range img.Names {
+		ref, err := oci.Parse(name)
+		if err != nil || !matchesAny(ref, patterns) {
+			continue
+		}
+		r := find(ref.FamiliarName())
+		if ref.Digest != "" {
+			r.digests = append(r.digests, ref.Digest)
+		} else {
+			r.tags = append(r.tags, ref.WithDefaultTag().Tag)
+		}
+	}
+	if len(repos) == 0 {
+		return []row{{img: img, repo: none, tag: none, digest: none}}
+	}
+	slices.SortStableFunc(repos, func(a, b *repo) int { return cmp.Compare(a.name, b.name) })
+	var rows []row
+	for _, r := range repos {
+		digests := r.digests
+		if !needDigest || len(digests) == 0 {
+			digests = []string{none}
+		}
+		tags := r.tags
+		if len(tags) == 0 {
+			tags = []string{none}
+		}
+		for _, tag := range tags {
+			for _, d := range digests {
+				rows = append(rows, row{img: img, repo: r.name, tag: tag, digest: d})
+			}
+		}
+	}
+	return rows
+}
+
+// configOf reads an image's config document.
+func configOf(ctx context.Context, r interface {
+	Config(ctx context.Context, img *storage.Image) ([]byte, error)
+}, img *storage.Image) (oci.Image, error) {
+	var c oci.Image
+	data, err := r.Config(ctx, img)
+	if err != nil {
+		return c, err
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return c, fmt.Errorf("read the config of image %s: %w", strings.Join(img.Names, ", "), err)
+	}
+	return c, nil
+}

@@ -1,0 +1,268 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"cais.dev/cais/pkg/config"
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/run"
+	"cais.dev/cais/pkg/storage"
+)
+
+// services are what is made on demand.
+type services struct {
+	storage    func() (storage.Options, error)
+	reader     func() (*storage.Reader, error)
+	containers func() (*run.Service, error)
+	log        func() *slog.Logger
+}
+
+func (e *Engine) wire() {
+	e.s = services{
+		storage:    sync.OnceValues(e.storageOptions),
+		reader:     sync.OnceValues(e.newReader),
+		containers: sync.OnceValues(e.newContainers),
+		log:        sync.OnceValue(e.newLog),
+	}
+}
+
+// Log returns the logger: on stderr with --debug, else silent.
+func (e *Engine) Log() *slog.Logger { return e.s.log() }
+
+func (e *Engine) newLog() *slog.Logger {
+	if !e.o.Debug && e.o.LogLevel != "debug" || e.o.Stderr == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(e.o.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// StorageOptions say which image store it is, from the flags, the environment
+// and storage.conf.
+func (e *Engine) StorageOptions() (storage.Options, error) { return e.s.storage() }
+
+func (e *Engine) storageOptions() (storage.Options, error) {
+	p, err := e.Paths()
+	if err != nil {
+		return storage.Options{}, err
+	}
+	env, err := e.env()
+	if err != nil {
+		return storage.Options{}, err
+	}
+	c, err := config.ReadStorage(env, p, os.DirFS("/"))
+	if err != nil {
+		return storage.Options{}, err
+	}
+	o := storage.Options{
+		GraphRoot:     c.GraphRoot,
+		RunRoot:       c.RunRoot,
+		Driver:        c.Driver,
+		DriverOptions: c.DriverOptions,
+		ImageStore:    c.ImageStore,
+		ImageStores:   c.ImageStores,
+		Transient:     c.Transient,
+		Rootless:      env.UID != 0,
+		Single:        e.singleID(env.UID),
+		Log:           e.Log(),
+	}
+	if e.o.GraphRoot != "" {
+		o.GraphRoot = p.GraphRoot
+	}
+	if e.o.RunRoot != "" {
+		o.RunRoot = p.RunRoot
+	}
+	if e.o.StorageDriver != "" {
+		o.Driver = e.o.StorageDriver
+	}
+	if len(e.o.StorageOpts) > 0 {
+		o.DriverOptions = e.o.StorageOpts
+	}
+	return o, nil
+}
+
+// Reader returns the reading side of the image store. It needs no user
+// namespace.
+func (e *Engine) Reader() (*storage.Reader, error) { return e.s.reader() }
+
+func (e *Engine) newReader() (*storage.Reader, error) {
+	o, err := e.StorageOptions()
+	if err != nil {
+		return nil, err
+	}
+	return storage.NewReader(o), nil
+}
+
+// Store opens the changing side of the image store; the caller closes it. The
+// process must be root, or root of the user's namespace: see [Engine.EnterUserNS].
+func (e *Engine) Store(ctx context.Context) (*storage.Store, error) {
+	if err := e.Prepare(); err != nil {
+		return nil, err
+	}
+	o, err := e.StorageOptions()
+	if err != nil {
+		return nil, err
+	}
+	return storage.Open(ctx, o)
+}
+
+// ContainerStore is where the containers' files are.
+func (e *Engine) ContainerStore() (container.Store, error) {
+	p, err := e.Paths()
+	return container.Store{Root: p.Root, Run: p.Run}, err
+}
+
+// Containers returns the service for the life of containers.
+func (e *Engine) Containers() (*run.Service, error) { return e.s.containers() }
+
+func (e *Engine) newContainers() (*run.Service, error) {
+	if err := e.Prepare(); err != nil {
+		return nil, err
+	}
+	store, err := e.ContainerStore()
+	if err != nil {
+		return nil, err
+	}
+	return run.New(run.Options{
+		Store:   store,
+		Images:  images{e},
+		Log:     e.Log(),
+		Environ: e.o.Environ,
+	}), nil
+}
+
+// images is the part of the image store that containers need.
+type images struct{ e *Engine }
+
+func (i images) Image(ctx context.Context, ref string) (*run.Image, error) {
+	r, err := i.e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	img, name, err := FindImage(ctx, r, ref)
+	if err != nil {
+		return nil, err
+	}
+	out := &run.Image{ID: img.ID, Ref: name}
+	data, err := r.Config(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &out.Config); err != nil {
+		return nil, fmt.Errorf("read the config of image %s: %w", ref, err)
+	}
+	return out, nil
+}
+
+func (i images) LowerDirs(ctx context.Context, id string) ([]string, error) {
+	r, err := i.e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	img, err := r.Image(ctx, "sha256:"+id)
+	if err != nil {
+		return nil, err
+	}
+	return r.LowerDirs(ctx, img)
+}
+
+func (i images) Protect(ctx context.Context, p run.Protection) error {
+	r, err := i.e.Reader()
+	if err != nil {
+		return err
+	}
+	return r.AddContainer(ctx, storage.ContainerRef{
+		ID: p.ID, Name: p.Name, ImageID: p.ImageID, ImageName: p.ImageRef, Created: p.Created, Volatile: p.Volatile,
+	})
+}
+
+func (i images) Unprotect(ctx context.Context, id string) error {
+	r, err := i.e.Reader()
+	if err != nil {
+		return err
+	}
+	return r.RemoveContainer(ctx, id)
+}
+
+func (i images) Protected(ctx context.Context) ([]string, error) {
+	r, err := i.e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	refs, err := r.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, c := range refs {
+		if c.Ours {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, nil
+}
+
+// finder is what finding an image needs of the store.
+type finder interface {
+	Image(ctx context.Context, refs ...string) (*storage.Image, error)
+}
+
+// FindImage returns the image that a user means by typed and the full name it
+// was found by, which is empty if that was an id.
+func FindImage(ctx context.Context, r finder, typed string) (img *storage.Image, name string, err error) {
+	refs, shown, err := ImageRefs(typed)
+	if err != nil {
+		return nil, "", err
+	}
+	img, err = r.Image(ctx, refs...)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil, "", errs.New(errs.NotFound, "no such image: "+shown)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	for _, n := range img.Names {
+		if n == refs[0] {
+			name = n
+		}
+	}
+	return img, name, nil
+}
+
+// ImageRefs returns what to look for in the store for what the user typed, in
+// order: the name in normal form, then an id. shown is how errors name it. It
+// fails with Invalid if typed can be neither.
+func ImageRefs(typed string) (refs []string, shown string, err error) {
+	ref, err := oci.Parse(typed)
+	if err != nil {
+		if isID(typed) {
+			return []string{typed}, typed, nil
+		}
+		return nil, "", err
+	}
+	ref = ref.WithDefaultTag()
+	if ref.Digest != "" { // it decides; a tag beside it is for display
+		return []string{ref.WithDigest(ref.Digest).String(), typed}, ref.Familiar(), nil
+	}
+	return []string{ref.String(), typed}, ref.Familiar(), nil
+}
+
+// isID reports whether s looks like an image's id, which is no valid name when
+// it is complete.
+func isID(s string) bool {
+	if len(s) > 7 && s[:7] == "sha256:" {
+		s = s[7:]
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
