@@ -70,7 +70,7 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 			o.running = running(e)
 			return changing(cmd.Context(), e, func(st *storage.Store) error {
 				if all {
-					imgs, err := st.Reader().Images(cmd.Context())
+					imgs, err := everything(cmd.Context(), e)
 					if err != nil {
 						return err
 					}
@@ -223,4 +223,12 @@ func NewExists(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return err
 		},
 	}
+}
+
+func everything(ctx context.Context, e *engine.Engine) ([]*storage.Image, error) {
+	r, err := e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	return r.Images(ctx)
 }
