@@ -1,0 +1,3 @@
+package launch
+
+const sysPrlimit64 = 302 // package syscall of amd64 lacks it

@@ -1,0 +1,3 @@
+package launch
+
+const sysPrlimit64 = 261
