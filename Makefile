@@ -11,10 +11,11 @@ GO_NEEDED := 1.26.8
 # The version is the nearest tag, and a plain word outside a git tree.
 VERSION := $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),0.1.0-dev)
 COMMIT  := $(or $(shell git rev-parse --short=7 HEAD 2>/dev/null),unknown)
+DATE    := $(shell git log -1 --format=%cI 2>/dev/null)
 
 export CGO_ENABLED := 0
 
-LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
 # The linter's version is part of the tree, so that everybody sees the same findings.

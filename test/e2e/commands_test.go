@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/test/testimage"
+)
+
+// commands are what scripts can say beside testscript's own words.
+func (b *bench) commands() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"load":      b.load,
+		"registry":  b.registry,
+		"push":      b.push,
+		"smalldisk": b.smallDisk,
+		"broken":    b.markBroken,
+		"clean":     b.clean,
+		"nocase":    nocase,
+	}
+}
+
+func storeOf(ts *testscript.TestScript) *store { return ts.Value(keyStore{}).(*store) }
+
+// load puts the busybox image into the script's store.
+func (b *bench) load(ts *testscript.TestScript, neg bool, args []string) {
+	c := storeOf(ts).cmd("load", "-q", "-i", filepath.Join(b.images, "busybox.tar"))
+	if out, err := c.CombinedOutput(); err != nil {
+		ts.Fatalf("cais load: %v\n%s", err, out)
+	}
+}
+
+// registry [USER:PASSWORD] starts a registry on loopback for this script; its
+// address is $REGISTRY.
+func (b *bench) registry(ts *testscript.TestScript, neg bool, args []string) {
+	h := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	if len(args) > 0 {
+		user, pass, _ := strings.Cut(args[0], ":")
+		h = basicAuth(h, user, pass)
+		ts.Setenv("REGISTRY_AUTH", args[0])
+	}
+	srv := httptest.NewServer(h)
+	ts.Defer(srv.Close)
+	ts.Setenv("REGISTRY", strings.TrimPrefix(srv.URL, "http://"))
+}
+
+func basicAuth(h http.Handler, user, pass string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, ok := r.BasicAuth(); !ok || u != user || p != pass {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// push KIND REF puts an image into a registry: busybox, multi (two platforms),
+// other (only for a platform that this machine is not) or config (with entrypoint,
+// labels and the like).
+func (b *bench) push(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: push busybox|multi|other|config REF")
+	}
+	ref, err := name.ParseReference(args[1], name.Insecure)
+	ts.Check(err)
+	var opts []remote.Option
+	if user, pass, ok := strings.Cut(ts.Getenv("REGISTRY_AUTH"), ":"); ok {
+		opts = append(opts, remote.WithAuth(&authn.Basic{Username: user, Password: pass}))
+	}
+	var img v1.Image
+	switch args[0] {
+	case "multi":
+		idx, err := b.box.Multi()
+		ts.Check(err)
+		ts.Check(remote.WriteIndex(ref, idx, opts...))
+		return
+	case "busybox":
+		img, err = b.box.Busybox()
+	case "other":
+		img, err = b.image("linux/s390x", nil)
+	case "config":
+		img, err = b.image(testimage.Host(), func(c *v1.Config) {
+			c.Entrypoint = []string{"/bin/echo", "entry"}
+			c.Cmd = []string{"cmd"}
+			c.Env = append(c.Env, "FROM_IMAGE=yes")
+			c.WorkingDir = "/tmp"
+			c.Labels = map[string]string{"label": "value"}
+			c.StopSignal = "SIGINT"
+		})
+	default:
+		ts.Fatalf("push: unknown image %q", args[0])
+	}
+	ts.Check(err)
+	ts.Check(remote.Write(ref, img, opts...))
+}
+
+// image makes a one-layer image.
+func (b *bench) image(platform string, edit func(*v1.Config)) (v1.Image, error) {
+	layer, err := testimage.Layer(b.box.Base()...)
+	if err != nil {
+		return nil, err
+	}
+	return testimage.Image(platform, edit, layer)
+}
+
+// smalldisk SIZE puts the script's store on a tmpfs of that size.
+func (b *bench) smallDisk(ts *testscript.TestScript, neg bool, args []string) {
+	s := storeOf(ts)
+	if err := unix.Mount("tmpfs", s.root, "tmpfs", 0, "mode=700,size="+args[0]); err != nil {
+		ts.Fatalf("mount: %v", err)
+	}
+	ts.Defer(func() {
+		s.finish()
+		s.broken = true // it is gone
+		if err := unix.Unmount(s.root, 0); err != nil {
+			exec.Command("umount", "-l", s.root).Run()
+			ts.Logf("%s was busy: %v", s.root, err)
+		}
+		os.Remove(s.root)
+	})
+}
+
+// broken says that this script damages its store on purpose.
+func (b *bench) markBroken(ts *testscript.TestScript, neg bool, args []string) {
+	storeOf(ts).broken = true
+}
+
+// clean checks here, and not only at the end, that nothing is left behind.
+func (b *bench) clean(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(storeOf(ts).leftovers())
+}
+
+// nocase FILE TEXT... checks that a file has each text, in any case.
+func nocase(ts *testscript.TestScript, neg bool, args []string) {
+	text := strings.ToLower(ts.ReadFile(args[0]))
+	for _, want := range args[1:] {
+		if strings.Contains(text, strings.ToLower(want)) == neg {
+			ts.Fatalf("%s contains %q: %v\n%s", args[0], want, neg, text)
+		}
+	}
+}
+
+// lookPath is exec.LookPath with the directories of administration.
+func lookPath(name string) (string, bool) {
+	if p, err := exec.LookPath(name); err == nil {
+		return p, true
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		p := filepath.Join(dir, name)
+		if _, err := os.Stat(p); err == nil {
+			return p, true
+		}
+	}
+	return "", false
+}
