@@ -1,0 +1,137 @@
+package userns
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"cais.dev/cais/pkg/run/launch"
+	"golang.org/x/sys/unix"
+)
+
+// IDMap maps Count ids from Inside (U's) to Outside (the host's).
+type IDMap struct{ Inside, Outside, Count uint32 }
+
+// Mapping is what U maps.
+type Mapping struct {
+	UIDs, GIDs []IDMap
+	// Single says that only the user's own id is mapped, so that a container has
+	// no other. Why says for want of what.
+	Single bool
+	Why    string
+}
+
+// Map returns what U's map will be for the user uid: root is the user himself,
+// then come all ranges of /etc/subuid and /etc/subgid, in the files' order, as
+// podman does. Without such ranges, or without the programs that may map them,
+// it is the single id.
+func Map(uid int) (Mapping, error) {
+	gid := OuterGID()
+	m := Mapping{Single: true,
+		UIDs: []IDMap{{0, uint32(uid), 1}}, GIDs: []IDMap{{0, uint32(gid), 1}}}
+	names := []string{strconv.Itoa(uid)}
+	if n := userName("/etc/passwd", uid); n != "" {
+		names = append(names, n)
+	}
+	u, err := subordinate("/etc/subuid", names)
+	if err != nil {
+		return Mapping{}, err
+	}
+	g, err := subordinate("/etc/subgid", names)
+	if err != nil {
+		return Mapping{}, err
+	}
+	if m.Why = whySingle(u, g); m.Why != "" {
+		return m, nil
+	}
+	m.Single = false
+	m.UIDs, m.GIDs = appendRanges(m.UIDs, u), appendRanges(m.GIDs, g)
+	return m, nil
+}
+
+// whySingle says what keeps the ranges u and g from being mapped; "" if nothing.
+func whySingle(u, g []IDMap) string {
+	if len(u) == 0 || len(g) == 0 {
+		return "the user has no lines in /etc/subuid and /etc/subgid"
+	}
+	for _, name := range []string{"newuidmap", "newgidmap"} {
+		path, err := launch.LookHelper(name)
+		if err != nil {
+			return name + " is not installed"
+		}
+		st, err := os.Stat(path)
+		if err != nil {
+			return err.Error()
+		}
+		if n, err := unix.Getxattr(path, "security.capability", nil); st.Mode()&os.ModeSetuid == 0 && (err != nil || n == 0) {
+			return name + " is neither set-uid nor has capabilities"
+		}
+	}
+	if n, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err == nil && n == 1 {
+		return "no_new_privs keeps newuidmap from working"
+	}
+	return ""
+}
+
+func appendRanges(m, ranges []IDMap) []IDMap {
+	next := m[len(m)-1].Inside + m[len(m)-1].Count
+	for _, r := range ranges {
+		if next+r.Count < next { // beyond 32 bits
+			break
+		}
+		m = append(m, IDMap{next, r.Outside, r.Count})
+		next += r.Count
+	}
+	return m
+}
+
+// subordinate returns the ranges that a file of the form name:first:count gives
+// to one of names. A line that makes no sense is nobody's.
+func subordinate(path string, names []string) ([]IDMap, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the subordinate ids: %w", err)
+	}
+	defer f.Close()
+	var ranges []IDMap
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Split(strings.TrimSpace(s.Text()), ":")
+		if len(fields) != 3 {
+			continue
+		}
+		for _, n := range names {
+			if fields[0] != n {
+				continue
+			}
+			first, err1 := strconv.ParseUint(fields[1], 10, 32)
+			count, err2 := strconv.ParseUint(fields[2], 10, 32)
+			if err1 == nil && err2 == nil && count > 0 {
+				ranges = append(ranges, IDMap{0, uint32(first), uint32(count)})
+			}
+			break
+		}
+	}
+	return ranges, nil
+}
+
+// userName finds the name of uid in a passwd file; "" if it has none.
+func userName(path string, uid int) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Split(s.Text(), ":")
+		if len(fields) > 2 && fields[2] == strconv.Itoa(uid) {
+			return fields[0]
+		}
+	}
+	return ""
+}
