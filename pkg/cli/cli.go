@@ -65,8 +65,20 @@ func run(ctx context.Context, name string, p Process) error {
 		}
 		return root.Help()
 	}
+	if rest[0] == "help" {
+		return helpTopic(root, rest[1:])
+	}
 	root.SetArgs(rest)
 	return root.ExecuteContext(ctx)
+}
+
+// helpTopic prints the help of the command that path names.
+func helpTopic(root *cobra.Command, path []string) error {
+	cmd, rest, err := root.Find(path)
+	if err != nil || len(rest) > 0 {
+		return ui.UnknownCommand(root.Name(), strings.Join(path, " "))
+	}
+	return cmd.Help()
 }
 
 // NewRoot returns the whole tree, for help, completion and the manual pages.
@@ -102,7 +114,7 @@ func build(name string, e *engine.Engine, s ui.Streams, g *globals, args []strin
 
 // needsAll reports whether the command works on the whole tree.
 func needsAll(name string) bool {
-	return name == "help" || name == "completion" || name == cobra.ShellCompRequestCmd || name == cobra.ShellCompNoDescRequestCmd
+	return name == "help" || name == cobra.ShellCompRequestCmd || name == cobra.ShellCompNoDescRequestCmd
 }
 
 func newRoot(name string, s ui.Streams) *cobra.Command {

@@ -12,7 +12,7 @@ import (
 var tree = slices.Concat(imageCommands, systemCommands, laterCommands)
 
 var imageCommands = []node{
-	{name: "images", of: "image ls", section: others, new: image.NewImages},
+	{name: "images", of: "image ls", section: common, new: image.NewImages},
 	{name: "rmi", of: "image rm", section: others, new: image.NewRmi},
 	{name: "tag", of: "image tag", section: others, new: image.NewTag},
 	{name: "image", section: management, short: "Manage images", children: []node{
@@ -32,7 +32,19 @@ var imageCommands = []node{
 }
 
 var systemCommands = []node{
-	{name: "version", section: others, new: system.NewVersion},
+	{name: "completion", of: "completion", section: others, new: system.NewCompletion},
+	{name: "info", of: "system info", section: common, new: system.NewInfo},
+	{name: "inspect", of: "inspect", section: others, new: newInspect},
+	{name: "version", of: "version", section: common, new: system.NewVersion},
+	{name: "system", section: management, short: "Manage cais itself", children: []node{
+		{name: "info", of: "system info", new: system.NewInfo},
+
+		{name: "df", later: "what containers and images take on the disk"},
+		{name: "events", later: "watching what happens"},
+		{name: "prune", later: "removing what is unused"},
+		{name: "reset", later: "removing everything"},
+		{name: "service", later: "the API socket"},
+	}},
 }
 
 // laterCommands are those that users of Docker and Podman know and that are

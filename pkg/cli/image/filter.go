@@ -15,6 +15,7 @@ import (
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/storage"
+	"cais.dev/cais/pkg/units"
 )
 
 // filters are the values of each key of --filter.
@@ -106,7 +107,7 @@ func filterFor(ctx context.Context, r lister, key string, values []string, now t
 		if len(values) > 1 {
 			return nil, errors.New("more than one until filter specified")
 		}
-		t, err := parseTime(values[0], now)
+		t, err := units.ParseTime(values[0], now, time.Local)
 		if err != nil {
 			return nil, err
 		}
@@ -180,23 +181,6 @@ func matchesAny(ref oci.Reference, patterns []string) bool {
 		}
 		return want.Tag == "" && want.Digest == "" || want.String() == ref.String()
 	})
-}
-
-// parseTime reads a moment: Unix seconds, a date in RFC 3339's forms, or how
-// long ago it was.
-func parseTime(s string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil {
-		return now.Add(-d), nil
-	}
-	if sec, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return time.Unix(sec, 0), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02Z07:00", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("invalid time %q: expected a duration, a date or Unix seconds", s)
 }
 
 // findImage finds what the user typed.

@@ -17,6 +17,7 @@ import (
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/storage"
+	"cais.dev/cais/pkg/units"
 )
 
 // lister is what listing needs of the store.
@@ -98,11 +99,11 @@ func imageTable(o listOptions) ui.Table[row] {
 			{Name: "Repository", Header: "REPOSITORY", Value: func(r row) any { return r.repo }},
 			{Name: "Tag", Header: "TAG", Value: func(r row) any { return r.tag }},
 			{Name: "Digest", Header: "DIGEST", Value: func(r row) any { return r.digest }},
-			{Name: "CreatedSince", Header: "CREATED", Value: func(r row) any { return since(r.img.Created, o.now) }},
+			{Name: "CreatedSince", Header: "CREATED", Value: func(r row) any { return units.Ago(known(r.img.Created), o.now) }},
 			{Name: "CreatedAt", Header: "CREATED AT", Value: func(r row) any { return createdAt(r.img.Created) }},
-			{Name: "Size", Header: "SIZE", Value: func(r row) any { return ui.Size(r.size) }},
+			{Name: "Size", Header: "SIZE", Value: func(r row) any { return units.Size(r.size) }},
 			{Name: "Containers", Header: "CONTAINERS", Value: unknown},
-			{Name: "VirtualSize", Header: "SIZE", Value: func(r row) any { return ui.Size(r.size) }},
+			{Name: "VirtualSize", Header: "SIZE", Value: func(r row) any { return units.Size(r.size) }},
 			{Name: "SharedSize", Header: "SHARED SIZE", Value: unknown},
 			{Name: "UniqueSize", Header: "UNIQUE SIZE", Value: unknown},
 		},
@@ -120,15 +121,16 @@ func imageTable(o listOptions) ui.Table[row] {
 	return t
 }
 
-func since(created, now time.Time) string {
-	if created.IsZero() || created.Unix() <= 0 {
-		return "N/A"
+// known is zero for the moments that reproducible builds put in.
+func known(created time.Time) time.Time {
+	if created.Unix() <= 0 {
+		return time.Time{}
 	}
-	return ui.Duration(now.Sub(created)) + " ago"
+	return created
 }
 
 func createdAt(created time.Time) string {
-	if created.IsZero() || created.Unix() <= 0 {
+	if known(created).IsZero() {
 		return "N/A"
 	}
 	return created.Local().Format(ui.TimeLayout)

@@ -177,11 +177,11 @@ func (t Table[T]) table(w io.Writer, rows []T, o TableOptions) error {
 
 func (t Table[T]) json(w io.Writer, rows []T) error {
 	for _, r := range rows {
-		line, err := compact(t.row(r, t.Fields).fields)
+		line, err := json.Marshal(t.row(r, t.Fields).fields)
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintln(w, line); err != nil {
+		if _, err := fmt.Fprintf(w, "%s\n", line); err != nil {
 			return err
 		}
 	}
@@ -244,8 +244,12 @@ func (t Table[T]) header() templateRow {
 }
 
 // plainRow and labelledRow are maps, so that a template can print and index
-// them; only the second has the method.
+// them; only the second has the method. As JSON their values are escaped for
+// HTML, as Docker's rows are ("\u003cnone\u003e"), though {{json .}} itself is not.
 type plainRow map[string]any
+
+// MarshalJSON escapes.
+func (r plainRow) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]any(r)) }
 
 type labelledRow map[string]any
 

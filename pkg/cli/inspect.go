@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/image"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
+)
+
+// kind is a kind of object that inspect finds.
+type kind struct {
+	name string
+	find func(ctx context.Context, ref string) (any, error)
+}
+
+// newInspect makes "inspect", which finds what a name means: a container, else
+// an image.
+func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var format, only string
+	var size bool
+	cmd := &cobra.Command{
+		Use:               "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		Short:             "Show what is known of containers and images",
+		Args:              ui.MinArgs(1),
+		ValidArgsFunction: complete.ContainersOrImages(e),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			kinds, err := kindsOf(e, only, size)
+			if err != nil {
+				return err
+			}
+			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) {
+				return findObject(cmd.Context(), kinds, only, ref)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
+	f.BoolVarP(&size, "size", "s", false, "Show a container's sizes too")
+	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container or image")
+	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image"))
+	return cmd
+}
+
+func kindsOf(e *engine.Engine, only string, size bool) ([]kind, error) {
+	all := []kind{
+		{"image", func(ctx context.Context, ref string) (any, error) {
+			r, err := e.Reader()
+			if err != nil {
+				return nil, err
+			}
+			return image.Inspect(ctx, r, ref)
+		}},
+	}
+	switch only {
+	case "":
+		return all, nil
+	case "network", "volume", "secret", "config", "plugin", "node", "service", "task":
+		return nil, ui.Later("inspect --type " + only)
+	}
+	for _, k := range all {
+		if k.name == only {
+			return []kind{k}, nil
+		}
+	}
+	return nil, fmt.Errorf("%q is not a valid value for --type", only)
+}
+
+// findObject returns the first object of these kinds that ref means.
+func findObject(ctx context.Context, kinds []kind, only, ref string) (any, error) {
+	for _, k := range kinds {
+		o, err := k.find(ctx, ref)
+		if err == nil {
+			return o, nil
+		}
+		// What no kind can be called by is missing, too: one kind's grammar is
+		// no reason to fail.
+		if c := errs.KindOf(err); c != errs.NotFound && c != errs.Invalid {
+			return nil, err
+		}
+	}
+	if only == "" {
+		only = "object"
+	}
+	return nil, errs.New(errs.NotFound, "no such "+only+": "+ref)
+}

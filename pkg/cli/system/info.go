@@ -1,0 +1,364 @@
+package system
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/storage"
+	"cais.dev/cais/pkg/units"
+)
+
+// info is what info prints, with Docker's names. What cais does not have is
+// there with its empty value, because scripts look for the key.
+type info struct {
+	ID                 string
+	Containers         int
+	ContainersRunning  int
+	ContainersPaused   int
+	ContainersStopped  int
+	Images             int
+	Driver             string
+	DriverStatus       [][2]string
+	Plugins            plugins
+	MemoryLimit        bool
+	SwapLimit          bool
+	CPUCfsPeriod       bool `json:"CpuCfsPeriod"`
+	CPUCfsQuota        bool `json:"CpuCfsQuota"`
+	CPUShares          bool
+	CPUSet             bool
+	PidsLimit          bool
+	IPv4Forwarding     bool
+	Debug              bool
+	NFd                int
+	OomKillDisable     bool
+	NGoroutines        int
+	SystemTime         string
+	LoggingDriver      string
+	CgroupDriver       string
+	CgroupVersion      string
+	NEventsListener    int
+	KernelVersion      string
+	OperatingSystem    string
+	OSVersion          string
+	OSType             string
+	Architecture       string
+	IndexServerAddress string
+	RegistryConfig     registryConfig
+	NCPU               int
+	MemTotal           int64
+	GenericResources   []string
+	DockerRootDir      string
+	HTTPProxy          string `json:"HttpProxy"`
+	HTTPSProxy         string `json:"HttpsProxy"`
+	NoProxy            string
+	Name               string
+	Labels             []string
+	ExperimentalBuild  bool
+	ServerVersion      string
+	Runtimes           map[string]runtimeInfo
+	DefaultRuntime     string
+	Swarm              swarm
+	LiveRestoreEnabled bool
+	Isolation          string
+	InitBinary         string
+	SecurityOptions    []string
+	Warnings           []string
+	ClientInfo         clientInfo
+}
+
+type plugins struct {
+	Volume, Network, Authorization, Log []string
+}
+
+type registryConfig struct {
+	IndexConfigs          map[string]indexConfig
+	InsecureRegistryCIDRs []string
+	Mirrors               []string
+}
+
+type indexConfig struct {
+	Name     string
+	Mirrors  []string
+	Secure   bool
+	Official bool
+}
+
+type runtimeInfo struct {
+	Path string `json:"path"`
+}
+
+type swarm struct {
+	NodeID           string
+	NodeAddr         string
+	LocalNodeState   string
+	ControlAvailable bool
+	Error            string
+	RemoteManagers   []string
+}
+
+type clientInfo struct {
+	Debug    bool
+	Version  string
+	Context  string
+	Plugins  []string
+	Warnings []string
+}
+
+// NewInfo makes "info", "system info".
+func NewInfo(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:               "info [OPTIONS]",
+		Short:             "Show what cais found on this machine",
+		Args:              ui.NoArgs,
+		ValidArgsFunction: complete.None,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			i, err := gather(cmd.Context(), e)
+			if err != nil {
+				return err
+			}
+			if format != "" {
+				return ui.Print(s.Out, i, format, ui.CodeTemplate)
+			}
+			if err := writeInfo(s.Out, i); err != nil {
+				return err
+			}
+			for _, w := range i.Warnings {
+				fmt.Fprintln(s.Err, w)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
+	return cmd
+}
+
+// gather asks this machine.
+func gather(ctx context.Context, e *engine.Engine) (*info, error) {
+	paths, err := e.Paths()
+	if err != nil {
+		return nil, err
+	}
+	o, err := e.StorageOptions()
+	if err != nil {
+		return nil, err
+	}
+	i := &info{
+		DriverStatus:       [][2]string{{"Graph Root", o.GraphRoot}, {"Run Root", o.RunRoot}},
+		Plugins:            plugins{Volume: []string{"local"}, Network: []string{"host", "null"}, Log: []string{"json-file", "none"}},
+		Debug:              e.Options().Debug,
+		NGoroutines:        runtime.NumGoroutine(),
+		LoggingDriver:      "json-file",
+		CgroupDriver:       "cgroupfs",
+		CgroupVersion:      cgroupVersion("/proc/self/mountinfo"),
+		KernelVersion:      kernelVersion(),
+		OperatingSystem:    "Linux",
+		OSType:             runtime.GOOS,
+		Architecture:       machine(),
+		IndexServerAddress: "https://index.docker.io/v1/",
+		RegistryConfig: registryConfig{
+			IndexConfigs:          map[string]indexConfig{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}},
+			InsecureRegistryCIDRs: []string{"::1/128", "127.0.0.0/8"},
+			Mirrors:               []string{},
+		},
+		NCPU:            runtime.NumCPU(),
+		DockerRootDir:   paths.Root,
+		HTTPProxy:       proxy(e.Getenv, "HTTP_PROXY"),
+		HTTPSProxy:      proxy(e.Getenv, "HTTPS_PROXY"),
+		NoProxy:         proxy(e.Getenv, "NO_PROXY"),
+		Labels:          []string{},
+		ServerVersion:   Emulated,
+		Runtimes:        map[string]runtimeInfo{"cais": {Path: "cais"}},
+		DefaultRuntime:  "cais",
+		Swarm:           swarm{LocalNodeState: "inactive"},
+		SecurityOptions: []string{"name=seccomp,profile=builtin"},
+		ClientInfo:      clientInfo{Debug: e.Options().Debug, Version: newVersions(e, "").Client.Version, Context: "default", Plugins: []string{}},
+	}
+	if o.Rootless {
+		i.SecurityOptions = append(i.SecurityOptions, "name=rootless")
+	}
+	if i.CgroupVersion == "2" {
+		i.SecurityOptions = append(i.SecurityOptions, "name=cgroupns")
+	}
+	if name, version := osRelease("/etc/os-release"); name != "" {
+		i.OperatingSystem, i.OSVersion = name, version
+	}
+	if i.Name, err = os.Hostname(); err != nil {
+		return nil, err
+	}
+	var si syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&si); err == nil {
+		i.MemTotal = int64(si.Totalram) * int64(si.Unit)
+	}
+	i.ID = identity(paths.Root, i.Name)
+	return i, count(ctx, e, i)
+}
+
+// count counts containers and images.
+func count(ctx context.Context, e *engine.Engine, i *info) error {
+	r, err := e.Reader()
+	if err != nil {
+		return err
+	}
+	i.Driver = r.Driver()
+	var imgs []*storage.Image
+	if imgs, err = r.Images(ctx); err != nil {
+		return err
+	}
+	i.Images = len(imgs)
+	store, err := e.ContainerStore()
+	if err != nil {
+		return err
+	}
+	all, err := store.List()
+	if err != nil {
+		return err
+	}
+	i.Containers = len(all)
+	for _, c := range all {
+		switch c.Status() {
+		case container.Running, container.Restarting:
+			i.ContainersRunning++
+		case container.Paused:
+			i.ContainersPaused++
+		default:
+			i.ContainersStopped++
+		}
+	}
+	return nil
+}
+
+// identity is stable for one user's containers on one machine, and says
+// nothing else.
+func identity(parts ...string) string {
+	h := sha256.New()
+	if id, err := os.ReadFile("/etc/machine-id"); err == nil {
+		h.Write(id)
+	}
+	for _, p := range parts {
+		fmt.Fprintf(h, "\x00%s", p)
+	}
+	s := fmt.Sprintf("%x", h.Sum(nil))
+	return strings.Join([]string{s[:8], s[8:12], s[12:16], s[16:20], s[20:32]}, "-")
+}
+
+// proxy is a proxy variable in either case, without the password in it.
+func proxy(getenv func(string) string, name string) string {
+	v := getenv(name)
+	if v == "" {
+		v = getenv(strings.ToLower(name))
+	}
+	scheme, rest, ok := strings.Cut(v, "://")
+	if !ok {
+		return v
+	}
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		rest = "xxxxx:xxxxx" + rest[at:]
+	}
+	return scheme + "://" + rest
+}
+
+// machine is what uname -m says, which is what Docker prints.
+func machine() string {
+	var u syscall.Utsname
+	if syscall.Uname(&u) != nil {
+		return runtime.GOARCH
+	}
+	return cString(u.Machine[:])
+}
+
+// cgroupVersion is "2" if the one hierarchy is v2, else "1", which is what
+// Docker says of mixtures.
+func cgroupVersion(mountinfo string) string {
+	data, err := os.ReadFile(mountinfo)
+	if err != nil {
+		return ""
+	}
+	for line := range bytes.Lines(data) {
+		if f := bytes.Fields(line); len(f) > 4 && string(f[4]) == "/sys/fs/cgroup" && bytes.Contains(line, []byte(" - cgroup2 ")) {
+			return "2"
+		}
+	}
+	return "1"
+}
+
+// osRelease reads os-release(5).
+func osRelease(path string) (name, version string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", ""
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		k, v, _ := strings.Cut(lines.Text(), "=")
+		if s, err := strconv.Unquote(v); err == nil {
+			v = s
+		}
+		switch k {
+		case "PRETTY_NAME":
+			name = v
+		case "VERSION_ID":
+			version = v
+		}
+	}
+	return name, version
+}
+
+// writeInfo prints Docker's text form.
+func writeInfo(w io.Writer, i *info) error {
+	var b strings.Builder
+	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	p("Client:\n Version:    %s\n Context:    %s\n Debug Mode: %t\n", i.ClientInfo.Version, i.ClientInfo.Context, i.ClientInfo.Debug)
+	p("Server:\n Containers: %d\n  Running: %d\n  Paused: %d\n  Stopped: %d", i.Containers, i.ContainersRunning, i.ContainersPaused, i.ContainersStopped)
+	p(" Images: %d\n Server Version: %s\n Storage Driver: %s", i.Images, i.ServerVersion, i.Driver)
+	for _, s := range i.DriverStatus {
+		p("  %s: %s", s[0], s[1])
+	}
+	p(" Logging Driver: %s\n Cgroup Driver: %s\n Cgroup Version: %s", i.LoggingDriver, i.CgroupDriver, i.CgroupVersion)
+	p(" Plugins:\n  Volume: %s\n  Network: %s\n  Log: %s", strings.Join(i.Plugins.Volume, " "), strings.Join(i.Plugins.Network, " "), strings.Join(i.Plugins.Log, " "))
+	p(" Swarm: %s\n Runtimes: cais\n Default Runtime: %s\n Security Options:", i.Swarm.LocalNodeState, i.DefaultRuntime)
+	for _, o := range i.SecurityOptions {
+		name, rest, _ := strings.Cut(strings.TrimPrefix(o, "name="), ",")
+		p("  %s", name)
+		if key, value, ok := strings.Cut(rest, "="); ok {
+			p("   %s: %s", title(key), value)
+		}
+	}
+	p(" Kernel Version: %s\n Operating System: %s\n OSType: %s\n Architecture: %s", i.KernelVersion, i.OperatingSystem, i.OSType, i.Architecture)
+	p(" CPUs: %d\n Total Memory: %s\n Name: %s\n ID: %s\n Docker Root Dir: %s", i.NCPU, units.BinarySize(i.MemTotal), i.Name, i.ID, i.DockerRootDir)
+	p(" Debug Mode: %t", i.Debug)
+	for _, v := range [][2]string{{"HTTP Proxy", i.HTTPProxy}, {"HTTPS Proxy", i.HTTPSProxy}, {"No Proxy", i.NoProxy}} {
+		if v[1] != "" {
+			p(" %s: %s", v[0], v[1])
+		}
+	}
+	p(" Experimental: %t\n Insecure Registries:", i.ExperimentalBuild)
+	for _, c := range i.RegistryConfig.InsecureRegistryCIDRs {
+		p("  %s", c)
+	}
+	p(" Live Restore Enabled: %t", i.LiveRestoreEnabled)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func title(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}

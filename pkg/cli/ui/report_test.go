@@ -1,0 +1,79 @@
+package ui
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"cais.dev/cais/pkg/errs"
+)
+
+func TestReport(t *testing.T) {
+	missing := errs.New(errs.NotFound, "no such container: x")
+	taken := errs.New(errs.Conflict, `the container name "web" is already in use by container "abc"; remove or rename it, or use --replace`)
+	tests := []struct {
+		name                string
+		err                 error
+		code                int
+		house, asDockerDoes string
+	}{
+		{"none", nil, 0, "", ""},
+		{"plain", errors.New("it broke"), 1, "Error: it broke\n", "Error: it broke\n"},
+		{"missing", missing, 1, "Error: no such container: x\n", "Error response from daemon: No such container: x\n"},
+		{"image", errs.New(errs.NotFound, "no such image: x:latest"), 1, "Error: no such image: x:latest\n", "Error response from daemon: No such image: x:latest\n"},
+		{"object", errs.New(errs.NotFound, "no such object: x"), 1, "Error: no such object: x\n", "Error: No such object: x\n"},
+		{"not running", errs.New(errs.Conflict, "container x is not running"), 1, "Error: container x is not running\n", "Error response from daemon: Container x is not running\n"},
+		{"taken", taken, 1, "Error: " + taken.Error() + "\n",
+			"Error response from daemon: Conflict. The container name \"/web\" is already in use by container \"abc\". You have to remove (or rename) that container to be able to reuse that name.\n"},
+		{"several", errors.Join(missing, errors.Join(errors.New("b"), errors.New("c"))), 1, "Error: no such container: x\nError: b\nError: c\n",
+			"Error response from daemon: No such container: x\nError: b\nError: c\n"},
+		{"hint", errs.WithHint(errors.New("a"), "Do b."), 1, "Error: a\nHint: Do b.\n", "Error: a\nHint: Do b.\n"},
+		{"the container's code", &ExitError{Code: 42}, 42, "", ""},
+		{"a code and a text", Exit(125, missing), 125, "Error: no such container: x\n", "Error response from daemon: No such container: x\n"},
+		{"usage", &UsageError{Command: "cais stop", Usage: "cais stop CONTAINER", Code: 1, Err: errors.New("'cais stop' requires at least 1 argument")}, 1,
+			"Error: 'cais stop' requires at least 1 argument\n\nUsage:  cais stop CONTAINER\n\nRun 'cais stop --help' for more information\n",
+			"docker: 'cais stop' requires at least 1 argument\n\nUsage:  cais stop CONTAINER\n\nRun 'cais stop --help' for more information\n"},
+		{"two causes of one sentence", fmt.Errorf("a: %w, %w", errors.New("b"), errors.New("c")), 1, "Error: a: b, c\n", "Error: a: b, c\n"},
+		{"interrupted", fmt.Errorf("pull: %w", context.Canceled), 130, "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for docker, want := range map[bool]string{false: tt.house, true: tt.asDockerDoes} {
+				var b bytes.Buffer
+				code := Reporting{Failure: 1, Docker: docker}.Report(t.Context(), &b, tt.err)
+				if code != tt.code || b.String() != want {
+					t.Errorf("docker %t: %d, %q; want %d, %q", docker, code, b.String(), tt.code, want)
+				}
+			}
+		})
+	}
+}
+
+func TestReportNamesTheSignal(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(&SignalError{syscall.SIGTERM})
+	if code := (Reporting{}).Report(ctx, &bytes.Buffer{}, ctx.Err()); code != 143 {
+		t.Errorf("code %d, want 143", code)
+	}
+}
+
+func TestSignals(t *testing.T) {
+	ctx, stop := WithSignals(t.Context())
+	defer stop()
+	if err := syscall.Kill(syscall.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	if sig, ok := errors.AsType[*SignalError](context.Cause(ctx)); !ok || sig.Signal != syscall.SIGHUP {
+		t.Errorf("cause %v, want hangup", context.Cause(ctx))
+	}
+	ctx, stop = WithSignals(t.Context())
+	defer stop()
+	OwnSignals(ctx)
+	if ctx.Err() != nil {
+		t.Error(ctx.Err())
+	}
+}
