@@ -51,6 +51,19 @@ type Record struct {
 	Lower    []string     `json:"lower"`            // overlay's lower directories, top first
 	Cgroup   string       `json:"cgroup,omitempty"` // path below each hierarchy; empty: none
 	LogPath  string       `json:"logPath,omitempty"`
+	Volumes  []Volume     `json:"volumes,omitempty"` // anonymous ones, which it owns
+	// Ephemeral is a --rm container of `run`: it is left over as soon as neither
+	// its monitor nor the command that made it lives.
+	Ephemeral bool `json:"ephemeral,omitempty"`
+}
+
+// AutoRemove reports whether the container goes when it ends: --rm.
+func (r *Record) AutoRemove() bool { return r.Request.AutoRemove }
+
+// Volume is an anonymous volume: <root>/volumes/<Name>/_data at Target.
+type Volume struct {
+	Name   string `json:"name"` // 64 hex digits
+	Target string `json:"target"`
 }
 
 // Settings is what may change after create.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
 )
@@ -148,10 +149,10 @@ func checkOurs(dir string) error {
 	if err := syscall.Lstat(dir, &st); err != nil {
 		return &os.PathError{Op: "lstat", Path: dir, Err: err}
 	}
-	if st.Mode&syscall.S_IFMT == syscall.S_IFDIR && int(st.Uid) == os.Geteuid() && st.Mode&0o077 == 0 {
+	if st.Mode&syscall.S_IFMT == syscall.S_IFDIR && int(st.Uid) == os.Geteuid() && st.Mode&0o022 == 0 {
 		return nil
 	}
-	err := errs.New(errs.Denied, dir+" is not a directory that only this user can reach")
+	err := errs.New(errs.Denied, dir+" is not a directory that only this user can change")
 	return errs.WithHint(err, "Remove it, or set XDG_RUNTIME_DIR to a directory of your own with mode 0700.")
 }
 
@@ -322,6 +323,34 @@ func (s Store) IDs() ([]string, error) {
 		}
 	}
 	return ids, err
+}
+
+// Forget removes the record, which makes the rest of the directory something
+// left over. The caller holds the lock.
+func (s Store) Forget(id string) error {
+	return ignoreMissing(os.Remove(filepath.Join(s.Dir(id), recordFile)))
+}
+
+// VolumeDir is the directory of an anonymous volume; its content is in _data.
+func (s Store) VolumeDir(name string) string { return filepath.Join(s.Root, "volumes", name) }
+
+// Sync puts the container's record and its name on disk. It is done beside the
+// start, for containers that are to survive a power cut.
+func (s Store) Sync(id string) error {
+	dir := s.Dir(id)
+	for _, name := range []string{recordFile, specFile, settingsFile, idFile} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("sync %s: %w", f.Name(), err)
+		}
+	}
+	return errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(s.containers()), atomicfile.SyncDir(s.names()))
 }
 
 // Names returns all claimed names and whose they are.

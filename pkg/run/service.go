@@ -6,13 +6,22 @@ package run
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/container"
-	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/probe"
+	"cais.dev/cais/pkg/userns"
 )
 
 // Image is what this package needs to know of an image.
@@ -61,6 +70,9 @@ type Service struct {
 	o     Options
 	store container.Store
 	log   *slog.Logger
+
+	host    func() (plan.Host, error)    // this machine, read when first asked for
+	cgroups func() (*cgroup.Host, error) // its cgroups, likewise
 }
 
 // New returns a service. It touches nothing yet.
@@ -71,7 +83,39 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{o: o, store: o.Store, log: o.Log}
+	s := &Service{o: o, store: o.Store, log: o.Log, cgroups: sync.OnceValues(cgroup.Detect)}
+	s.host = sync.OnceValues(s.readHost)
+	return s
+}
+
+// readHost reads what planning has to know.
+func (s *Service) readHost() (plan.Host, error) {
+	o := probe.Options{Rootless: userns.Needed() || userns.Inside()}
+	if o.Rootless {
+		m, err := userns.Map(userns.OuterUID())
+		if err != nil {
+			return plan.Host{}, err
+		}
+		o.SingleID, o.UIDs, o.GIDs = m.Single, ranges(m.UIDs), ranges(m.GIDs)
+	}
+	h, err := probe.Host(o)
+	if err != nil {
+		return h, err
+	}
+	g, err := s.cgroups()
+	if err != nil {
+		return h, err
+	}
+	h.Cgroup = g.Plan()
+	return h, nil
+}
+
+func ranges(maps []userns.IDMap) []plan.IDMap {
+	out := make([]plan.IDMap, len(maps))
+	for i, m := range maps {
+		out[i] = plan.IDMap{Container: m.Inside, Host: m.Outside, Size: m.Count}
+	}
+	return out
 }
 
 // Image finds the image that ref means, for Create.
@@ -79,61 +123,16 @@ func (s *Service) Image(ctx context.Context, ref string) (*Image, error) {
 	return s.o.Images.Image(ctx, ref)
 }
 
-var errLater = errs.New(errs.Unsupported, "containers are being written")
-
-// CreateOptions are what Create makes a container from.
-type CreateOptions struct {
-	Ref     string // the image as the user typed it
-	Image   *Image
-	Name    string // empty: a random one
-	Replace bool   // remove the container that has the name
-	Request plan.Request
+// List returns all containers as their files say, newest first. Those that
+// cannot be read are an error beside the others.
+func (s *Service) List(context.Context) ([]*container.Container, error) {
+	all, err := s.store.List()
+	slices.SortFunc(all, func(a, b *container.Container) int { return b.Record.Created.Compare(a.Record.Created) })
+	return all, err
 }
-
-// Created is what Create made.
-type Created struct {
-	ID       string
-	Name     string
-	Warnings []plan.Warning
-}
-
-// Create makes a container and leaves it not started. If it fails, nothing is
-// left.
-func (s *Service) Create(ctx context.Context, o CreateOptions) (*Created, error) {
-	return nil, errLater
-}
-
-// StopOptions say how to stop a container.
-type StopOptions struct {
-	Signal  string         // empty: the container's own, else SIGTERM
-	Timeout *time.Duration // until SIGKILL; nil: the container's own; negative: never
-}
-
-// Stop ends a container, politely at first. One that does not run is no error.
-func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) error { return errLater }
-
-// Kill sends a signal to a container's first process. It fails with Conflict
-// unless the container runs.
-func (s *Service) Kill(ctx context.Context, ref, signal string) error { return errLater }
-
-// RemoveOptions say what to remove.
-type RemoveOptions struct {
-	Force   bool           // kill it first
-	Volumes bool           // its anonymous volumes too
-	Timeout *time.Duration // stop it with this time to end, instead of killing it
-}
-
-// Remove removes a container. When it returns, its name is free.
-func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) error { return errLater }
-
-// Wait waits until the container does not run and returns its exit code.
-func (s *Service) Wait(ctx context.Context, ref string) (int, error) { return 0, errLater }
-
-// List returns all containers as their files say, newest first.
-func (s *Service) List(ctx context.Context) ([]*container.Container, error) { return nil, errLater }
 
 // Find returns the container that ref means.
-func (s *Service) Find(ctx context.Context, ref string) (*container.Container, error) {
+func (s *Service) Find(_ context.Context, ref string) (*container.Container, error) {
 	id, err := s.store.Find(ref)
 	if err != nil {
 		return nil, err
@@ -141,6 +140,16 @@ func (s *Service) Find(ctx context.Context, ref string) (*container.Container, e
 	return s.store.Load(id)
 }
 
-// Cleanup does what is left to do for an ended container whose command is gone.
-// It is what "cais-cleanup" calls, and idempotent.
-func (s *Service) Cleanup(ctx context.Context, id string) error { return errLater }
+func (s *Service) upper(id string) string { return filepath.Join(s.store.Dir(id), "upper") }
+
+func (s *Service) spec(id string) (*specs.Spec, error) {
+	text, err := s.store.Spec(id)
+	if err != nil {
+		return nil, err
+	}
+	spec := new(specs.Spec)
+	if err := json.Unmarshal(text, spec); err != nil {
+		return nil, fmt.Errorf("read the container's spec: %w", err)
+	}
+	return spec, nil
+}

@@ -1,0 +1,382 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/probe"
+)
+
+// CreateOptions are what Create makes a container from.
+type CreateOptions struct {
+	Ref     string // the image as the user typed it
+	Image   *Image
+	Name    string // empty: a random one
+	Replace bool   // remove the container that has the name
+	Request plan.Request
+
+	// Ephemeral is a --rm container of `run`, which nobody will start later.
+	Ephemeral bool
+}
+
+// Created is what Create made.
+type Created struct {
+	ID       string
+	Name     string
+	Warnings []plan.Warning
+
+	lock   *lock.Lock
+	record *container.Record
+	spec   *specs.Spec
+}
+
+// Create makes a container and leaves it not started. If it fails, nothing is
+// left.
+func (s *Service) Create(ctx context.Context, o CreateOptions) (*Created, error) {
+	c, err := s.create(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if !o.Request.AutoRemove {
+		err = s.store.Sync(c.ID)
+	}
+	return c, errors.Join(err, c.lock.Release())
+}
+
+// create returns the container locked.
+func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err error) {
+	if o.Name != "" {
+		if err := container.CheckName(o.Name); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkCIDFile(o.Request.CIDFile); err != nil {
+		return nil, err
+	}
+	if o.Replace && o.Name != "" {
+		err := s.Remove(ctx, o.Name, RemoveOptions{Force: true})
+		if err != nil && errs.KindOf(err) != errs.NotFound {
+			return nil, err
+		}
+	}
+	id := container.NewID()
+	p, err := s.decide(ctx, id, o)
+	if err != nil {
+		return nil, err // nothing exists yet
+	}
+
+	var u undo
+	defer func() { u.on(ctx, &err) }()
+
+	l, err := s.store.Create(id)
+	if err != nil {
+		return nil, err
+	}
+	u.add(func(ctx context.Context) error { return errors.Join(s.discard(ctx, id), l.Release()) })
+
+	if err := s.fill(p); err != nil {
+		return nil, err
+	}
+	name, err := s.claim(o.Name, id)
+	if err != nil {
+		return nil, err
+	}
+	u.add(func(context.Context) error { return s.store.ReleaseName(name, id) })
+
+	err = s.o.Images.Protect(ctx, Protection{
+		ID: id, Name: name, ImageID: o.Image.ID, ImageRef: o.Image.Ref,
+		Created: p.record.Created, Volatile: o.Request.AutoRemove,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("protect the image: %w", err)
+	}
+	u.add(func(ctx context.Context) error { return s.o.Images.Unprotect(ctx, id) })
+
+	if err := s.store.WriteSettings(id, &container.Settings{Name: name, Restart: o.Request.Restart}, false); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil { // Ctrl-C so far: nothing is left
+		return nil, context.Cause(ctx)
+	}
+	if err := writeCIDFile(p.record.Request.CIDFile, id); err != nil {
+		return nil, err
+	}
+	u.add(func(context.Context) error { return removeCIDFile(p.record.Request.CIDFile) })
+	// From here on it is a container: what comes before is collected if we are killed.
+	if err := s.store.WriteRecord(p.record, false); err != nil {
+		return nil, err
+	}
+	return &Created{ID: id, Name: name, Warnings: p.warnings, lock: l, record: p.record, spec: p.spec}, nil
+}
+
+// claim takes the name, or finds a free one.
+func (s *Service) claim(name, id string) (string, error) {
+	if name != "" {
+		return name, s.store.ClaimName(name, id)
+	}
+	for try := 0; ; try++ {
+		name := container.RandomName(try)
+		err := s.store.ClaimName(name, id)
+		if _, taken := errors.AsType[*container.NameTakenError](err); !taken || try == 1000 {
+			return name, err
+		}
+	}
+}
+
+// decided is a container that does not exist yet.
+type decided struct {
+	record   *container.Record
+	spec     *specs.Spec
+	warnings []plan.Warning
+	files    map[string]string // in etc
+	rootMode fs.FileMode
+	rootUID  int
+	rootGID  int
+}
+
+// decide makes of a request what the container will be. It changes nothing.
+func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*decided, error) {
+	req := o.Request
+	if req.Restart.Name == "" {
+		req.Restart.Name = "no"
+	}
+	if err := s.joined(&req); err != nil {
+		return nil, err
+	}
+	host, err := s.host()
+	if err != nil {
+		return nil, err
+	}
+	lower, err := s.o.Images.LowerDirs(ctx, o.Image.ID)
+	if err != nil {
+		return nil, err
+	}
+	in := plan.Inputs{ID: id, Rootfs: filepath.Join(s.store.Dir(id), "rootfs"), Namespaces: s.namespaces(req)}
+	d := &decided{}
+	if err := d.look(lower, &in); err != nil {
+		return nil, err
+	}
+	if in.HostHostname, err = os.Hostname(); err != nil {
+		return nil, err
+	}
+	if err := probe.Devices(req, &in); err != nil {
+		return nil, err
+	}
+	if req.Cgroups != "disabled" {
+		if in.CgroupPath, err = s.cgroupPath(req.CgroupParent, id); err != nil {
+			return nil, err
+		}
+	}
+	config := o.Image.Config.Config
+	rec := &container.Record{
+		ID: id, Created: time.Now().UTC(), ImageRef: o.Ref, ImageID: o.Image.ID,
+		Image: config, Platform: o.Image.Config.Platform, Request: req,
+		Cgroup: in.CgroupPath, Ephemeral: o.Ephemeral,
+	}
+	in.Volumes = map[string]plan.Volume{}
+	for _, target := range plan.Volumes(req, config) {
+		v := container.Volume{Name: container.NewID(), Target: target}
+		rec.Volumes = append(rec.Volumes, v)
+		in.Volumes[target] = plan.Volume{Source: filepath.Join(s.store.VolumeDir(v.Name), volumeData)}
+	}
+	if d.spec, d.warnings, err = plan.Spec(req, config, host, in); err != nil {
+		return nil, err
+	}
+	if err := bindSources(req.Mounts, false); err != nil {
+		return nil, err
+	}
+	if argv := d.spec.Process.Args; len(argv) > 0 {
+		rec.Path, rec.Args = argv[0], argv[1:]
+	}
+	base, err := mountPoints(s.store.Root)
+	if err != nil {
+		return nil, err
+	}
+	rec.Lower = append(lower, base)
+	if req.LogDriver == "" || req.LogDriver == "json-file" {
+		rec.LogPath = filepath.Join(s.store.Dir(id), id+"-json.log")
+	}
+	hostname := d.spec.Hostname
+	if hostname == "" {
+		hostname = in.HostHostname
+	}
+	if d.files, err = etcFiles(req, hostname); err != nil {
+		return nil, err
+	}
+	d.record = rec
+	return d, nil
+}
+
+// look reads what planning needs from the image's tree.
+func (d *decided) look(lower []string, in *plan.Inputs) error {
+	d.rootMode = 0o755
+	v, err := openView(lower)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	if len(v.root) > 0 {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(int(v.root[0].Fd()), &st); err != nil {
+			return err
+		}
+		d.rootMode = fs.FileMode(st.Mode & 0o777)
+		if st.Mode&syscall.S_ISVTX != 0 {
+			d.rootMode |= fs.ModeSticky
+		}
+		d.rootUID, d.rootGID = int(st.Uid), int(st.Gid)
+	}
+	if in.Passwd, err = v.readFile("/etc/passwd", plan.MaxUserFile); err != nil {
+		return err
+	}
+	in.Group, err = v.readFile("/etc/group", plan.MaxUserFile)
+	return err
+}
+
+// fill puts everything but the record into the container's directory.
+func (s *Service) fill(p *decided) error {
+	id, dir := p.record.ID, s.store.Dir(p.record.ID)
+	upper := filepath.Join(dir, "upper")
+	if err := errors.Join(os.Mkdir(upper, 0o700), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
+		return err
+	}
+	if p.rootUID != os.Geteuid() && os.Geteuid() == 0 {
+		if err := os.Chown(upper, p.rootUID, p.rootGID); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(upper, p.rootMode); err != nil { // the overlay's root shows the upper one's mode
+		return err
+	}
+	if err := writeEtc(dir, p.files); err != nil {
+		return err
+	}
+	text, err := json.Marshal(p.spec)
+	if err != nil {
+		return err
+	}
+	if err := s.store.WriteSpec(id, text, false); err != nil {
+		return err
+	}
+	return bindSources(p.record.Request.Mounts, true)
+}
+
+// bindSources looks for the sources of bind mounts. A missing one is made as a
+// directory if the flag says so (and make does), and is an error otherwise.
+func bindSources(mounts []plan.Mount, make bool) error {
+	for _, m := range mounts {
+		if m.Type != "bind" {
+			continue
+		}
+		_, err := os.Stat(m.Source)
+		switch {
+		case err == nil || errors.Is(err, fs.ErrPermission): // U may reach what we may not
+		case !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("look at the mount's source: %w", err)
+		case !m.CreateSrc:
+			return errs.New(errs.Invalid, `invalid mount config for type "bind": bind source path does not exist: `+m.Source)
+		case make:
+			if err := os.MkdirAll(m.Source, 0o755); err != nil {
+				return fmt.Errorf("make the mount's source: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// modes are the requests that may name another container.
+func modes(req *plan.Request) map[string]*string {
+	return map[string]*string{
+		"network": &req.Network, "pid": &req.PIDMode, "ipc": &req.IPCMode,
+		"uts": &req.UTSMode, "user": &req.UserNS, "cgroup": &req.CgroupNSMode,
+	}
+}
+
+// joined replaces the names of other containers in req by their ids.
+func (s *Service) joined(req *plan.Request) error {
+	for _, mode := range modes(req) {
+		ref, ok := strings.CutPrefix(*mode, "container:")
+		if !ok {
+			continue
+		}
+		id, err := s.store.Find(ref)
+		if err != nil {
+			return err
+		}
+		*mode = "container:" + id
+	}
+	return nil
+}
+
+// procNames are the kinds' names below /proc/PID/ns.
+var procNames = map[string]string{"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts", "user": "user", "cgroup": "cgroup"}
+
+// namespaces returns the paths of the namespaces of other containers that req
+// joins. One that does not run yet gets pid 0; start looks again.
+func (s *Service) namespaces(req plan.Request) map[string]string {
+	var paths map[string]string
+	for kind, mode := range modes(&req) {
+		id, ok := strings.CutPrefix(*mode, "container:")
+		if !ok {
+			continue
+		}
+		pid := 0
+		if c, err := s.store.Load(id); err == nil && c.Running() {
+			pid = c.State.PID
+		}
+		if paths == nil {
+			paths = map[string]string{}
+		}
+		paths[kind] = fmt.Sprintf("/proc/%d/ns/%s", pid, procNames[kind])
+	}
+	return paths
+}
+
+func checkCIDFile(path string) error {
+	if path == "" {
+		return nil
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return errs.New(errs.Conflict, "container ID file found, make sure the other container isn't running or delete "+path)
+	}
+	return nil
+}
+
+func writeCIDFile(path, id string) error {
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return checkCIDFile(path)
+	}
+	if err != nil {
+		return fmt.Errorf("write the container ID file: %w", err)
+	}
+	_, err = f.WriteString(id)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+func removeCIDFile(path string) error {
+	if path == "" {
+		return nil
+	}
+	return os.Remove(path)
+}

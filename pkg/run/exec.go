@@ -1,0 +1,102 @@
+package run
+
+import (
+	"context"
+	"fmt"
+
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run/lower"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/session"
+	"cais.dev/cais/pkg/run/wire"
+)
+
+// ExecOptions are what Exec starts in a container.
+type ExecOptions struct {
+	Request plan.ExecRequest
+	Detach  bool
+	Attach  wire.Attach
+}
+
+// Exec starts another process in a running container. The image store is not
+// opened. The caller closes the session.
+func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session.Session, error) {
+	c, err := s.Find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := executable(c, ref); err != nil {
+		return nil, err
+	}
+	spec, err := s.spec(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	host, err := s.host()
+	if err != nil {
+		return nil, err
+	}
+	in := plan.Inputs{ID: c.ID}
+	if o.Request.User != "" {
+		if err := s.userFiles(c, &in); err != nil {
+			return nil, err
+		}
+	}
+	proc, err := plan.Exec(plan.Container{Spec: spec, Request: c.Record.Request, Image: c.Record.Image}, o.Request, host, in)
+	if err != nil {
+		return nil, err
+	}
+	req := c.Record.Request
+	req.Privileged = o.Request.Privileged || req.Privileged
+	execSpec := *spec
+	execSpec.Process = proc
+	filter, err := s.filter(req, &execSpec, host)
+	if err != nil {
+		return nil, err
+	}
+	lo := lower.ExecOptions{
+		Seccomp: filter.Code, SeccompFlags: filter.Flags,
+		InUserNS: host.InUserNS, SingleID: host.SingleID, CgroupProcs: s.dirs(c).Procs,
+	}
+	p, err := lower.Exec(spec, proc, lo)
+	if err != nil {
+		return nil, err
+	}
+	return session.Exec(ctx, c.Dir, session.ExecOptions{Plan: p.Marshal(), TTY: o.Request.TTY, Detach: o.Detach, Attach: o.Attach})
+}
+
+// userFiles reads passwd and group as the container has them now: its upper
+// layer over the image's.
+func (s *Service) userFiles(c *container.Container, in *plan.Inputs) error {
+	d := &decided{}
+	return d.look(append([]string{s.upper(c.ID)}, c.Record.Lower...), in)
+}
+
+func executable(c *container.Container, ref string) error {
+	switch {
+	case c.Alive && c.Status() == container.Paused:
+		return errs.New(errs.Conflict, fmt.Sprintf("container %s is paused, unpause the container before exec", ref))
+	case !c.Running():
+		return errs.New(errs.Conflict, "container "+ref+" is not running")
+	}
+	return nil
+}
+
+// Attach connects to a running container's streams. The caller closes the
+// session.
+func (s *Service) Attach(ctx context.Context, ref string, a wire.Attach) (*session.Session, error) {
+	c, err := s.Find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case c.Status() == container.Paused:
+		return nil, errs.New(errs.Conflict, "cannot attach to a paused container, unpause it first")
+	case c.Status() == container.Restarting:
+		return nil, errs.New(errs.Conflict, "cannot attach to a restarting container, wait until it is running")
+	case !c.Running():
+		return nil, errs.New(errs.Conflict, "cannot attach to a stopped container, start it first")
+	}
+	return session.Attach(ctx, c.Dir, a)
+}

@@ -1,0 +1,151 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
+)
+
+// RemoveOptions say what to remove.
+type RemoveOptions struct {
+	Force   bool           // kill it first
+	Volumes bool           // its anonymous volumes too
+	Timeout *time.Duration // with Force: stop it with this time to end, instead of killing it
+}
+
+// Remove removes a container. When it returns, its name is free.
+func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) error {
+	id, err := s.store.Find(ref)
+	if err != nil {
+		return err
+	}
+	if o.Force && o.Timeout != nil {
+		if err := s.Stop(ctx, id, StopOptions{Timeout: o.Timeout}); err != nil {
+			return err
+		}
+	}
+	for {
+		done, err := s.tryRemove(ctx, id, ref, o)
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// tryRemove removes the container if it does not run; with force it kills it
+// and reports that it is not done yet, since whoever waits for the monitor's end
+// must not hold the container's lock.
+func (s *Service) tryRemove(ctx context.Context, id, ref string, o RemoveOptions) (done bool, err error) {
+	l, err := s.store.Lock(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	defer l.Release()
+	c, err := s.store.Load(id)
+	if err != nil && !o.Force {
+		return false, err
+	}
+	if err != nil { // damaged files: removing them is the cure
+		c = &container.Container{ID: id, Dir: s.store.Dir(id), Record: &container.Record{ID: id}, Settings: &container.Settings{}}
+	}
+	if !c.Alive {
+		return true, s.removeLocked(ctx, c, o.Volumes || c.Record.AutoRemove())
+	}
+	if !o.Force {
+		return false, running(c, ref)
+	}
+	if err := s.killAll(c); err != nil {
+		return false, err
+	}
+	if err := l.Release(); err != nil {
+		return false, err
+	}
+	return false, s.waitDead(ctx, id)
+}
+
+func running(c *container.Container, ref string) error {
+	return errs.New(errs.Conflict, fmt.Sprintf("container %s is %s: stop it first or use -f", ref, c.Status()))
+}
+
+// removeLocked removes what does not run. The caller holds its lock. Removing
+// the record is the moment it ceases to be a container: what remains after a
+// kill -9 is collected by the next command that writes.
+func (s *Service) removeLocked(ctx context.Context, c *container.Container, volumes bool) error {
+	s.leftovers(c)
+	if volumes {
+		for _, v := range c.Record.Volumes {
+			if err := s.removeTree(ctx, s.store.VolumeDir(v.Name)); err != nil {
+				return fmt.Errorf("remove a volume: %w", err)
+			}
+		}
+	}
+	if err := s.o.Images.Unprotect(ctx, c.ID); err != nil {
+		return fmt.Errorf("release the image: %w", err)
+	}
+	if err := s.store.Forget(c.ID); err != nil {
+		return err
+	}
+	return errors.Join(s.releaseNames(c), s.discard(ctx, c.ID))
+}
+
+func (s *Service) releaseNames(c *container.Container) error {
+	if c.Settings.Name != "" {
+		return s.store.ReleaseName(c.Settings.Name, c.ID)
+	}
+	return s.releaseAll(c.ID) // its settings are lost: look at every name
+}
+
+func (s *Service) releaseAll(id string) error {
+	names, err := s.store.Names()
+	for name, owner := range names {
+		if owner == id {
+			err = errors.Join(err, s.store.ReleaseName(name, id))
+		}
+	}
+	return err
+}
+
+// discard removes the container's directory, record or not.
+func (s *Service) discard(ctx context.Context, id string) error {
+	dir := s.store.Dir(id)
+	for _, tree := range []string{"upper", "work", "volume.tmp"} {
+		if err := s.removeTree(ctx, filepath.Join(dir, tree)); err != nil {
+			return err
+		}
+	}
+	return s.store.Discard(id)
+}
+
+// removeTree removes a tree in which files may belong to mapped ids. Trying as
+// the user first spares most containers, which wrote nothing or little, a
+// process in the user's namespace.
+func (s *Service) removeTree(ctx context.Context, dir string) error {
+	err := os.Remove(dir) // nothing but an empty directory, mostly
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err = os.RemoveAll(dir); err == nil || !errors.Is(err, fs.ErrPermission) || !s.needU() {
+		return err
+	}
+	return s.inU(ctx, helperRemove, dir)
+}
+
+// waitDead waits until the monitor of id is gone.
+func (s *Service) waitDead(ctx context.Context, id string) error {
+	l, err := lock.Acquire(ctx, filepath.Join(s.store.Dir(id), "alive"), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	return l.Release()
+}

@@ -1,0 +1,318 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"cais.dev/cais/pkg/cgroup"
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run/lower"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/session"
+	"cais.dev/cais/pkg/run/wire"
+	"cais.dev/cais/pkg/seccomp"
+	"cais.dev/cais/pkg/units"
+)
+
+// StartOptions say what a start connects the container to.
+type StartOptions struct {
+	Attach wire.Attach // streams to follow from the first byte; the zero value for none
+	Size   session.Size
+}
+
+// Started is a running container.
+type Started struct {
+	ID       string
+	Session  *session.Session // nil if it ran already
+	Warnings []plan.Warning
+}
+
+// Start starts a container that does not run. For one that runs already,
+// Session is nil. The caller closes the session.
+func (s *Service) Start(ctx context.Context, ref string, o StartOptions) (*Started, error) {
+	id, err := s.store.Find(ref)
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.store.Lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
+	c, err := s.store.Load(id)
+	if err != nil {
+		return nil, err
+	}
+	if c.Alive {
+		return &Started{ID: id}, nil
+	}
+	spec, err := s.spec(id)
+	if err != nil {
+		return nil, err
+	}
+	if c.Settings.StoppedByUser {
+		c.Settings.StoppedByUser = false
+		if err := s.store.WriteSettings(id, c.Settings, true); err != nil {
+			return nil, err
+		}
+	}
+	return s.start(ctx, c.Record, c.Settings, spec, o)
+}
+
+// Run creates a container and starts it. If it fails before the container
+// exists, or if the container is to be removed at its end, nothing is left.
+// Created is set as soon as there is a container.
+func (s *Service) Run(ctx context.Context, o CreateOptions, so StartOptions) (*Created, *Started, error) {
+	c, err := s.create(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer c.lock.Release()
+	settings := &container.Settings{Name: c.Name, Restart: c.record.Request.Restart}
+	var synced chan error
+	if !c.record.AutoRemove() { // beside the start; waited for before anybody is told the id
+		synced = make(chan error, 1)
+		go func() { synced <- s.store.Sync(c.ID) }()
+	}
+	st, err := s.start(ctx, c.record, settings, c.spec, so)
+	if synced != nil {
+		err = errors.Join(err, <-synced)
+	}
+	if err != nil && c.record.AutoRemove() {
+		err = s.failedRun(ctx, c, settings, err)
+	}
+	return c, st, err
+}
+
+// failedRun removes a --rm container that did not start, and keeps err.
+func (s *Service) failedRun(ctx context.Context, c *Created, settings *container.Settings, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	if e := s.waitDead(ctx, c.ID); e != nil {
+		return errors.Join(err, e)
+	}
+	gone := &container.Container{ID: c.ID, Dir: s.store.Dir(c.ID), Record: c.record, Settings: settings}
+	if e := s.removeLocked(ctx, gone, true); e != nil {
+		return errors.Join(err, e)
+	}
+	return err
+}
+
+// start makes everything that a run needs and the monitor. The caller holds the
+// container's lock.
+func (s *Service) start(ctx context.Context, rec *container.Record, settings *container.Settings, spec *specs.Spec, o StartOptions) (st *Started, err error) {
+	if err := s.store.EnsureRunDir(rec.ID); err != nil {
+		return nil, err
+	}
+	if err := s.volumes(ctx, rec); err != nil {
+		return nil, err
+	}
+	if err := s.refresh(spec, rec.Request); err != nil {
+		return nil, err
+	}
+	var u undo
+	defer func() { u.on(ctx, &err) }()
+	dirs, warnings, err := s.makeCgroups(ctx, rec, spec)
+	if err != nil {
+		return nil, err
+	}
+	u.add(func(ctx context.Context) error { return cgroup.Remove(ctx, dirs.Remove) })
+	job, err := s.job(rec, settings, spec, dirs)
+	if err != nil {
+		return nil, err
+	}
+	ses, err := session.Spawn(ctx, session.SpawnOptions{RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size})
+	if err != nil {
+		return nil, err
+	}
+	u.steps = nil // from here on the monitor cleans up
+	if err := ses.Start(ctx); err != nil {
+		return nil, errors.Join(err, ses.Close())
+	}
+	return &Started{ID: rec.ID, Session: ses, Warnings: warnings}, nil
+}
+
+// refresh looks again at the namespaces of other containers: they may have been
+// started again since the spec was made.
+func (s *Service) refresh(spec *specs.Spec, req plan.Request) error {
+	for kind, path := range s.namespaces(req) {
+		if strings.HasPrefix(path, "/proc/0/") {
+			id := strings.TrimPrefix(*modes(&req)[kind], "container:")
+			return errs.New(errs.Conflict, fmt.Sprintf("cannot join the %s namespace of container %s: it is not running", kind, container.ShortID(id)))
+		}
+		for i := range spec.Linux.Namespaces {
+			if string(spec.Linux.Namespaces[i].Type) == kind {
+				spec.Linux.Namespaces[i].Path = path
+			}
+		}
+	}
+	return nil
+}
+
+// job is what the monitor gets to know.
+func (s *Service) job(rec *container.Record, settings *container.Settings, spec *specs.Spec, dirs cgroup.Dirs) (*wire.Job, error) {
+	dir := s.store.Dir(rec.ID)
+	runDir, err := os.Readlink(filepath.Join(dir, "run"))
+	if err != nil {
+		return nil, err
+	}
+	host, err := s.host()
+	if err != nil {
+		return nil, err
+	}
+	req := rec.Request
+	filter, err := s.filter(req, spec, host)
+	if err != nil {
+		return nil, err
+	}
+	rootfs := filepath.Join(runDir, "rootfs")
+	if err := os.MkdirAll(rootfs, 0o700); err != nil {
+		return nil, err
+	}
+	spec.Root.Path = rootfs
+	p, err := lower.Run(spec, lower.Options{
+		Overlay: &lower.Overlay{
+			Lower: rec.Lower, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
+			UserXattr: host.InUserNS, Volatile: req.AutoRemove,
+		},
+		Seccomp:      filter.Code,
+		SeccompFlags: filter.Flags,
+		Rootless:     host.Rootless,
+		InUserNS:     host.InUserNS,
+		SingleID:     host.SingleID,
+		Files:        s.etcMounts(dir, req),
+		Init:         req.Init,
+		CgroupProcs:  dirs.Procs,
+		Warn:         func(text string) { s.log.Warn(text, "container", rec.ID) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	log, err := logOf(rec)
+	if err != nil {
+		return nil, err
+	}
+	stop, err := StopSignal("", rec)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Job{
+		ID: rec.ID, Dir: dir, RunDir: runDir, Plan: p.Marshal(),
+		TTY: req.TTY, OpenStdin: req.OpenStdin, StdinOnce: req.StdinOnce,
+		Log:     log,
+		Restart: wire.Restart{Name: settings.Restart.Name, Max: settings.Restart.Max},
+		Timeout: req.Timeout, StopSignal: int(stop), Cgroups: dirs.Remove,
+		AutoRemove: req.AutoRemove,
+		Cleanup:    []string{CleanupRole, helperContainer, rec.ID},
+		CleanupEnv: s.o.Environ,
+	}, nil
+}
+
+// etcMounts are the container's own files in /etc, unless a mount of the user's
+// is there.
+func (s *Service) etcMounts(dir string, req plan.Request) []lower.File {
+	if id, ok := strings.CutPrefix(req.Network, "container:"); ok {
+		dir = s.store.Dir(id)
+	}
+	taken := map[string]bool{}
+	for _, m := range req.Mounts {
+		taken[clean(m.Target)] = true
+	}
+	var files []lower.File
+	for _, name := range []string{hostsFile, hostnameFile, resolvFile} {
+		source := filepath.Join(dir, name)
+		if _, err := os.Lstat(source); err == nil && !taken["/etc/"+name] {
+			files = append(files, lower.File{Source: source, Target: "/etc/" + name})
+		}
+	}
+	return files
+}
+
+func (s *Service) filter(req plan.Request, spec *specs.Spec, host plan.Host) (seccomp.Filter, error) {
+	if !host.Seccomp {
+		return seccomp.Filter{}, nil
+	}
+	profile := req.Security.Seccomp
+	if req.Privileged && profile == "" {
+		profile = "unconfined"
+	}
+	var caps []string
+	if spec.Process.Capabilities != nil {
+		caps = spec.Process.Capabilities.Bounding
+	}
+	return seccomp.Load(profile, seccomp.Options{Caps: caps, Arch: host.Arch, Major: host.Kernel.Major, Minor: host.Kernel.Minor})
+}
+
+// logOf turns --log-driver and --log-opt into what the monitor writes.
+func logOf(rec *container.Record) (wire.Log, error) {
+	if rec.LogPath == "" {
+		return wire.Log{Driver: "none"}, nil
+	}
+	log := wire.Log{Driver: "json-file", Path: rec.LogPath, MaxSize: 20 << 20, MaxFile: 5}
+	for key, value := range rec.Request.LogOpts {
+		var err error
+		switch key {
+		case "max-size":
+			log.MaxSize, err = units.ParseSize(value)
+			if value == "-1" {
+				log.MaxSize, err = 0, nil
+			}
+		case "max-file":
+			log.MaxFile, err = strconv.Atoi(value)
+		}
+		if err != nil {
+			return log, errs.E("log option "+key, errs.Invalid, err)
+		}
+	}
+	attrs := logAttrs(rec)
+	if len(attrs) > 0 {
+		b, err := json.Marshal(attrs)
+		if err != nil {
+			return log, err
+		}
+		log.Attrs = string(b)
+	}
+	return log, nil
+}
+
+// logAttrs are the labels and variables that --log-opt labels= and env= name.
+func logAttrs(rec *container.Record) map[string]string {
+	attrs := map[string]string{}
+	pick := func(names string, value func(string) (string, bool)) {
+		for name := range strings.SplitSeq(names, ",") {
+			if v, ok := value(strings.TrimSpace(name)); ok {
+				attrs[strings.TrimSpace(name)] = v
+			}
+		}
+	}
+	pick(rec.Request.LogOpts["labels"], func(k string) (string, bool) { v, ok := Labels(rec)[k]; return v, ok })
+	pick(rec.Request.LogOpts["env"], func(k string) (string, bool) {
+		for i := len(rec.Request.Env) - 1; i >= 0; i-- {
+			if name, v, _ := strings.Cut(rec.Request.Env[i], "="); name == k {
+				return v, true
+			}
+		}
+		return "", false
+	})
+	return attrs
+}
+
+// Labels are a container's labels: the image's, under those of the request.
+func Labels(rec *container.Record) map[string]string {
+	all := make(map[string]string, len(rec.Image.Labels)+len(rec.Request.Labels))
+	for k, v := range rec.Image.Labels {
+		all[k] = v
+	}
+	for k, v := range rec.Request.Labels {
+		all[k] = v
+	}
+	return all
+}

@@ -1,0 +1,189 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"cais.dev/cais/pkg/cgroup"
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run/session"
+	"cais.dev/cais/pkg/sys"
+)
+
+// StopOptions say how to stop a container.
+type StopOptions struct {
+	Signal  string         // empty: the container's own, else SIGTERM
+	Timeout *time.Duration // until SIGKILL; nil: the container's own; negative: never
+}
+
+// defaultStopTimeout is Docker's.
+const defaultStopTimeout = 10 * time.Second
+
+// StopSignal is the signal that stops the container: flag, else the
+// container's own, else the image's, else SIGTERM.
+func StopSignal(flag string, rec *container.Record) (syscall.Signal, error) {
+	for _, name := range []string{flag, rec.Request.StopSignal, rec.Image.StopSignal} {
+		if name != "" {
+			return sys.ParseSignal(name)
+		}
+	}
+	return syscall.SIGTERM, nil
+}
+
+// Stop ends a container, politely at first. One that does not run is no error.
+func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) error {
+	c, err := s.Find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	sig, err := StopSignal(o.Signal, c.Record)
+	if err != nil {
+		return err
+	}
+	timeout := defaultStopTimeout
+	if t := c.Record.Request.StopTimeout; t != nil {
+		timeout = time.Duration(*t) * time.Second
+	}
+	if o.Timeout != nil {
+		timeout = *o.Timeout
+	}
+	if !c.Alive {
+		return s.markStopped(ctx, c.ID)
+	}
+	if err := s.markStopped(ctx, c.ID); err != nil {
+		return gone(err)
+	}
+	if timeout != 0 {
+		if err := s.signal(c, sig); err != nil {
+			return err
+		}
+		wait := ctx
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			wait, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		if err := s.waitDead(wait, c.ID); err == nil || ctx.Err() != nil {
+			return errors.Join(err, context.Cause(ctx))
+		}
+	}
+	if err := c.Refresh(); err != nil {
+		return gone(err)
+	}
+	if !c.Alive {
+		return nil
+	}
+	if err := s.killAll(c); err != nil {
+		return err
+	}
+	return s.waitDead(ctx, c.ID)
+}
+
+// gone forgives a container that --rm has taken away meanwhile.
+func gone(err error) error {
+	if errs.KindOf(err) == errs.NotFound {
+		return nil
+	}
+	return err
+}
+
+// markStopped keeps restart policies from starting the container again, before
+// it is signalled. A monitor that waits for its next start ends.
+func (s *Service) markStopped(ctx context.Context, id string) error {
+	l, err := s.store.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	c, err := s.store.Load(id)
+	if err != nil {
+		return err
+	}
+	if c.Settings.StoppedByUser || c.Settings.Restart.Name == "no" || c.Settings.Restart.Name == "" {
+		return nil
+	}
+	c.Settings.StoppedByUser = true
+	if err := s.store.WriteSettings(id, c.Settings, true); err != nil || !c.Alive {
+		return err
+	}
+	if err := session.Reload(ctx, c.Dir); err != nil {
+		s.log.Warn("the monitor did not take note", "container", id, "error", err)
+	}
+	return nil
+}
+
+// Kill sends a signal to a container's first process. It fails with Conflict
+// unless the container runs.
+func (s *Service) Kill(ctx context.Context, ref, signal string) error {
+	sig, err := sys.ParseSignal(signal)
+	if err != nil {
+		return err
+	}
+	c, err := s.Find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if !c.Running() {
+		return errs.New(errs.Conflict, "container "+ref+" is not running")
+	}
+	own, _ := StopSignal("", c.Record)
+	if sig == syscall.SIGKILL || sig == own {
+		if err := s.markStopped(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	if sig == syscall.SIGKILL {
+		if err := s.killAll(c); err != nil {
+			return err
+		}
+		return s.waitExit(ctx, c)
+	}
+	return s.signal(c, sig)
+}
+
+// signal signals the container's first process, if it is still the one that
+// the state names.
+func (s *Service) signal(c *container.Container, sig syscall.Signal) error {
+	if c.State == nil || c.State.PID == 0 {
+		return nil // between two runs
+	}
+	err := sys.SignalProcess(c.State.PID, c.State.PIDStart, sig)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil // it ended meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("signal container %s: %w", c.Name(), err)
+	}
+	return nil
+}
+
+// killAll kills the container: with its first process, the kernel ends its pid
+// namespace. One that shares another's needs its cgroups for that.
+func (s *Service) killAll(c *container.Container) error {
+	if c.State == nil && c.Alive {
+		return errs.New(errs.Unavailable, "container "+c.Name()+" is just being started")
+	}
+	if dirs := s.dirs(c); c.Record.Request.PIDMode != "" && len(dirs.Remove) > 0 {
+		if err := cgroup.KillAll(dirs.Remove); err != nil {
+			s.log.Warn("some processes stay", "container", c.ID, "error", err)
+		}
+	}
+	return s.signalKill(c)
+}
+
+func (s *Service) signalKill(c *container.Container) error { return s.signal(c, syscall.SIGKILL) }
+
+// ParseTimeout reads -t: seconds, of which negative ones mean for ever.
+func ParseTimeout(s string) (time.Duration, error) {
+	n, err := strconv.Atoi(strings.TrimSpace(s))
+	if err != nil {
+		return 0, errs.New(errs.Invalid, fmt.Sprintf("invalid timeout %q: not a number of seconds", s))
+	}
+	return time.Duration(n) * time.Second, nil
+}
