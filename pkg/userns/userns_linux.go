@@ -6,11 +6,19 @@ package userns
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
+	"cais.dev/cais/pkg/run/launch"
+	"cais.dev/cais/pkg/run/wire"
+	"golang.org/x/sys/unix"
 )
 
 // The environment of a process in U. The names that begin with _CONTAINERS are
@@ -63,11 +71,108 @@ type Cmd struct {
 type Process struct {
 	PID   int
 	PidFD int
+
+	entry string // its file in the register
 }
 
 // Start starts c in U, making U if nobody is there. runDir is config's Paths.Run.
+// For root, who needs no U, it just starts the program.
+//
+// What U maps is decided by who makes it: later changes of /etc/subuid take effect
+// once nobody is left in it.
 func Start(ctx context.Context, runDir string, c *Cmd) (*Process, error) {
-	return nil, errs.New(errs.Unsupported, "user namespaces are not written yet")
+	if !Needed() {
+		return start(c, -1, nil)
+	}
+	dir := filepath.Join(runDir, "userns")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	// Held from the search to the entry, so that two first commands make one U.
+	l, err := lock.Acquire(ctx, filepath.Join(dir, "lock"), true)
+	if err != nil {
+		return nil, fmt.Errorf("lock the register of user namespaces: %w", err)
+	}
+	defer l.Release()
+	ns, err := find(dir, os.Geteuid())
+	if err != nil {
+		return nil, err
+	}
+	var m *Mapping
+	if ns == nil {
+		made, err := Map(os.Geteuid())
+		if err != nil {
+			return nil, err
+		}
+		m = &made
+	}
+	fd := -1
+	if ns != nil {
+		defer ns.Close()
+		fd = int(ns.Fd())
+	}
+	p, err := start(c, fd, m)
+	if err != nil {
+		return nil, err
+	}
+	began, err := startTime(p.PID)
+	if err != nil { // it has ended already: nobody can join it
+		return p, nil
+	}
+	p.entry = filepath.Join(dir, strconv.Itoa(p.PID)+"-"+began)
+	if err := os.WriteFile(p.entry, nil, 0o600); err != nil { // an empty file: there is nothing to tear
+		_ = syscall.Kill(p.PID, syscall.SIGKILL) // our own child, not yet reaped
+		_, werr := p.Wait()
+		return nil, errors.Join(err, werr)
+	}
+	return p, nil
+}
+
+// start carries c's plan out: in the namespace ns, or in a new one with map m,
+// or, with neither, where we are.
+func start(c *Cmd, ns int, m *Mapping) (*Process, error) {
+	plan, err := c.plan(ns >= 0, m)
+	if err != nil {
+		return nil, err
+	}
+	var slots [wire.NumSlots]int
+	for i := range slots {
+		slots[i] = -1
+	}
+	slots[slotNS] = ns
+	for i, f := range c.Files {
+		if f != nil {
+			slots[slotFiles+i] = int(f.Fd())
+		}
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	slots[slotNull] = int(null.Fd())
+	pr, err := launch.Start(plan, &slots)
+	runtime.KeepAlive(c)
+	if err != nil {
+		return nil, explain(err)
+	}
+	p := &Process{PID: pr.PID, PidFD: pr.PidFD}
+	pr.PidFD = -1 // ours now
+	pr.Close()
+	return p, nil
+}
+
+// explain adds what to do about a kernel that grants no user namespace.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return errs.WithHint(errs.E("make a user namespace", errs.Unsupported, err),
+			"The host allows no more of them: see 'sysctl user.max_user_namespaces'.")
+	case errors.Is(err, unix.EPERM) && errs.HintOf(err) == "":
+		return errs.WithHint(errs.E("make or enter the user namespace", errs.Denied, err),
+			"The host restricts user namespaces: see 'sysctl kernel.unprivileged_userns_clone' and 'kernel.apparmor_restrict_unprivileged_userns'.")
+	}
+	return err
 }
 
 // Wait waits for the program's end and returns its exit code, 128+n for a signal.
@@ -81,6 +186,9 @@ func (p *Process) Wait() (int, error) {
 		if p.PidFD >= 0 {
 			_ = syscall.Close(p.PidFD) // a handle
 			p.PidFD = -1
+		}
+		if p.entry != "" {
+			_ = os.Remove(p.entry) // or the next Start does
 		}
 		if err != nil {
 			return -1, os.NewSyscallError("wait4", err)

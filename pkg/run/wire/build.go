@@ -182,3 +182,22 @@ func (s *Step) Retry(errno uint16) *Step {
 	s.Errnos[0], s.Skip = errno, -1
 	return s
 }
+
+// WaitForMap adds the steps that ask the launcher for the id map and wait for it.
+// The numbers of the calls come from the caller, as this package knows no kernel.
+func (b *Builder) WaitForMap(write, read uintptr) {
+	b.ask("wait for the id map", MsgMap, write, read)
+}
+
+// Gate adds the steps that wait for Proc.Release.
+func (b *Builder) Gate(write, read uintptr) { b.ask("wait for the start", MsgGate, write, read) }
+
+func (b *Builder) ask(what string, msg byte, write, read uintptr) {
+	const ecanceled = 125
+	at, n := b.Bytes([]byte{msg, 0, 0, 0, 0, 0, 0, 0}), b.NewReg()
+	b.Call(what, write, InSlot(SlotSync), at, 1)
+	b.Call(what, read, InSlot(SlotSync), at, 1).To(n)
+	answered := b.Jump(OpJumpEq, n, 1)
+	b.Do(OpFail, what+": nobody answers", 0, ecanceled)
+	b.Land(answered)
+}
