@@ -8,6 +8,7 @@ import (
 	"cais.dev/cais/pkg/cli"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/storage"
 )
 
 // Set by the linker: see the Makefile.
@@ -18,16 +19,24 @@ var (
 )
 
 func main() {
+	if storage.Reexec() { // first: the library starts this program to unpack in a chroot
+		return
+	}
 	os.Exit(run())
 }
 
 func run() int {
 	ctx, stop := ui.WithSignals(context.Background())
 	defer stop()
-	return cli.Main(ctx, cli.Process{
+	p := cli.Process{
 		Args:    os.Args,
+		Environ: os.Environ(),
 		Getenv:  os.Getenv,
 		Streams: ui.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr},
 		Build:   engine.Build{Version: version, Commit: commit, Time: date},
-	})
+	}
+	if cli.IsCleanup(p) {
+		return cli.Cleanup(ctx, p)
+	}
+	return cli.Main(ctx, p)
 }

@@ -21,6 +21,7 @@ import (
 // Process is what Main needs of the process it runs in.
 type Process struct {
 	Args    []string // os.Args
+	Environ []string // os.Environ()
 	Getenv  func(string) string
 	Streams ui.Streams
 	Build   engine.Build
@@ -36,10 +37,10 @@ func Main(ctx context.Context, p Process) int {
 		Failure: ui.CodeFailure,
 		Docker:  name == "docker" || p.Getenv("CAIS_DOCKER_ERRORS") == "1",
 	}
-	return report.Report(ctx, p.Streams.Err, run(ctx, name, p))
+	return report.Report(ctx, p.Streams.Err, execute(ctx, name, p))
 }
 
-func run(ctx context.Context, name string, p Process) error {
+func execute(ctx context.Context, name string, p Process) error {
 	g, rest, err := parseGlobals(name, p.Args[1:])
 	if err != nil {
 		return &ui.UsageError{Command: name, Code: ui.CodeUsage, Err: err}
@@ -48,7 +49,8 @@ func run(ctx context.Context, name string, p Process) error {
 		return err
 	}
 	o := g.options()
-	o.Build, o.Getenv, o.Args, o.Docker = p.Build, p.Getenv, p.Args, name == "docker"
+	o.Build, o.Getenv, o.Args, o.Environ, o.Docker = p.Build, p.Getenv, p.Args, p.Environ, name == "docker"
+	o.Stdin, o.Stdout, o.Stderr = p.Streams.In, p.Streams.Out, p.Streams.Err
 	e := engine.New(o)
 
 	root, err := build(name, e, p.Streams, g, rest)

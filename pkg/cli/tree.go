@@ -1,17 +1,13 @@
 package cli
 
 import (
-	"slices"
-
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/system"
 )
 
 // tree is every command, by the names under which Docker has it. A constructor
 // is called only for what the command line names.
-var tree = slices.Concat(imageCommands, systemCommands, laterCommands)
-
-var imageCommands = []node{
+var tree = []node{
 	{name: "images", of: "image ls", section: common, new: image.NewImages},
 	{name: "rmi", of: "image rm", section: others, new: image.NewRmi},
 	{name: "tag", of: "image tag", section: others, new: image.NewTag},
@@ -29,12 +25,11 @@ var imageCommands = []node{
 		{name: "push", later: "sending an image to a registry"},
 		{name: "save", later: "writing images to a tar"},
 	}},
-}
 
-var systemCommands = []node{
 	{name: "completion", of: "completion", section: others, new: system.NewCompletion},
 	{name: "info", of: "system info", section: common, new: system.NewInfo},
 	{name: "inspect", of: "inspect", section: others, new: newInspect},
+	{name: "unshare", of: "unshare", section: others, new: system.NewUnshare},
 	{name: "version", of: "version", section: common, new: system.NewVersion},
 	{name: "system", section: management, short: "Manage cais itself", children: []node{
 		{name: "info", of: "system info", new: system.NewInfo},
@@ -45,11 +40,8 @@ var systemCommands = []node{
 		{name: "reset", later: "removing everything"},
 		{name: "service", later: "the API socket"},
 	}},
-}
 
-// laterCommands are those that users of Docker and Podman know and that are
-// not here.
-var laterCommands = []node{
+	// What users of Docker and Podman know and what is not here.
 	{name: "bake", later: "building several images from one file"},
 	{name: "build", later: "making an image from a Dockerfile"},
 	{name: "builder", later: "the build cache"},

@@ -17,6 +17,7 @@ import (
 
 	"cais.dev/cais/pkg/config"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/userns"
 )
 
 // Build says which program this is.
@@ -33,7 +34,9 @@ type Options struct {
 	Getenv  func(string) string // os.Getenv
 	Args    []string            // the whole command line, to run it again elsewhere
 	Environ []string            // os.Environ, for the programs it starts
-	Stderr  io.Writer           // where --debug writes; may be nil
+	Stdin   io.Reader           // these three are what a command runs again with; may be nil
+	Stdout  io.Writer
+	Stderr  io.Writer // --debug writes there too
 
 	// The global flags; empty values leave the choice to the environment and to
 	// configuration files.
@@ -86,7 +89,7 @@ func (e *Engine) Prepare() error { return e.ready() }
 
 // env is what deciding on directories needs to know.
 func (e *Engine) env() (config.Env, error) {
-	env := config.Env{UID: outerUID(e.o.Getenv), Getenv: e.getenv}
+	env := config.Env{UID: userns.OuterUID(), Getenv: e.getenv}
 	home, err := home(e.o.Getenv, env.UID)
 	if err != nil && env.UID != 0 && e.o.Getenv("CAIS_ROOT") == "" {
 		return env, err
@@ -130,19 +133,14 @@ func (e *Engine) getenv(name string) string {
 	return v
 }
 
-// outerUID is the user's id outside the user namespace that cais made; there
-// it is 0, and the variable, which Podman uses too, says who it is.
-func outerUID(getenv func(string) string) int {
-	if v := getenv("_CONTAINERS_ROOTLESS_UID"); v != "" && getenv("_CAIS_USERNS") != "" {
-		if uid, err := strconv.Atoi(v); err == nil {
-			return uid
-		}
-	}
-	return os.Geteuid()
-}
-
 // singleID reports whether the user's namespace has one id only.
-func (e *Engine) singleID(uid int) bool { return false }
+func (e *Engine) singleID(uid int) (bool, error) {
+	if uid == 0 {
+		return false, nil
+	}
+	m, err := userns.Map(uid)
+	return m.Single, err
+}
 
 // home is the user's home directory, from the password file if HOME is not set.
 func home(getenv func(string) string, uid int) (string, error) {

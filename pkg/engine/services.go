@@ -60,6 +60,10 @@ func (e *Engine) storageOptions() (storage.Options, error) {
 	if err != nil {
 		return storage.Options{}, err
 	}
+	single, err := e.singleID(env.UID)
+	if err != nil {
+		return storage.Options{}, err
+	}
 	o := storage.Options{
 		GraphRoot:     c.GraphRoot,
 		RunRoot:       c.RunRoot,
@@ -69,7 +73,7 @@ func (e *Engine) storageOptions() (storage.Options, error) {
 		ImageStores:   c.ImageStores,
 		Transient:     c.Transient,
 		Rootless:      env.UID != 0,
-		Single:        e.singleID(env.UID),
+		Single:        single,
 		Log:           e.Log(),
 	}
 	if e.o.GraphRoot != "" {
@@ -135,6 +139,12 @@ func (e *Engine) newContainers() (*run.Service, error) {
 		Log:     e.Log(),
 		Environ: e.o.Environ,
 	}), nil
+}
+
+// Cleanup is the whole program's third role, [run.CleanupRole]: what neither a
+// command as the user nor a monitor can do.
+func (e *Engine) Cleanup(ctx context.Context, argv []string) error {
+	return run.Helper(ctx, argv)
 }
 
 // images is the part of the image store that containers need.

@@ -99,6 +99,10 @@ func (r Reporting) Report(ctx context.Context, w io.Writer, err error) int {
 		return 128 + int(syscall.SIGINT)
 	}
 	for _, e := range flatten(err) {
+		var said interface{ Reported() bool }
+		if errors.As(e, &said) && said.Reported() {
+			continue // a child of ours has printed it
+		}
 		fmt.Fprintln(w, r.line(e))
 		if hint := errs.HintOf(e); hint != "" {
 			fmt.Fprintln(w, "Hint:", hint)

@@ -1,0 +1,64 @@
+package system
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/userns"
+)
+
+// NewUnshare makes "unshare".
+func NewUnshare(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var network bool
+	cmd := &cobra.Command{
+		Use:               "unshare [OPTIONS] [COMMAND [ARG...]]",
+		Short:             "Run a command as root of your user namespace",
+		Long:              "Run a command, by default a shell, in the user namespace of your containers, where you are root\nand own their files: to look at them, to change their owner, to remove them.",
+		Example:           "  cais unshare chown -R 0:0 ./data\n  cais unshare cat /proc/self/uid_map",
+		ValidArgsFunction: complete.None,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if network {
+				return ui.Later("unshare --rootless-netns")
+			}
+			if !userns.Needed() {
+				return errs.New(errs.Unsupported, "unshare is for ordinary users: root has no user namespace to enter")
+			}
+			if len(args) == 0 {
+				args = []string{shell(e.Getenv)}
+			}
+			path, err := exec.LookPath(args[0])
+			if err != nil {
+				code := 127
+				if !errors.Is(err, exec.ErrNotFound) {
+					code = 126
+				}
+				return ui.Exit(code, fmt.Errorf("unshare: %w", err))
+			}
+			code, err := e.RunInUserNS(cmd.Context(), path, args)
+			if err != nil {
+				return err
+			}
+			if code != 0 {
+				return &ui.ExitError{Code: code}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	cmd.Flags().BoolVar(&network, "rootless-netns", false, "Enter the containers' network too")
+	return cmd
+}
+
+func shell(getenv func(string) string) string {
+	if sh := getenv("SHELL"); sh != "" {
+		return sh
+	}
+	return "/bin/sh"
+}
