@@ -24,7 +24,7 @@ func parseResults(text string) []result {
 				out[current] = &strings.Builder{}
 			}
 		case len(f) >= 3 && f[0] == "---":
-			current = f[2]
+			current = "" // verbose tests print as they go, so nothing of it follows
 			// Only a script's: TestScripts/<dir>/<script>.
 			if parts := strings.Split(f[2], "/"); len(parts) == 3 {
 				results = append(results, result{name: parts[1] + "/" + parts[2], verdict: strings.TrimSuffix(f[1], ":")})
