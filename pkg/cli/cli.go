@@ -220,12 +220,10 @@ func (n node) self(e *engine.Engine, s ui.Streams) *cobra.Command {
 	}
 	cmd.Hidden = cmd.Hidden || n.hidden
 	cmd.DisableFlagsInUseLine = true
-	if n.section != "" {
-		if cmd.Annotations == nil {
-			cmd.Annotations = map[string]string{}
-		}
-		cmd.Annotations[sectionKey] = n.section
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
 	}
+	cmd.Annotations[sectionKey], cmd.Annotations[SpellingKey] = n.section, n.of
 	if !cmd.DisableFlagParsing {
 		helpFlag(cmd.Flags())
 	}

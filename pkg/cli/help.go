@@ -33,7 +33,7 @@ func usage(cmd *cobra.Command) error {
 // start of every program that has one.
 func writeHelp(w io.Writer, cmd *cobra.Command) {
 	fmt.Fprintf(w, "Usage:  %s\n\n%s\n", ui.UseLine(cmd), description(cmd))
-	if paths := spellings(cmd); len(paths) > 1 {
+	if paths := Spellings(cmd); len(paths) > 1 {
 		fmt.Fprintf(w, "\nAliases:\n  %s\n", strings.Join(paths, ", "))
 	}
 	if cmd.Example != "" {
@@ -65,8 +65,8 @@ func hasFlags(f *pflag.FlagSet) (has bool) {
 	return has
 }
 
-// spellings are all the ways to call a command: "cais container stop, cais stop".
-func spellings(cmd *cobra.Command) []string {
+// Spellings are all the ways to call a command: "cais container stop, cais stop".
+func Spellings(cmd *cobra.Command) []string {
 	if !cmd.HasParent() {
 		return nil
 	}
@@ -133,5 +133,9 @@ func sectionOf(c *cobra.Command) string {
 	return others
 }
 
-// sectionKey is where a command remembers its heading.
-const sectionKey = "section"
+// Where a command remembers its heading, and what it is about, which all
+// spellings of one command share.
+const (
+	sectionKey  = "section"
+	SpellingKey = "spelling"
+)

@@ -180,6 +180,7 @@ func rowsOf(img *storage.Image, patterns []string, needDigest bool) []row {
 	type repo struct {
 		name          string
 		tags, digests []string
+		chosen        bool
 	}
 	var repos []*repo
 	find := func(name string) *repo {
@@ -193,16 +194,19 @@ func rowsOf(img *storage.Image, patterns []string, needDigest bool) []row {
 	}
 	for _, name := range img.Names {
 		ref, err := oci.Parse(name)
-		if err != nil || !matchesAny(ref, patterns) {
+		if err != nil {
 			continue
 		}
-		r := find(ref.FamiliarName())
-		if ref.Digest != "" {
+		r, chosen := find(ref.FamiliarName()), matchesAny(ref, patterns)
+		r.chosen = r.chosen || chosen
+		switch {
+		case ref.Digest != "": // shown beside the tags that were chosen
 			r.digests = append(r.digests, ref.Digest)
-		} else {
+		case chosen:
 			r.tags = append(r.tags, ref.WithDefaultTag().Tag)
 		}
 	}
+	repos = slices.DeleteFunc(repos, func(r *repo) bool { return !r.chosen })
 	if len(repos) == 0 {
 		return []row{{img: img, repo: none, tag: none, digest: none}}
 	}
