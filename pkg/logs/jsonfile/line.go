@@ -4,10 +4,10 @@ import "time"
 
 const hex = "0123456789abcdef"
 
-// appendString appends s as the inside of a JSON string, escaped as Docker's
+// AppendString appends s as the inside of a JSON string, escaped as Docker's
 // json-file does: also the characters that are special in HTML, and the two line
 // ends of Unicode that JavaScript knows. What is not UTF-8 becomes U+FFFD.
-func appendString(dst, s []byte) []byte {
+func AppendString(dst, s []byte) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]

@@ -163,7 +163,7 @@ func (w *Writer) entry(text []byte, stream string, now time.Time, ended bool) {
 		}
 	}
 	b := append(w.out, `{"log":"`...)
-	b = appendString(b, text)
+	b = AppendString(b, text)
 	if ended {
 		b = append(b, `\n`...)
 	}

@@ -176,7 +176,7 @@ func TestFullDisk(t *testing.T) {
 func FuzzString(f *testing.F) {
 	f.Add([]byte("a\xff\xc3\xa9\xe2\x80\xa8\xed\xa0\x80\xf4\x90\x80\x80\x00<"))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		b := append(appendString([]byte{'"'}, p), '"')
+		b := append(AppendString([]byte{'"'}, p), '"')
 		var got string
 		if err := json.Unmarshal(b, &got); err != nil {
 			t.Fatalf("%q: %v", b, err)

@@ -1,0 +1,136 @@
+package monitor
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"cais.dev/cais/pkg/atomicfile"
+	"cais.dev/cais/pkg/logs/jsonfile"
+	"cais.dev/cais/pkg/run/wire"
+)
+
+// exit is what exit.json says: package container's Exit, by hand.
+type exit struct {
+	code              int
+	oom               bool
+	err               string
+	started, finished time.Time
+	restarts          int
+}
+
+// json returns the record. A test of package container's type reads it back.
+func (e exit) json() []byte {
+	b := []byte(`{"v":1,"code":`)
+	b = strconv.AppendInt(b, int64(e.code), 10)
+	if e.oom {
+		b = append(b, `,"oomKilled":true`...)
+	}
+	if e.err != "" {
+		b = append(b, `,"error":"`...)
+		b = jsonfile.AppendString(b, []byte(e.err))
+		b = append(b, '"')
+	}
+	b = append(b, `,"startedAt":"`...)
+	b = e.started.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","finishedAt":"`...)
+	b = e.finished.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = append(b, '"')
+	if e.restarts > 0 {
+		b = append(b, `,"restarts":`...)
+		b = strconv.AppendInt(b, int64(e.restarts), 10)
+	}
+	return append(b, '}')
+}
+
+// writeExit replaces exit.json. It is made durable later, when nobody waits.
+func (m *monitor) writeExit(e exit) {
+	if err := atomicfile.Write(m.job.Dir+"/exit.json", e.json(), 0o600, false); err != nil {
+		m.note(err.Error())
+	}
+}
+
+// state is what state.json says: package container's State, by hand.
+type state struct {
+	status             string
+	pid, monitor       int
+	pidStart, monitor0 uint64
+	boot               string
+	started            time.Time
+	restarts           int
+}
+
+func (s state) json() []byte {
+	b := []byte(`{"v":1,"status":"`)
+	b = append(b, s.status...)
+	b = append(b, `","pid":`...)
+	b = strconv.AppendInt(b, int64(s.pid), 10)
+	b = append(b, `,"pidStart":`...)
+	b = strconv.AppendUint(b, s.pidStart, 10)
+	b = append(b, `,"monitorPID":`...)
+	b = strconv.AppendInt(b, int64(s.monitor), 10)
+	b = append(b, `,"monitorStart":`...)
+	b = strconv.AppendUint(b, s.monitor0, 10)
+	b = append(b, `,"bootID":"`...)
+	b = append(b, s.boot...)
+	b = append(b, `","startedAt":"`...)
+	b = s.started.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","restartCount":`...)
+	b = strconv.AppendInt(b, int64(s.restarts), 10)
+	return append(b, '}')
+}
+
+// writeState replaces state.json, which a reboot takes away.
+func (m *monitor) writeState(status string) {
+	if m.bootID == "" {
+		m.bootID, _ = readSmall("/proc/sys/kernel/random/boot_id") // without it nobody signals by pid
+		m.pidStart = startTime(os.Getpid())
+	}
+	s := state{status: status, monitor: os.Getpid(), monitor0: m.pidStart, boot: m.bootID, started: m.startedAt, restarts: m.restarts}
+	if m.main != nil {
+		s.pid, s.pidStart = m.main.pid, startTime(m.main.pid)
+	}
+	if err := atomicfile.Write(m.job.RunDir+"/state.json", s.json(), 0o600, false); err != nil {
+		m.note(err.Error())
+	}
+}
+
+// settings reads what concerns a monitor from the text of settings.json: whether
+// the user stopped the container, and the restart policy, which may have changed
+// since the start. The text is written by package container: keys are unique, and
+// no name can hold a quotation mark.
+func settings(text []byte, was wire.Restart) (byUser bool, now wire.Restart) {
+	s := string(text)
+	now = was
+	if v, ok := after(s, `"stoppedByUser"`); ok {
+		byUser = strings.HasPrefix(v, "true")
+	}
+	v, ok := after(s, `"restart"`)
+	if !ok || !strings.HasPrefix(v, "{") {
+		return byUser, now
+	}
+	v, _, _ = strings.Cut(v, "}")
+	if n, ok := after(v, `"name"`); ok && strings.HasPrefix(n, `"`) {
+		now = wire.Restart{}
+		now.Name, _, _ = strings.Cut(n[1:], `"`)
+	}
+	if n, ok := after(v, `"max"`); ok {
+		end := 0
+		for end < len(n) && n[end] >= '0' && n[end] <= '9' {
+			end++
+		}
+		now.Max, _ = strconv.Atoi(n[:end]) // digits only; too many of them are no limit
+	}
+	return byUser, now
+}
+
+// after returns what follows key and its colon.
+func after(s, key string) (string, bool) {
+	_, v, ok := strings.Cut(s, key)
+	if !ok {
+		return "", false
+	}
+	v, ok = strings.CutPrefix(strings.TrimLeft(v, " \t\r\n"), ":")
+	return strings.TrimLeft(v, " \t\r\n"), ok
+}
