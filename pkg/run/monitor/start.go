@@ -14,6 +14,8 @@ import (
 	"cais.dev/cais/pkg/sys/raw"
 )
 
+const oPath = 0x200000 // O_PATH, which package syscall lacks
+
 // errGone says that who asked for the container died before it was started.
 var errGone = errors.New("the client is gone")
 
@@ -324,7 +326,7 @@ func readSmall(path string) (string, error) {
 // listen makes the socket in the run directory, by way of a descriptor: the path
 // of a socket is limited to 107 bytes.
 func (m *monitor) listen() error {
-	dir, err := syscall.Open(m.job.RunDir, syscall.O_PATH|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	dir, err := syscall.Open(m.job.RunDir, oPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: m.job.RunDir, Err: err}
 	}

@@ -7,7 +7,6 @@ package role
 import (
 	"os"
 
-	"cais.dev/cais/pkg/run/launch"
 	"cais.dev/cais/pkg/run/monitor"
 )
 
@@ -23,7 +22,5 @@ func init() {
 	switch os.Args[0] {
 	case Monitor:
 		os.Exit(monitor.Main())
-	case Init:
-		os.Exit(launch.Main())
 	}
 }
