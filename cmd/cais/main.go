@@ -8,6 +8,7 @@ import (
 	"cais.dev/cais/pkg/cli"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
+	_ "cais.dev/cais/pkg/run/role" // turns a re-exec into a monitor before anything below is initialised
 	"cais.dev/cais/pkg/storage"
 )
 
