@@ -23,7 +23,7 @@ func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), err.String()
 }
 
-func TestMain_(t *testing.T) {
+func TestMainReports(t *testing.T) {
 	tests := []struct {
 		args           string
 		code           int
@@ -53,5 +53,95 @@ func TestMain_(t *testing.T) {
 				t.Errorf("code %d, stdout %q, stderr %q; want %d, %q, %q", code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
 			}
 		})
+	}
+}
+
+// Every command can be built, alone and in the tree, and keeps to the rules
+// that hold for all of them.
+func TestTree(t *testing.T) {
+	seen := map[string]bool{}
+	walk(tree, nil, func(path []string, n node) {
+		name := strings.Join(path, " ")
+		for _, alias := range append([]string{n.name}, n.aliases...) {
+			key := strings.Join(append(append([]string{}, path[:len(path)-1]...), alias), " ")
+			if seen[key] {
+				t.Errorf("%s is there twice", key)
+			}
+			seen[key] = true
+		}
+		ways := 0
+		for _, is := range []bool{n.new != nil, n.children != nil, n.later != ""} {
+			if is {
+				ways++
+			}
+		}
+		if ways != 1 || n.new != nil && n.of == "" || n.children != nil && n.short == "" {
+			t.Errorf("%s: incomplete node %+v", name, n)
+		}
+		code, stdout, stderr := call(t, append(append([]string{"cais"}, path...), "--help")...)
+		if n.later == "" && (code != 0 || !strings.HasPrefix(stdout, "Usage:  cais "+name) || stderr != "") {
+			t.Errorf("%s --help: %d, %q, %q", name, code, stdout, stderr)
+		}
+		if n.later != "" && (code != 1 || stdout != "" || !strings.HasPrefix(stderr, "Error: ")) {
+			t.Errorf("%s: %d, %q, %q", name, code, stdout, stderr)
+		}
+		code, stdout, stderr = call(t, append(append([]string{"cais"}, path...), "--no-such-flag")...)
+		if n.later == "" && (code != 125 || stdout != "" || !strings.HasPrefix(stderr, "Error: unknown flag: --no-such-flag\n\nRun 'cais "+name+" --help' for more information\n")) {
+			t.Errorf("%s --no-such-flag: %d, %q, %q", name, code, stdout, stderr)
+		}
+	})
+}
+
+func TestOnlyTheNamedBranchIsBuilt(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"image", "ls"}} {
+		root, err := build("cais", engine.New(engine.Options{}), ui.Streams{}, &globals{}, args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range args {
+			if n := len(root.Commands()); n != 1 {
+				t.Errorf("%q: %d commands below %s, want 1", args, n, root.CommandPath())
+			}
+			root = root.Commands()[0]
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for args, want := range map[string]string{
+		"cais __complete im":               "image\tManage images\nimages\tList images\n",
+		"cais __complete image l":          "ls\tList images\n",
+		"cais __complete completion z":     "zsh\n",
+		"cais __complete version --format": "--format\tPrint in a `form`: json, or a Go template\n",
+	} {
+		code, stdout, _ := call(t, strings.Fields(args)...)
+		if code != 0 || !strings.HasPrefix(stdout, want) {
+			t.Errorf("%s: %d, %q; want %q", args, code, stdout, want)
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		code, stdout, stderr := call(t, "cais", "completion", shell)
+		if code != 0 || !strings.Contains(stdout, "__complete") || stderr != "" {
+			t.Errorf("%s: %d, %d bytes, %q", shell, code, len(stdout), stderr)
+		}
+	}
+}
+
+func TestInspectOfNothing(t *testing.T) {
+	code, stdout, stderr := call(t, "cais", "inspect", "nope")
+	if code != 1 || stdout != "[]\n" || stderr != "Error: no such object: nope\n" {
+		t.Errorf("%d, %q, %q", code, stdout, stderr)
+	}
+	code, stdout, stderr = call(t, "cais", "inspect", "-f", "{{", "nope")
+	if code != 64 || stdout != "" || !strings.HasPrefix(stderr, "Error: template parsing error: ") {
+		t.Errorf("%d, %q, %q", code, stdout, stderr)
+	}
+}
+
+func TestCleanupIsChosenByNameAlone(t *testing.T) {
+	for name, want := range map[string]bool{"cais-cleanup": true, "cais": false, "/usr/bin/cais-cleanup": false} {
+		if got := IsCleanup(Process{Args: []string{name}}); got != want {
+			t.Errorf("IsCleanup(%q) = %t", name, got)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 
 	"cais.dev/cais/pkg/config"
@@ -144,7 +145,14 @@ func (e *Engine) newContainers() (*run.Service, error) {
 // Cleanup is the whole program's third role, [run.CleanupRole]: what neither a
 // command as the user nor a monitor can do.
 func (e *Engine) Cleanup(ctx context.Context, argv []string) error {
-	return run.Helper(ctx, argv)
+	if len(argv) != 3 || argv[1] != "container" {
+		return run.Helper(ctx, argv)
+	}
+	svc, err := e.Containers()
+	if err != nil {
+		return err
+	}
+	return svc.Cleanup(ctx, argv[2])
 }
 
 // images is the part of the image store that containers need.
@@ -249,6 +257,9 @@ func FindImage(ctx context.Context, r finder, typed string) (img *storage.Image,
 // order: the name in normal form, then an id. shown is how errors name it. It
 // fails with Invalid if typed can be neither.
 func ImageRefs(typed string) (refs []string, shown string, err error) {
+	if strings.HasPrefix(typed, "sha256:") && isID(typed) { // by Docker's grammar also the name "sha256" with a tag
+		return []string{typed}, typed, nil
+	}
 	ref, err := oci.Parse(typed)
 	if err != nil {
 		if isID(typed) {
@@ -266,9 +277,7 @@ func ImageRefs(typed string) (refs []string, shown string, err error) {
 // isID reports whether s looks like an image's id, which is no valid name when
 // it is complete.
 func isID(s string) bool {
-	if len(s) > 7 && s[:7] == "sha256:" {
-		s = s[7:]
-	}
+	s = strings.TrimPrefix(s, "sha256:")
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return false

@@ -22,8 +22,8 @@ func None(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
 // Words offers fixed words, for flags with few values.
 func Words(words ...string) Func {
-	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return words, cobra.ShellCompDirectiveNoFileComp
+	return func(_ *cobra.Command, _ []string, start string) ([]string, cobra.ShellCompDirective) {
+		return fitting(words, nil, start), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 

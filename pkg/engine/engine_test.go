@@ -1,0 +1,175 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/storage"
+)
+
+func env(kv ...string) func(string) string {
+	return func(k string) string {
+		for _, s := range kv {
+			if v, ok := strings.CutPrefix(s, k+"="); ok {
+				return v
+			}
+		}
+		return ""
+	}
+}
+
+func TestPathsOfFlags(t *testing.T) {
+	root := t.TempDir()
+	e := New(Options{Getenv: env("CAIS_ROOT=" + root), GraphRoot: filepath.Join(root, "images"), StorageDriver: "vfs", StorageOpts: []string{"a=b"}})
+	p, err := e.Paths()
+	if err != nil || p.Root != root || p.GraphRoot != filepath.Join(root, "images") || p.RunRoot != filepath.Join(root, "run", "storage") {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	o, err := e.StorageOptions()
+	if err != nil || o.GraphRoot != p.GraphRoot || o.Driver != "vfs" || !slices.Equal(o.DriverOptions, []string{"a=b"}) {
+		t.Errorf("got %+v, %v", o, err)
+	}
+}
+
+func TestPrepare(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "new")
+	e := New(Options{Getenv: env("CAIS_ROOT=" + root)})
+	if err := e.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{root, filepath.Join(root, "run"), filepath.Join(root, "run", "storage")} {
+		if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v, %v", dir, fi, err)
+		}
+	}
+}
+
+func TestPrepareRefusesWhatOthersCanChange(t *testing.T) {
+	for name, make := range map[string]func(dir string) error{
+		"open to all": func(dir string) error { return os.Chmod(dir, 0o777) },
+		"a symlink": func(dir string) error {
+			if err := os.Remove(dir); err != nil {
+				return err
+			}
+			return os.Symlink(filepath.Dir(dir), dir)
+		},
+		"a file": func(dir string) error {
+			if err := os.Remove(dir); err != nil {
+				return err
+			}
+			return os.WriteFile(dir, nil, 0o600)
+		},
+	} {
+		root := t.TempDir()
+		run := filepath.Join(root, "run")
+		if err := os.Mkdir(run, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := make(run); err != nil {
+			t.Fatal(err)
+		}
+		err := New(Options{Getenv: env("CAIS_ROOT=" + root)}).Prepare()
+		if errs.KindOf(err) != errs.Denied || errs.HintOf(err) == "" {
+			t.Errorf("%s: %v, want a refusal with a hint", name, err)
+		}
+	}
+}
+
+func TestRuntimeDirOfAnotherIsNotBelieved(t *testing.T) {
+	mine := t.TempDir()
+	e := New(Options{Getenv: env("XDG_RUNTIME_DIR=" + mine)})
+	if got := e.getenv("XDG_RUNTIME_DIR"); got != mine {
+		t.Errorf("got %q, want %q", got, mine)
+	}
+	e = New(Options{Getenv: env("XDG_RUNTIME_DIR=/nonexistent")})
+	if got := e.getenv("XDG_RUNTIME_DIR"); got != "" {
+		t.Errorf("got %q, want none", got)
+	}
+}
+
+func TestHome(t *testing.T) {
+	if h, err := home(env("HOME=/h"), 1); err != nil || h != "/h" {
+		t.Errorf("got %q, %v", h, err)
+	}
+	if h, err := home(env(), 4294967290); err == nil || errs.HintOf(err) == "" {
+		t.Errorf("got %q, %v; want an error with a hint", h, err)
+	}
+}
+
+func TestImageRefs(t *testing.T) {
+	const (
+		id  = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+		dig = "sha256:" + id
+	)
+	tests := []struct {
+		typed string
+		refs  []string
+		shown string
+		kind  errs.Kind
+	}{
+		{typed: "busybox", refs: []string{"docker.io/library/busybox:latest", "busybox"}, shown: "busybox:latest"},
+		{typed: "quay.io/a/b:c", refs: []string{"quay.io/a/b:c", "quay.io/a/b:c"}, shown: "quay.io/a/b:c"},
+		{typed: "index.docker.io/x:1", refs: []string{"docker.io/library/x:1", "index.docker.io/x:1"}, shown: "x:1"},
+		{typed: "busybox:1@" + dig, refs: []string{"docker.io/library/busybox@" + dig, "busybox:1@" + dig}, shown: "busybox:1@" + dig},
+		{typed: "abc", refs: []string{"docker.io/library/abc:latest", "abc"}, shown: "abc:latest"}, // a name wins over an id
+		{typed: id, refs: []string{id}, shown: id},
+		{typed: dig, refs: []string{dig}, shown: dig},
+		{typed: "BAD", kind: errs.Invalid},
+		{typed: "", kind: errs.Invalid},
+	}
+	for _, tt := range tests {
+		refs, shown, err := ImageRefs(tt.typed)
+		if !slices.Equal(refs, tt.refs) || shown != tt.shown || errs.KindOf(err) != tt.kind {
+			t.Errorf("ImageRefs(%q) = %q, %q, %v; want %q, %q, kind %v", tt.typed, refs, shown, err, tt.refs, tt.shown, tt.kind)
+		}
+	}
+}
+
+type findFunc func(refs []string) (*storage.Image, error)
+
+func (f findFunc) Image(_ context.Context, refs ...string) (*storage.Image, error) { return f(refs) }
+
+func TestFindImage(t *testing.T) {
+	found := findFunc(func([]string) (*storage.Image, error) {
+		return &storage.Image{ID: "abc", Names: []string{"docker.io/library/x:1", "docker.io/library/busybox:latest"}}, nil
+	})
+	if _, name, err := FindImage(t.Context(), found, "busybox"); err != nil || name != "docker.io/library/busybox:latest" {
+		t.Errorf("by name: %q, %v", name, err)
+	}
+	if _, name, err := FindImage(t.Context(), found, "abc"); err != nil || name != "" {
+		t.Errorf("by id: %q, %v", name, err)
+	}
+	missing := findFunc(func([]string) (*storage.Image, error) { return nil, errs.New(errs.NotFound, "something else") })
+	if _, _, err := FindImage(t.Context(), missing, "busybox"); err == nil || err.Error() != "no such image: busybox:latest" {
+		t.Error(err)
+	}
+}
+
+func TestGlobalFlagsAreHandedOn(t *testing.T) {
+	e := New(Options{GraphRoot: "/g", StorageOpts: []string{"a=b", "c=d"}, Debug: true})
+	if got, want := e.globalFlags(), []string{"--root=/g", "--storage-opt=a=b", "--storage-opt=c=d", "--debug"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestClientFormat(t *testing.T) {
+	dir := t.TempDir()
+	e := New(Options{Getenv: env("DOCKER_CONFIG=" + dir)})
+	if got := e.ClientFormat("psFormat"); got != "" {
+		t.Errorf("no file: %q", got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"psFormat":"{{.ID}}","auths":{}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.ClientFormat("psFormat"); got != "{{.ID}}" {
+		t.Errorf("got %q", got)
+	}
+	if got := e.ClientFormat("auths"); got != "" {
+		t.Errorf("what is no string: %q", got)
+	}
+}
