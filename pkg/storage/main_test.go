@@ -16,6 +16,7 @@ import (
 var helpers = map[string]func() error{
 	"add":            addHelper,
 	"add-and-remove": addAndRemoveHelper,
+	"stage-and-hang": stageAndHangHelper,
 }
 
 const helperEnv = "STORAGE_TEST_HELPER"

@@ -40,6 +40,8 @@ type Options struct {
 	Rootless bool // not root on the host: overlay's marks are user.* attributes
 	Single   bool // the user namespace has one id: owners are recorded in user.containers.override_stat
 
+	IgnoreChown bool // owners outside the user namespace become root
+
 	NoSync bool         // do not flush before a layer is recorded
 	Log    *slog.Logger // nil: says nothing
 }

@@ -4,57 +4,25 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
+	library "go.podman.io/storage"
+	_ "go.podman.io/storage/drivers/overlay" // the one driver that cais mounts
+	"go.podman.io/storage/types"
+	"golang.org/x/sys/unix"
+
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
 )
-
-// LayerSource is one layer's blob on its way into the store.
-type LayerSource struct {
-	DiffID     string // what the config says of the uncompressed tar; checked; empty: taken as found
-	BlobDigest string // what the manifest says of Body; checked; empty: taken as found
-	Size       int64  // what the manifest says of Body's length; checked and not exceeded; <= 0: unknown
-	Body       io.Reader
-	Unlimited  bool              // no limit on what it may unpack to
-	Progress   func(bytes int64) // called now and then with the bytes of tar unpacked so far; may be nil
-}
-
-// Staged is a layer whose files are complete but which is not recorded yet.
-// It must be given to CommitLayers or Discard.
-type Staged struct {
-	DiffID     string
-	BlobDigest string
-	BlobSize   int64 // bytes read from Body
-	Size       int64 // bytes of the uncompressed tar
-	Entries    int
-	Warnings   []string // what was left out or changed, for the user
-}
-
-// ImageSpec is a new image.
-type ImageSpec struct {
-	Names    []string // full references; taken away from the images that had them
-	TopLayer string   // layer id; empty for an image without layers
-	Config   []byte   // its sha256 is the image's id
-	Manifest []byte   // the platform's; its sha256 is the image's digest
-	Index    []byte   // the index it was found through; nil if none
-	Created  time.Time
-}
-
-// RemoveOptions are rmi's.
-type RemoveOptions struct {
-	Force   bool
-	NoPrune bool // keep parents without names
-	// Running tells whether the cais container id runs; nil: none does.
-	Running func(id string) bool
-}
-
-// Removed is one line of rmi: exactly one field is set.
-type Removed struct {
-	Untagged string // the full reference
-	Deleted  string // "sha256:…": the image, then its layers' chain ids, leaf first
-}
 
 // LayerID is the id of the layer with the given diffID on top of parent, which
 // is a layer's id or empty. It is the same in every tool of this store.
@@ -67,85 +35,271 @@ func LayerID(parent, diffID string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Store is the side that changes images.
-type Store struct{ o Options }
-
-var errNotYet = errs.New(errs.Unsupported, "changing the image store is being written")
+// Store is the side that changes images. Its methods may be called at once from
+// several goroutines.
+type Store struct {
+	o      Options
+	lib    library.Store
+	reader *Reader
+	ids    func() string
+}
 
 // Open opens the store for changes, making it if it is missing. It finishes
 // what a killed process left half done.
-func Open(ctx context.Context, o Options) (*Store, error) { return nil, errNotYet }
+func Open(ctx context.Context, o Options) (*Store, error) {
+	op := "open the image store " + o.GraphRoot
+	if os.Geteuid() != 0 {
+		return nil, errs.E(op, errs.Internal, errors.New("not in the user namespace"))
+	}
+	s := &Store{o: o, reader: NewReader(o), ids: sync.OnceValue(idRange)}
+	if err := s.reader.mountable(); err != nil {
+		return nil, err
+	}
+	if err := s.ours(); err != nil {
+		return nil, errs.E(op, errs.KindOf(err), err)
+	}
+	if o.Log == nil {
+		logrus.SetOutput(io.Discard) // the library's; its errors are returned besides
+	}
+	opts := types.StoreOptions{
+		GraphRoot: o.GraphRoot, RunRoot: o.RunRoot, ImageStore: o.ImageStore, TransientStore: o.Transient,
+		GraphDriverName: s.reader.Driver(),
+		// Without it, opening bind-mounts the store's directory on itself, and as
+		// root that mount stays in the host's table for good.
+		GraphDriverOptions: []string{"overlay.skip_mount_home=true"},
+	}
+	for _, opt := range o.DriverOptions {
+		if !strings.Contains(opt, "skip_mount_home") {
+			opts.GraphDriverOptions = append(opts.GraphDriverOptions, opt)
+		}
+	}
+	for _, dir := range o.ImageStores {
+		opts.GraphDriverOptions = append(opts.GraphDriverOptions, "overlay.imagestore="+dir)
+	}
+	if err := os.MkdirAll(s.stateDir(), 0o700); err != nil {
+		return nil, s.explain(op, err)
+	}
+	lib, err := library.GetStore(opts)
+	if err != nil {
+		return nil, s.explain(op, err)
+	}
+	s.lib = lib
+	if err := s.recover(ctx); err != nil {
+		return nil, errors.Join(s.explain(op, err), s.Close())
+	}
+	s.keepReserve()
+	return s, nil
+}
+
+// ours checks that the graph root, or what it will be made in, may be written.
+func (s *Store) ours() error {
+	if s.o.GraphRoot == "" || s.o.RunRoot == "" || !filepath.IsAbs(s.o.GraphRoot) || !filepath.IsAbs(s.o.RunRoot) {
+		return errs.New(errs.Invalid, "the graph root and the run root must be absolute paths")
+	}
+	for dir := s.o.GraphRoot; ; dir = filepath.Dir(dir) {
+		err := unix.Access(dir, unix.W_OK|unix.X_OK)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.ENOENT) && dir != "/":
+			continue
+		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+			err = errs.E("", errs.Denied, fmt.Errorf("no write access to %s: %w", dir, err))
+			return errs.WithHint(err, "It belongs to another user; was it made with sudo? Set graphroot in storage.conf, or CAIS_ROOT, to a directory of yours.")
+		}
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+}
+
+// stateDir holds what cais keeps beside the store: the reserve and intents.
+func (s *Store) stateDir() string { return filepath.Join(s.o.GraphRoot, "cais") }
 
 // Close ends the use of the store.
-func (s *Store) Close() error { return errNotYet }
+func (s *Store) Close() error {
+	s.lib.Free()
+	return nil
+}
+
+// Reader returns a Reader of the same store. It must not be closed.
+func (s *Store) Reader() *Reader { return s.reader }
+
+func (s *Store) idRange() string { return s.ids() }
+
+// idRange describes the ids of this user namespace; empty outside of one.
+func idRange() string {
+	m, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return ""
+	}
+	total := int64(0)
+	for line := range strings.Lines(string(m)) {
+		var inside, outside, size int64
+		if _, err := fmt.Sscan(line, &inside, &outside, &size); err == nil {
+			total = max(total, inside+size)
+		}
+	}
+	if total == 0 || total > 1<<31 {
+		return ""
+	}
+	return fmt.Sprintf("0 to %d", total-1)
+}
 
 // HasLayer reports whether the store has the layer with this id (see [LayerID]).
-func (s *Store) HasLayer(id string) bool { return false }
+func (s *Store) HasLayer(id string) bool {
+	l, err := s.lib.Layer(id)
+	if err != nil || l.ID != id {
+		return false
+	}
+	incomplete, _ := l.Flags["incomplete"].(bool)
+	return !incomplete
+}
 
 // LockDigest waits until no other process works on the blob with this digest
 // and returns what ends the exclusion. waiting, if not nil, is called once if it
 // has to wait.
+//
+// The library's own lock for this cannot be cancelled while waiting.
 func (s *Store) LockDigest(ctx context.Context, digest string, waiting func()) (release func(), err error) {
-	return nil, errNotYet
+	name, err := digestHex(digest)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(s.o.RunRoot, "cais-blobs")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, name)
+	for {
+		l, err := lock.Try(path, true)
+		if errors.Is(err, lock.ErrHeld) {
+			if waiting != nil {
+				waiting()
+				waiting = nil
+			}
+			l, err = lock.Acquire(ctx, path, true)
+		}
+		if err != nil {
+			return nil, err
+		}
+		// The last holder removed the file: then the lock is on nothing.
+		var named, held unix.Stat_t
+		if unix.Stat(path, &named) == nil && unix.Fstat(int(l.File().Fd()), &held) == nil && named.Ino == held.Ino {
+			return func() {
+				_ = os.Remove(path)
+				_ = l.Release()
+			}, nil
+		}
+		_ = l.Release()
+	}
 }
 
-// StageLayer unpacks a layer into a directory of its own, checking its digests
-// and its size on the way. It takes no lock: any number may run at once.
-func (s *Store) StageLayer(ctx context.Context, src LayerSource) (*Staged, error) {
-	return nil, errNotYet
-}
+// ErrParentGone says that the layer to build on was removed in the meantime.
+var ErrParentGone = errs.New(errs.Unavailable, "a layer below was removed meanwhile")
 
 // CommitLayers records the staged layers, bottom first, on top of the layer
 // parent (empty: none) and returns the id of the last. All of them are flushed
 // to disk at once before the first is recorded. A layer that exists already is
 // taken, and ours dropped. If parent is gone, it fails with [ErrParentGone] and
-// the layers stay staged.
+// the layers not yet recorded stay staged.
 func (s *Store) CommitLayers(ctx context.Context, parent string, layers ...*Staged) (top string, err error) {
-	return "", errNotYet
+	if len(layers) > 0 && !s.o.NoSync {
+		if err := s.sync(); err != nil {
+			return "", s.explain("flush the layers to disk", err)
+		}
+	}
+	top = parent
+	for _, l := range layers {
+		if ctx.Err() != nil {
+			return top, context.Cause(ctx)
+		}
+		if top, err = s.commit(top, l); err != nil {
+			return top, err
+		}
+	}
+	return top, nil
+}
+
+// sync flushes the store's file system: one call for any number of files.
+func (s *Store) sync() error {
+	root := s.o.GraphRoot
+	if s.o.ImageStore != "" {
+		root = s.o.ImageStore
+	}
+	d, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
+}
+
+func (s *Store) commit(parent string, l *Staged) (string, error) {
+	id := LayerID(parent, l.DiffID)
+	if l.out == nil { // recorded before, perhaps on another parent
+		if s.HasLayer(id) {
+			return id, nil
+		}
+		return parent, errs.E("record layer "+short(id), errs.Internal, errors.New("it is no longer staged"))
+	}
+	if parent != "" && !s.HasLayer(parent) {
+		return parent, ErrParentGone
+	}
+	// Looked at first: the library would put ours into the place of a layer that
+	// is recorded, while containers may have it mounted.
+	if s.HasLayer(id) {
+		return id, s.Discard(l)
+	}
+	if l.split != nil {
+		fd, err := unix.FcntlInt(l.split.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return parent, err
+		}
+		l.out.TarSplit = os.NewFile(uintptr(fd), "tar-split") // the library closes it, also when it fails
+	}
+	_, err := s.lib.ApplyStagedLayer(library.ApplyStagedLayerOptions{
+		ID: id, ParentLayer: parent, DiffOutput: l.out,
+		LayerOptions: &library.LayerOptions{
+			OriginalDigest: l.out.CompressedDigest, OriginalSize: &l.BlobSize, UncompressedDigest: l.out.UncompressedDigest,
+			Flags: map[string]any{pulledFlag: time.Now().Unix()},
+		},
+		DiffOptions: nil,
+	})
+	switch {
+	case errors.Is(err, library.ErrLayerUnknown):
+		return parent, ErrParentGone
+	case errors.Is(err, library.ErrDuplicateID) && s.HasLayer(id):
+	case err != nil:
+		return parent, s.explain("record layer "+short(id), err)
+	}
+	return id, s.Discard(l)
 }
 
 // Discard removes staged layers that are not committed; others are left alone.
-func (s *Store) Discard(layers ...*Staged) error { return errNotYet }
-
-// ErrParentGone says that the layer to build on was removed in the meantime.
-var ErrParentGone = errs.New(errs.Unavailable, "a layer below was removed meanwhile")
-
-// PutImage records an image, or adds names and documents to the one that has
-// its id already, and returns it.
-func (s *Store) PutImage(ctx context.Context, spec ImageSpec) (*Image, error) { return nil, errNotYet }
-
-// Tag gives the image ref (as for [Reader.Image]) one more name.
-func (s *Store) Tag(ctx context.Context, name string, refs ...string) error { return errNotYet }
-
-// Untag takes names away from whatever image has them.
-func (s *Store) Untag(ctx context.Context, names ...string) error { return errNotYet }
-
-// RemoveImage does what rmi does with one argument, and returns what it did,
-// also beside an error. refs are as for [Reader.Image].
-func (s *Store) RemoveImage(ctx context.Context, o RemoveOptions, refs ...string) ([]Removed, error) {
-	return nil, errNotYet
+func (s *Store) Discard(layers ...*Staged) error {
+	var failed []error
+	for _, l := range layers {
+		if l == nil || l.out == nil {
+			continue
+		}
+		failed = append(failed, s.lib.CleanupStagedLayer(l.out))
+		l.out = nil
+		if l.split != nil {
+			failed = append(failed, l.split.Close())
+			l.split = nil
+		}
+	}
+	return errors.Join(failed...)
 }
 
-// CollectOptions say what is garbage.
-type CollectOptions struct {
-	// Live tells whether the cais container id exists; nil: container records
-	// are left alone.
-	Live func(id string) bool
-	// Age is how old an unreferenced layer must be; 0: an hour.
-	Age time.Duration
-	// DryRun only counts.
-	DryRun bool
-}
-
-// Collected is what Collect removed.
-type Collected struct {
-	Layers     []string // ids of layers that nothing used
-	Containers []string // ids of records whose container is gone
-	Staging    int      // directories left by killed processes
-	Bytes      int64    // as far as known
-}
-
-// Collect removes what killed processes and failed pulls of any tool left.
-func (s *Store) Collect(ctx context.Context, o CollectOptions) (Collected, error) {
-	return Collected{}, errNotYet
+// layersOf reads the records of the layers from top down.
+func (s *Store) layersOf(top string) []library.Layer {
+	var layers []library.Layer
+	for id := top; id != ""; {
+		l, err := s.lib.Layer(id)
+		if err != nil || slices.ContainsFunc(layers, func(o library.Layer) bool { return o.ID == l.ID }) {
+			break
+		}
+		layers = append(layers, *l)
+		id = l.Parent
+	}
+	return layers
 }

@@ -1,0 +1,322 @@
+package storage
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	library "go.podman.io/storage"
+
+	"cais.dev/cais/pkg/errs"
+)
+
+// ImageSpec is a new image.
+type ImageSpec struct {
+	Names    []string // full references; taken away from the images that had them
+	TopLayer string   // layer id; empty for an image without layers
+	Config   []byte   // its sha256 is the image's id
+	Manifest []byte   // the platform's; its sha256 is the image's digest
+	Index    []byte   // the index it was found through; nil if none
+	Created  time.Time
+}
+
+func sha(doc []byte) digest.Digest {
+	sum := sha256.Sum256(doc)
+	return digest.Digest("sha256:" + hex.EncodeToString(sum[:]))
+}
+
+// PutImage records an image, or adds names and documents to the one that has
+// its id already, and returns it. The names come last: whoever is killed in
+// between leaves an image that no name finds, and the next PutImage completes.
+func (s *Store) PutImage(ctx context.Context, spec ImageSpec) (*Image, error) {
+	id := strings.TrimPrefix(string(sha(spec.Config)), "sha256:")
+	op := "record image " + short(id)
+	manifest := sha(spec.Manifest)
+	docs := []library.ImageBigDataOption{
+		{Key: "sha256:" + id, Data: spec.Config, Digest: sha(spec.Config)},
+		{Key: "manifest-" + string(manifest), Data: spec.Manifest, Digest: manifest},
+		{Key: "manifest", Data: spec.Manifest, Digest: manifest},
+	}
+	if len(spec.Index) > 0 {
+		d := sha(spec.Index)
+		docs = append(docs, library.ImageBigDataOption{Key: "manifest-" + string(d), Data: spec.Index, Digest: d})
+	}
+	metadata, err := json.Marshal(map[string]any{"signatures-sizes": map[string]any{string(manifest): []int{}}})
+	if err != nil {
+		return nil, err
+	}
+	created, err := s.lib.CreateImage(id, nil, spec.TopLayer, string(metadata), &library.ImageOptions{
+		CreationDate: spec.Created, Digest: manifest, BigData: docs,
+	})
+	switch {
+	case errors.Is(err, library.ErrDuplicateID):
+		err = s.complete(id, spec.TopLayer, docs)
+	case errors.Is(err, library.ErrLayerUnknown):
+		return nil, ErrParentGone
+	case err == nil:
+		id = created.ID
+	}
+	if err == nil && len(spec.Names) > 0 {
+		err = s.lib.AddNames(id, spec.Names)
+	}
+	if err != nil {
+		return nil, s.explain(op, err)
+	}
+	return s.reader.Image(ctx, "sha256:"+id)
+}
+
+// complete adds documents to the image that is there.
+func (s *Store) complete(id, top string, docs []library.ImageBigDataOption) error {
+	img, err := s.lib.Image(id)
+	if err != nil {
+		return err
+	}
+	if img.TopLayer != top {
+		return errs.New(errs.Conflict, fmt.Sprintf("the store has an image of this id with another top layer (%s)", short(img.TopLayer)))
+	}
+	for _, d := range docs {
+		if slices.Contains(img.BigDataNames, d.Key) && img.BigDataDigests[d.Key] == d.Digest {
+			continue
+		}
+		want := d.Digest
+		if err := s.lib.SetImageBigData(id, d.Key, d.Data, func([]byte) (digest.Digest, error) { return want, nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tag gives the image that refs mean (as for [Reader.Image]) one more name.
+func (s *Store) Tag(ctx context.Context, name string, refs ...string) error {
+	img, err := s.reader.Image(ctx, refs...)
+	if err != nil {
+		return err
+	}
+	if img.ReadOnly { // an image of an additional store: the record is copied
+		_, err := s.lib.CreateImage(img.ID, nil, img.TopLayer, "", nil)
+		if err != nil && !errors.Is(err, library.ErrDuplicateID) {
+			return s.explain("tag "+familiar(name), err)
+		}
+	}
+	s.spendReserve()
+	return s.explain("tag "+familiar(name), s.lib.AddNames(img.ID, []string{name}))
+}
+
+// Untag takes names away from whatever image has them.
+func (s *Store) Untag(ctx context.Context, names ...string) error {
+	s.spendReserve()
+	for _, name := range names {
+		img, err := s.reader.Image(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := s.lib.RemoveNames(img.ID, []string{name}); err != nil {
+			return s.explain("untag "+familiar(name), err)
+		}
+	}
+	return nil
+}
+
+// RemoveOptions are rmi's.
+type RemoveOptions struct {
+	Force   bool
+	NoPrune bool // keep the layers: nothing but the image's record goes
+	// Running tells whether the cais container id runs; nil: none does.
+	Running func(id string) bool
+}
+
+// Removed is one line of rmi: exactly one field is set.
+type Removed struct {
+	Untagged string // the full reference
+	Deleted  string // "sha256:…": the image, then its layers' chain ids, leaf first
+}
+
+// RemoveImage does what rmi does with one argument, and returns what it did,
+// also beside an error. refs are as for [Reader.Image].
+//
+// One thing differs from Docker: an image whose last container is stopped loses
+// its names by force, but stays, without a name, until the container is gone,
+// since the container could not start again without its layers. What opens the
+// store for changes after that removes it.
+func (s *Store) RemoveImage(ctx context.Context, o RemoveOptions, refs ...string) (removed []Removed, err error) {
+	s.spendReserve()
+	img, err := s.reader.Image(ctx, refs...)
+	if err != nil {
+		return nil, err
+	}
+	if img.ReadOnly {
+		return nil, errs.New(errs.Denied, "the image is in a read-only store")
+	}
+	users, err := s.users(ctx, img.ID)
+	if err != nil {
+		return nil, err
+	}
+	named := "" // the name that was asked for; empty: an id was
+	for _, ref := range refs {
+		if slices.Contains(img.Names, ref) {
+			named = ref
+			break
+		}
+	}
+	if err := conflict(img, users, named, o); err != nil {
+		return nil, err
+	}
+	names := img.Names
+	if named != "" && len(tags(img.Names)) > 1 {
+		names = []string{named}
+	}
+	keep := len(names) < len(img.Names) || len(users) > 0
+	if keep {
+		removed, err = s.untag(img, names)
+		if err != nil || len(names) < len(img.Names) {
+			return removed, err
+		}
+		return removed, s.intend(img, nil) // removed when its containers are gone
+	}
+	return s.delete(img, o.NoPrune)
+}
+
+// tags are the names that are not digests.
+func tags(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.Contains(n, "@") })
+}
+
+// users are the containers that keep an image.
+func (s *Store) users(ctx context.Context, id string) ([]ContainerRef, error) {
+	all, err := s.reader.Containers(ctx)
+	return slices.DeleteFunc(all, func(c ContainerRef) bool { return c.ImageID != id }), err
+}
+
+// conflict says why the image may not go, in Docker's words.
+func conflict(img *Image, users []ContainerRef, named string, o RemoveOptions) error {
+	if named != "" {
+		if len(tags(img.Names)) > 1 || len(users) == 0 || o.Force {
+			return nil
+		}
+		return errs.New(errs.Conflict, fmt.Sprintf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+			familiar(named), short(users[0].ID), short(img.ID)))
+	}
+	for _, c := range users {
+		switch {
+		case !c.Ours:
+			err := errs.New(errs.Conflict, fmt.Sprintf("conflict: unable to delete %s (cannot be forced) - image is being used by container %s of another tool", short(img.ID), short(c.ID)))
+			return errs.WithHint(err, "Remove it there: 'podman ps -a --external' shows it.")
+		case o.Running != nil && o.Running(c.ID):
+			return errs.New(errs.Conflict, fmt.Sprintf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", short(img.ID), short(c.ID)))
+		case !o.Force:
+			return errs.New(errs.Conflict, fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", short(img.ID), short(c.ID)))
+		}
+	}
+	if len(tags(img.Names)) > 1 && !o.Force {
+		return errs.New(errs.Conflict, fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", short(img.ID)))
+	}
+	return nil
+}
+
+// untag takes names away and says so, with the digests of repositories that
+// have no name any more.
+func (s *Store) untag(img *Image, names []string) ([]Removed, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	if err := s.lib.RemoveNames(img.ID, names); err != nil && !errors.Is(err, library.ErrImageUnknown) {
+		return nil, s.explain("untag "+familiar(names[0]), err)
+	}
+	return untagged(img, names), nil
+}
+
+func untagged(img *Image, names []string) []Removed {
+	var lines []Removed
+	left := slices.DeleteFunc(slices.Clone(img.Names), func(n string) bool { return slices.Contains(names, n) })
+	for _, n := range names {
+		lines = append(lines, Removed{Untagged: n})
+	}
+	var repos []string
+	for _, n := range names {
+		repo := repository(n)
+		gone := !slices.ContainsFunc(left, func(l string) bool { return repository(l) == repo })
+		if !gone || slices.Contains(repos, repo) {
+			continue
+		}
+		repos = append(repos, repo)
+		if ref := repo + "@" + img.RepoDigest(); img.RepoDigest() != "" && !slices.Contains(names, ref) {
+			lines = append(lines, Removed{Untagged: ref})
+		}
+	}
+	return lines
+}
+
+// RepoDigest is the digest that Docker shows an image with: that of the index
+// if it came through one, else that of its manifest.
+func (img *Image) RepoDigest() string {
+	for _, d := range img.Digests {
+		if d != img.Digest {
+			return d
+		}
+	}
+	return img.Digest
+}
+
+// delete removes the image with its names and with the layers that nothing else
+// uses. The intent comes first: if we are killed in between, the next process
+// that opens the store finishes.
+func (s *Store) delete(img *Image, keepLayers bool) ([]Removed, error) {
+	layers := s.layersOf(img.TopLayer)
+	chains := chainIDs(layers)
+	ids := make([]string, len(layers))
+	for i, l := range layers {
+		ids[i] = l.ID
+	}
+	if !keepLayers {
+		if err := s.intend(img, ids); err != nil {
+			return nil, s.explain("remove image "+short(img.ID), err)
+		}
+	}
+	gone, err := s.lib.DeleteImage(img.ID, true)
+	if errors.Is(err, library.ErrImageUsedByContainer) { // one that came meanwhile
+		_ = s.forget(img.ID)
+		return nil, errs.E("", errs.Conflict, fmt.Errorf("conflict: unable to delete %s - %w", short(img.ID), err))
+	}
+	if errors.Is(err, library.ErrNotAnImage) || errors.Is(err, library.ErrImageUnknown) {
+		_ = s.forget(img.ID)
+		return nil, errs.New(errs.NotFound, "no such image: "+short(img.ID)+" (removed meanwhile)")
+	}
+	if err != nil {
+		return nil, s.explain("remove image "+short(img.ID), err) // the intent stays
+	}
+	lines := untagged(img, img.Names)
+	lines = append(lines, Removed{Deleted: "sha256:" + img.ID})
+	for i, id := range ids {
+		if slices.Contains(gone, id) {
+			lines = append(lines, Removed{Deleted: chains[i]})
+		}
+	}
+	return lines, s.forget(img.ID)
+}
+
+// chainIDs are Docker's names for layers with all below them; layers are top
+// first.
+func chainIDs(layers []library.Layer) []string {
+	chains := make([]string, len(layers))
+	below := ""
+	for i, l := range slices.Backward(layers) {
+		diff := string(l.UncompressedDigest)
+		if diff == "" {
+			diff = "sha256:" + l.ID
+		}
+		if below == "" {
+			below = diff
+		} else {
+			below = string(sha([]byte(below + " " + diff)))
+		}
+		chains[i] = below
+	}
+	return chains
+}
