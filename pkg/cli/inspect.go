@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/container"
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
@@ -49,6 +50,7 @@ func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 
 func kindsOf(e *engine.Engine, only string, size bool) ([]kind, error) {
 	all := []kind{
+		{"container", func(ctx context.Context, ref string) (any, error) { return container.Inspect(ctx, e, ref, size) }},
 		{"image", func(ctx context.Context, ref string) (any, error) {
 			r, err := e.Reader()
 			if err != nil {

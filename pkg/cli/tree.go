@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cais.dev/cais/pkg/cli/container"
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/system"
 )
@@ -8,6 +9,45 @@ import (
 // tree is every command, by the names under which Docker has it. A constructor
 // is called only for what the command line names.
 var tree = []node{
+	{name: "attach", of: "container attach", section: others, new: container.NewAttach},
+	{name: "create", of: "container create", section: others, new: container.NewCreate},
+	{name: "exec", of: "container exec", section: common, new: container.NewExec},
+	{name: "kill", of: "container kill", section: others, new: container.NewKill},
+	{name: "ps", of: "container ls", section: common, new: container.NewPs},
+	{name: "rm", of: "container rm", section: others, new: container.NewRm},
+	{name: "run", of: "container run", section: common, new: container.NewRun},
+	{name: "start", of: "container start", section: others, new: container.NewStart},
+	{name: "stop", of: "container stop", section: others, new: container.NewStop},
+	{name: "wait", of: "container wait", section: others, new: container.NewWait},
+	{name: "container", section: management, short: "Manage containers", children: []node{
+		{name: "attach", of: "container attach", new: container.NewAttach},
+		{name: "create", of: "container create", new: container.NewCreate},
+		{name: "exec", of: "container exec", new: container.NewExec},
+		{name: "exists", of: "container exists", new: container.NewExists},
+		{name: "inspect", of: "container inspect", new: container.NewInspect},
+		{name: "kill", of: "container kill", new: container.NewKill},
+		{name: "ls", aliases: []string{"list", "ps"}, of: "container ls", new: container.NewPs},
+		{name: "rm", aliases: []string{"remove"}, of: "container rm", new: container.NewRm},
+		{name: "run", of: "container run", new: container.NewRun},
+		{name: "start", of: "container start", new: container.NewStart},
+		{name: "stop", of: "container stop", new: container.NewStop},
+		{name: "wait", of: "container wait", new: container.NewWait},
+
+		{name: "commit", later: "making an image from a container"},
+		{name: "cp", later: "copying files into and out of containers"},
+		{name: "diff", later: "what a container changed in its files"},
+		{name: "export", later: "writing a container's files to a tar"},
+		{name: "pause", later: "freezing a container's processes"},
+		{name: "port", later: "a container's published ports"},
+		{name: "prune", later: "removing stopped containers"},
+		{name: "rename", later: "giving a container another name"},
+		{name: "restart", later: "stopping and starting a container"},
+		{name: "stats", later: "what containers use"},
+		{name: "top", later: "a container's processes"},
+		{name: "unpause", later: "thawing a container's processes"},
+		{name: "update", later: "changing a container's limits"},
+	}},
+
 	{name: "images", of: "image ls", section: common, new: image.NewImages},
 	{name: "rmi", of: "image rm", section: others, new: image.NewRmi},
 	{name: "tag", of: "image tag", section: others, new: image.NewTag},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,7 @@ import (
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/seccomp"
 	"cais.dev/cais/pkg/units"
+	"cais.dev/cais/pkg/userns"
 )
 
 // StartOptions say what a start connects the container to.
@@ -212,8 +214,17 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Timeout: req.Timeout, StopSignal: int(stop), Cgroups: dirs.Remove,
 		AutoRemove: req.AutoRemove,
 		Cleanup:    []string{CleanupRole, helperContainer, rec.ID},
-		CleanupEnv: s.o.Environ,
+		CleanupEnv: s.cleanupEnv(),
 	}, nil
+}
+
+// cleanupEnv is the environment of what a monitor becomes at its end. It may
+// live in the user's namespace, where we do not.
+func (s *Service) cleanupEnv() []string {
+	if !s.needU() {
+		return s.o.Environ
+	}
+	return append(slices.Clone(s.o.Environ), userns.Environ()...)
 }
 
 // etcMounts are the container's own files in /etc, unless a mount of the user's

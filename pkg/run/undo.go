@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 	"time"
 )
@@ -24,3 +25,5 @@ func (u *undo) on(ctx context.Context, err *error) {
 		*err = errors.Join(*err, step(ctx))
 	}
 }
+
+func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -2,8 +2,6 @@ package userns
 
 import (
 	"fmt"
-	"os"
-	"strconv"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/wire"
@@ -39,8 +37,7 @@ func (c *Cmd) plan(join bool, m *Mapping) (*wire.Plan, error) {
 	if join || m != nil {
 		b.Call("become group 0 of the user namespace", unix.SYS_SETRESGID, 0, 0, 0)
 		b.Call("become user 0 of the user namespace", unix.SYS_SETRESUID, 0, 0, 0)
-		env = append(env[:len(env):len(env)], envInside+"=1", envConfigured+"=done",
-			envUID+"="+strconv.Itoa(os.Geteuid()), envGID+"="+strconv.Itoa(os.Getegid()))
+		env = append(env[:len(env):len(env)], Environ()...)
 	}
 	if c.Pdeathsig != 0 { // after the change of ids, which clears it
 		b.Call("ask for a signal at the parent's death", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(c.Pdeathsig))

@@ -43,6 +43,15 @@ func OuterUID() int { return outer(envUID, os.Geteuid()) }
 // OuterGID returns the real user's group, also inside U.
 func OuterGID() int { return outer(envGID, os.Getegid()) }
 
+// Environ returns the variables that tell a program that it is in U, for what a
+// process there starts in its turn.
+func Environ() []string {
+	return []string{
+		envInside + "=1", envConfigured + "=done",
+		envUID + "=" + strconv.Itoa(OuterUID()), envGID + "=" + strconv.Itoa(OuterGID()),
+	}
+}
+
 func outer(env string, own int) int {
 	if !Inside() {
 		return own

@@ -1,0 +1,165 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/run"
+	"cais.dev/cais/pkg/run/session"
+)
+
+type execOptions struct {
+	run.ExecOptions
+	interactive   bool
+	env, envFiles []string
+	keys          string
+	cidFile       string
+	latest        bool
+}
+
+// NewExec makes "exec", "container exec".
+func NewExec(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o execOptions
+	cmd := &cobra.Command{
+		Use:               "exec [OPTIONS] CONTAINER COMMAND [ARG...]",
+		Short:             "Run another command in a running container",
+		ValidArgsFunction: complete.Containers(e, 1, alive),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			svc, err := e.Containers()
+			if err != nil {
+				return err
+			}
+			sel := selection{latest: o.latest}
+			if o.cidFile != "" {
+				sel.cidFiles = []string{o.cidFile}
+			}
+			ref := args[0]
+			if sel.given() {
+				refs, err := sel.refs(cmd.Context(), svc, nil, alive)
+				if err != nil {
+					return err
+				}
+				ref = refs[0]
+			} else {
+				args = args[1:]
+			}
+			o.Request.Args = args
+			if o.Request.Env, err = environment(o.env, o.envFiles, lookup(e)); err != nil {
+				return ui.FlagError(cmd, err)
+			}
+			return exec(cmd.Context(), e, s, svc, ref, o)
+		},
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if o.latest || o.cidFile != "" {
+			return ui.MinArgs(1)(cmd, args)
+		}
+		return ui.MinArgs(2)(cmd, args)
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false) // what follows the container is the command's
+	f.BoolVarP(&o.Detach, "detach", "d", false, "Do not wait for the command")
+	f.StringVar(&o.keys, "detach-keys", "", "Detach with these `keys` (ctrl-p,ctrl-q)")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "Set `NAME=VALUE` in its environment")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "Read variables from a `file`")
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "Connect stdin")
+	f.BoolVar(&o.Request.Privileged, "privileged", false, "Give it all capabilities")
+	f.BoolVarP(&o.Request.TTY, "tty", "t", false, "Give it a terminal")
+	f.StringVarP(&o.Request.User, "user", "u", "", "Run as `USER[:GROUP]`")
+	f.StringVarP(&o.Request.Workdir, "workdir", "w", "", "Run in this `directory`")
+	f.StringVar(&o.cidFile, "cidfile", "", "The container whose id is in `FILE`")
+	f.BoolVarP(&o.latest, "latest", "l", false, "The container made last")
+	return cmd
+}
+
+func exec(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Service, ref string, o execOptions) error {
+	w := wanted{tty: o.Request.TTY}
+	if !o.Detach {
+		w.in, w.out, w.err = o.interactive, true, !o.Request.TTY
+	}
+	if err := w.checkTerminal(s); err != nil {
+		return err
+	}
+	var err error
+	if w.detachKeys, err = detachKeys(e, o.keys); err != nil {
+		return err
+	}
+	o.Attach = w.attach()
+	if w.tty {
+		z := size(s)
+		o.Attach.Rows, o.Attach.Cols = z.Rows, z.Cols
+	}
+	ses, err := svc.Exec(ctx, ref, o.ExecOptions)
+	if err != nil {
+		return startFailure(err, ui.CodeFailure)
+	}
+	if o.Detach {
+		if ses == nil {
+			return nil
+		}
+		return ses.Close()
+	}
+	defer ses.Close()
+	exit, err := stream(ctx, s, ses, w)
+	if errors.Is(err, session.ErrDetached) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return exitError(exit.Code)
+}
+
+// environment puts the files' variables before those of -e. A name without a
+// value takes ours, and is left out if we have none.
+func environment(env, files []string, lookup func(string) (string, bool)) ([]string, error) {
+	var all []string
+	add := func(kv string) error {
+		name, _, valued := strings.Cut(kv, "=")
+		if name == "" {
+			return fmt.Errorf("invalid environment variable: %s", kv)
+		}
+		if !valued {
+			v, ok := lookup(name)
+			if !ok {
+				return nil
+			}
+			kv = name + "=" + v
+		}
+		all = append(all, kv)
+		return nil
+	}
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(bytes.TrimPrefix(b, []byte("\uFEFF")))) {
+			line = strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t")
+			if line == "" || line[0] == '#' {
+				continue
+			}
+			if name, _, _ := strings.Cut(line, "="); strings.ContainsAny(name, " \t") {
+				return nil, fmt.Errorf("%s: variable '%s' contains whitespaces", path, name)
+			}
+			if err := add(line); err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+		}
+	}
+	for _, kv := range env {
+		if err := add(kv); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}

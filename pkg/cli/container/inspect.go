@@ -1,0 +1,61 @@
+package container
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/docker"
+	"cais.dev/cais/pkg/engine"
+)
+
+// NewInspect makes "container inspect".
+func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var format string
+	var size bool
+	cmd := &cobra.Command{
+		Use:               "inspect [OPTIONS] CONTAINER [CONTAINER...]",
+		Short:             "Show what is known of one or more containers",
+		Args:              ui.MinArgs(1),
+		ValidArgsFunction: complete.Containers(e, -1, nil),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) {
+				return Inspect(cmd.Context(), e, ref, size)
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
+	cmd.Flags().BoolVarP(&size, "size", "s", false, "Show sizes too")
+	return cmd
+}
+
+// Inspect returns what is known of the container that ref means.
+func Inspect(ctx context.Context, e *engine.Engine, ref string, size bool) (*docker.Container, error) {
+	svc, err := e.Containers()
+	if err != nil {
+		return nil, err
+	}
+	f, err := svc.Inspect(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if size {
+		own, err := treeSize(ctx, filepath.Join(f.Container.Dir, "upper"))
+		if err != nil {
+			return nil, err
+		}
+		whole := own
+		for _, dir := range f.Container.Record.Lower {
+			n, err := treeSize(ctx, dir)
+			if err != nil {
+				return nil, err
+			}
+			whole += n
+		}
+		f.SizeRw, f.SizeRootFs = &own, &whole
+	}
+	return docker.NewContainer(f), nil
+}

@@ -1,0 +1,251 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/flags"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/run"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/session"
+)
+
+// NewRun makes "run", "container run".
+func NewRun(e *engine.Engine, s ui.Streams) *cobra.Command {
+	return newRun(e, s, &cobra.Command{
+		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+		Short: "Make a container from an image and start it",
+		Example: `  cais run --rm busybox echo hello
+  cais run -it --rm busybox
+  cais run -d --name web -v "$PWD:/srv:ro" busybox sleep 1000`,
+	}, true)
+}
+
+// NewCreate makes "create", "container create".
+func NewCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
+	return newRun(e, s, &cobra.Command{
+		Use:   "create [OPTIONS] IMAGE [COMMAND] [ARG...]",
+		Short: "Make a container from an image without starting it",
+	}, false)
+}
+
+func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra.Command {
+	cmd.Args = ui.MinArgs(1)
+	cmd.ValidArgsFunction = complete.Images(e, 1)
+	cmd.Flags().SetInterspersed(false) // what follows the image is the command's
+	f := flags.Run(cmd.Flags(), run)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		env := flags.Env{LookupEnv: lookup(e), Home: e.Getenv("HOME")}
+		env.Dir, _ = os.Getwd() // a directory that is gone matters only for relative paths
+		req, o, err := f.Request(args, env)
+		if err != nil {
+			return ui.FlagError(cmd, err)
+		}
+		c := &runner{e: e, s: s, req: req, o: o, ref: args[0]}
+		if run {
+			return startFailure(c.run(cmd.Context()), ui.CodeUsage)
+		}
+		return c.create(cmd.Context())
+	}
+	return cmd
+}
+
+func lookup(e *engine.Engine) func(string) (string, bool) {
+	return func(key string) (string, bool) {
+		v := e.Getenv(key)
+		if v == "" {
+			return os.LookupEnv(key)
+		}
+		return v, true
+	}
+}
+
+// runner is one run or create.
+type runner struct {
+	e   *engine.Engine
+	s   ui.Streams
+	req plan.Request
+	o   flags.RunOptions
+	ref string
+}
+
+func (c *runner) create(ctx context.Context) error {
+	svc, err := c.e.Containers()
+	if err != nil {
+		return err
+	}
+	img, err := c.image(ctx, svc)
+	if err != nil {
+		return err
+	}
+	svc.Heal(ctx)
+	made, err := svc.Create(ctx, c.options(img, false))
+	if err != nil {
+		return err
+	}
+	c.warn(made.Warnings)
+	fmt.Fprintln(c.s.Out, made.ID)
+	return nil
+}
+
+func (c *runner) options(img *run.Image, ephemeral bool) run.CreateOptions {
+	return run.CreateOptions{
+		Ref: c.ref, Image: img, Name: c.o.Name, Replace: c.o.Replace, Request: c.req, Ephemeral: ephemeral,
+	}
+}
+
+func (c *runner) warn(warnings []plan.Warning) {
+	for _, w := range warnings {
+		fmt.Fprintln(c.s.Err, "WARNING:", w.Text)
+	}
+}
+
+// wanted is what a foreground run attaches: what -a names, else stdout and
+// stderr, and stdin with -i.
+func (c *runner) wanted() (wanted, error) {
+	w := wanted{tty: c.req.TTY, proxy: c.o.SigProxy}
+	if !c.o.Detach {
+		if len(c.o.Attach) == 0 {
+			w.in, w.out, w.err = c.req.OpenStdin, true, true
+		} else {
+			w.in = slices.Contains(c.o.Attach, "stdin")
+			w.out = slices.Contains(c.o.Attach, "stdout")
+			w.err = slices.Contains(c.o.Attach, "stderr")
+		}
+	}
+	var err error
+	if w.detachKeys, err = detachKeys(c.e, c.req.DetachKeys); err != nil {
+		return w, err
+	}
+	return w, w.checkTerminal(c.s)
+}
+
+func (c *runner) run(ctx context.Context) error {
+	w, err := c.wanted()
+	if err != nil {
+		return err
+	}
+	svc, err := c.e.Containers()
+	if err != nil {
+		return err
+	}
+	img, err := c.image(ctx, svc)
+	if err != nil {
+		return err
+	}
+	healed := make(chan struct{})
+	go func() { // beside the start: what others left does not concern this container
+		defer close(healed)
+		svc.Heal(ctx)
+	}()
+	defer func() { <-healed }()
+
+	so := run.StartOptions{Attach: w.attach()}
+	if c.req.TTY {
+		so.Size = size(c.s)
+	}
+	made, started, err := svc.Run(ctx, c.options(img, c.req.AutoRemove), so)
+	if made != nil {
+		c.warn(made.Warnings)
+	}
+	if err != nil {
+		return err
+	}
+	defer started.Session.Close()
+	c.warn(started.Warnings)
+	if c.o.Detach {
+		fmt.Fprintln(c.s.Out, made.ID)
+		return nil
+	}
+	return c.attend(ctx, svc, made.ID, started.Session, w)
+}
+
+// attend copies the streams and takes the container away at its end, if that is
+// left to us.
+func (c *runner) attend(ctx context.Context, svc *run.Service, id string, ses *session.Session, w wanted) error {
+	exit, err := stream(ctx, c.s, ses, w)
+	if errors.Is(err, session.ErrDetached) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c.req.AutoRemove && !exit.Restarts {
+		after := context.WithoutCancel(ctx)
+		if err := svc.Finish(after, id, exit.Cleanup); err != nil {
+			fmt.Fprintln(c.s.Err, "WARNING: the container could not be removed:", err)
+		}
+	}
+	return exitError(exit.Code)
+}
+
+// pulls reports whether the policy wants the image from its registry, given
+// whether there is one here.
+func pulls(policy string, have bool) bool {
+	switch policy {
+	case "always", "newer":
+		return true
+	case "never":
+		return false
+	}
+	return !have
+}
+
+// image finds the image, and pulls it if the policy says so.
+func (c *runner) image(ctx context.Context, svc *run.Service) (*run.Image, error) {
+	img, err := svc.Image(ctx, c.ref)
+	if err != nil && errs.KindOf(err) != errs.NotFound {
+		return nil, err
+	}
+	have := err == nil
+	if have && c.otherPlatform(img) != nil && c.o.Pull != "never" {
+		have = false // Docker asks the registry for the right one
+	}
+	ref, bad := oci.Parse(c.ref)
+	if bad != nil || !pulls(c.o.Pull, have) { // an id is never pulled
+		if err == nil {
+			err = c.otherPlatform(img)
+		}
+		return img, err
+	}
+	if err != nil && !c.o.Quiet {
+		fmt.Fprintf(c.s.Err, "Unable to find image '%s' locally\n", ref.WithDefaultTag().Familiar())
+	}
+	err = c.e.Pull(ctx, c.ref, engine.PullOptions{
+		Platform: c.o.Platform, Policy: c.o.Pull, Quiet: c.o.Quiet,
+		AuthFile: c.o.AuthFile, Creds: c.o.Creds, TLSVerify: c.o.TLSVerify, Out: c.s.Err,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if img, err = svc.Image(ctx, c.ref); err != nil {
+		return nil, err
+	}
+	return img, c.otherPlatform(img)
+}
+
+// otherPlatform is the error for an image that is not of the platform that was
+// asked for.
+func (c *runner) otherPlatform(img *run.Image) error {
+	if c.o.Platform == "" {
+		return nil
+	}
+	want, err := oci.ParsePlatform(c.o.Platform, oci.HostPlatform())
+	if err != nil {
+		return err
+	}
+	if have := img.Config.Platform; !want.Runs(have) {
+		return errs.New(errs.NotFound, fmt.Sprintf("image with reference %s was found but does not match the specified platform: wanted %s, actual: %s", c.ref, want, have))
+	}
+	return nil
+}

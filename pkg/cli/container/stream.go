@@ -1,0 +1,178 @@
+// Package container holds the commands about containers.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/run/session"
+	"cais.dev/cais/pkg/run/wire"
+	"cais.dev/cais/pkg/sys"
+)
+
+// wanted is which streams a command connects, and how.
+type wanted struct {
+	in, out, err bool
+	tty          bool
+	detachKeys   []byte
+	proxy        bool // pass signals on
+}
+
+func (w wanted) attach() wire.Attach { return wire.Attach{Stdin: w.in, Stdout: w.out, Stderr: w.err} }
+
+// raw reports whether our terminal becomes the container's.
+func (w wanted) raw(s ui.Streams) bool { return w.tty && w.in && s.InTerminal() }
+
+// checkTerminal refuses -it without a terminal: the person would type into
+// nothing.
+func (w wanted) checkTerminal(s ui.Streams) error {
+	if w.tty && w.in && !s.InTerminal() {
+		return ui.Exit(ui.CodeFailure, errors.New("cannot attach stdin to a TTY-enabled container because stdin is not a terminal"))
+	}
+	return nil
+}
+
+// size is that of our terminal; the zero value without one.
+func size(s ui.Streams) session.Size {
+	for _, f := range []*os.File{s.OutFile(), s.InFile()} {
+		if f == nil {
+			continue
+		}
+		if rows, cols, err := sys.WindowSize(int(f.Fd())); err == nil {
+			return session.Size{Rows: rows, Cols: cols}
+		}
+	}
+	return session.Size{}
+}
+
+// detachKeys are those of the flag, else of Docker's configuration, else the
+// usual ones.
+func detachKeys(e *engine.Engine, flag string) ([]byte, error) {
+	if flag == "" {
+		flag = e.ClientFormat("detachKeys")
+	}
+	keys, err := session.ParseDetachKeys(flag)
+	return keys, ui.Exit(ui.CodeUsage, err)
+}
+
+// signals are what a command passes on while it is attached.
+type signals struct {
+	ch   chan os.Signal
+	stop func()
+}
+
+// ownSignals takes the signals that can be caught over from the program, which
+// would end at the first one.
+func ownSignals(ctx context.Context) signals {
+	ch := make(chan os.Signal, 16)
+	signal.Notify(ch)
+	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of write, not our end
+	signal.Reset(syscall.SIGCHLD, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT)
+	ui.OwnSignals(ctx)
+	return signals{ch, func() { signal.Stop(ch) }}
+}
+
+// proxied are the signals to pass on: SIGWINCH is the session's, the runtime's
+// own and those about children are nobody's.
+func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.CancelCauseFunc, proxy bool) <-chan os.Signal {
+	out := make(chan os.Signal, 16)
+	go func() {
+		var last time.Time
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case sig, ok := <-g.ch:
+				if !ok {
+					return
+				}
+				switch sig {
+				case syscall.SIGURG, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGWINCH:
+					continue
+				}
+				if !proxy {
+					if s, ok := sig.(syscall.Signal); ok && (s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP) {
+						cancel(&ui.SignalError{Signal: s})
+						return
+					}
+					continue
+				}
+				if sig == syscall.SIGINT {
+					if !last.IsZero() && time.Since(last) < 2*time.Second {
+						fmt.Fprintln(s.Err, "The container's first process seems to ignore SIGINT: 'cais stop' ends it, and --init would have made it listen.")
+					}
+					last = time.Now()
+				}
+				select {
+				case out <- sig:
+				default: // a burst of signals is not worth blocking for
+				}
+			}
+		}
+	}()
+	return out
+}
+
+// stream connects our streams with the session until it ends. It returns the
+// process's exit.
+func stream(ctx context.Context, s ui.Streams, ses *session.Session, w wanted) (session.Exit, error) {
+	g := ownSignals(ctx)
+	defer g.stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	st := session.Streams{DetachKeys: w.detachKeys, Signals: g.proxied(ctx, s, cancel, w.proxy)}
+	if w.in {
+		st.In = s.In
+	}
+	if w.out {
+		st.Out = s.Out
+	}
+	if w.err {
+		st.Err = s.Err
+	}
+	if w.raw(s) {
+		st.Terminal = s.InFile()
+	} else if !w.tty {
+		st.DetachKeys = nil
+	}
+	exit, err := ses.Stream(ctx, st)
+	if err != nil && errors.Is(err, context.Canceled) {
+		if sig, ok := errors.AsType[*ui.SignalError](context.Cause(ctx)); ok { // --sig-proxy=false
+			return exit, &ui.ExitError{Code: 128 + int(sig.Signal)}
+		}
+	}
+	return exit, err
+}
+
+// exitError is how a command ends with its process's code.
+func exitError(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return &ui.ExitError{Code: code}
+}
+
+// startFailure gives an error of a start its exit code: the one that says what
+// kept the command from being executed, else failure.
+func startFailure(err error, failure int) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*ui.ExitError](err); ok {
+		return err
+	}
+	if _, ok := errors.AsType[*ui.UsageError](err); ok {
+		return err
+	}
+	if se, ok := errors.AsType[*session.StartError](err); ok && se.Code != 0 {
+		return ui.Exit(se.Code, err)
+	}
+	return ui.Exit(failure, err)
+}
