@@ -9,11 +9,14 @@
 package lower
 
 import (
-	"errors"
+	"fmt"
+	"path"
+	"slices"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/wire"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Options are what the lowering must know besides the spec.
@@ -29,6 +32,10 @@ type Options struct {
 
 	Files []File // hosts, hostname, resolv.conf
 	Init  bool   // a reaper is pid 1, and the process its child
+
+	// OuterProc allows to bind the /proc that is there already where the kernel
+	// refuses a new one, as it does in a container whose own /proc is masked.
+	OuterProc bool
 
 	// CgroupProcs are the cgroup.procs files that the container joins by.
 	CgroupProcs []string
@@ -71,11 +78,132 @@ type ExecOptions struct {
 // Run returns the plan of a container's first process. It is gated unless
 // NoGate: Proc.Release lets it execute its program.
 func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
-	return nil, errs.E("lower the container", errs.Unsupported, errors.New("not written yet"))
+	if err := check(spec, spec.Process); err != nil {
+		return nil, err
+	}
+	ns, err := namespacesOf(spec)
+	if err != nil {
+		return nil, err
+	}
+	if o.Cgroups == nil && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" }) {
+		if o.Cgroups, err = CgroupView(o.CgroupProcs); err != nil {
+			return nil, err
+		}
+	}
+	b := &builder{spec: spec, o: o, ns: ns, proc: spec.Process}
+	b.begin()
+	b.enterNew()
+	prefix := b.Len()
+	if err := b.rootfs(); err != nil {
+		return nil, err
+	}
+	if err := b.tty(); err != nil {
+		return nil, err
+	}
+	b.system()
+	b.pivot()
+	if !o.NoGate {
+		b.Gate(unix.SYS_WRITE, unix.SYS_READ)
+	}
+	if err := b.process(o.Seccomp, o.SeccompFlags, o.SingleID); err != nil {
+		return nil, err
+	}
+	if o.Init {
+		if err := b.reaper(); err != nil {
+			return nil, err
+		}
+	}
+	b.exec()
+	p, err := b.Plan()
+	if err != nil {
+		return nil, errs.E("lower the container", errs.Internal, err)
+	}
+	b.finish(p, prefix)
+	return p, nil
 }
 
 // Exec returns the plan of a further process, proc, in the running container
 // that spec describes. The container's first process is [wire.SlotInit].
 func Exec(spec *specs.Spec, proc *specs.Process, o ExecOptions) (*wire.Plan, error) {
-	return nil, errs.E("lower the process", errs.Unsupported, errors.New("not written yet"))
+	if err := check(spec, proc); err != nil {
+		return nil, err
+	}
+	ns, err := namespacesOf(spec)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{spec: spec, ns: ns, proc: proc,
+		o: Options{InUserNS: o.InUserNS, SingleID: o.SingleID, CgroupProcs: o.CgroupProcs}}
+	b.begin()
+	b.enterRunning()
+	prefix := b.Len()
+	if err := b.tty(); err != nil {
+		return nil, err
+	}
+	if err := b.process(o.Seccomp, o.SeccompFlags, o.SingleID); err != nil {
+		return nil, err
+	}
+	b.exec()
+	p, err := b.Plan()
+	if err != nil {
+		return nil, errs.E("lower the process", errs.Internal, err)
+	}
+	p.Prefix, p.RestoreNofile = prefix, !b.limitsFiles()
+	return p, nil
+}
+
+// finish sets what is not a step.
+func (b *builder) finish(p *wire.Plan, prefix int) {
+	p.Prefix, p.RestoreNofile = prefix, !b.limitsFiles()
+	p.CloneFlags = b.ns.cloneFlags()
+	if b.ns.created&unix.CLONE_NEWUSER != 0 {
+		p.UIDs, p.GIDs = idMaps(b.spec.Linux.UIDMappings), idMaps(b.spec.Linux.GIDMappings)
+		p.CgroupFiles = b.o.CgroupProcs
+	}
+}
+
+func idMaps(in []specs.LinuxIDMapping) []wire.IDMap {
+	out := make([]wire.IDMap, len(in))
+	for i, m := range in {
+		out[i] = wire.IDMap{Inside: m.ContainerID, Outside: m.HostID, Count: m.Size}
+	}
+	return out
+}
+
+// check refuses what no plan can do.
+func check(spec *specs.Spec, p *specs.Process) error {
+	switch {
+	case p == nil || len(p.Args) == 0 || p.Args[0] == "":
+		return errs.New(errs.Invalid, "no command specified")
+	case !path.IsAbs(p.Cwd):
+		return errs.New(errs.Invalid, fmt.Sprintf("the working directory %q is not absolute", p.Cwd))
+	case spec.Root == nil || spec.Linux == nil:
+		return errs.New(errs.Invalid, "the spec has no root or no linux section")
+	case spec.Hooks != nil:
+		return errs.New(errs.Unsupported, "hooks are not supported")
+	}
+	return nil
+}
+
+// builder writes one plan.
+type builder struct {
+	wire.Builder
+	spec *specs.Spec
+	proc *specs.Process
+	o    Options
+	ns   namespaces
+
+	root  wire.Arg // descriptor of the container's root
+	pts   wire.Arg // of its devpts, if it mounts one
+	procs wire.Arg // of its procfs, if it mounts one
+	slave wire.Arg // of its terminal
+
+	null, empty wire.Arg // what masks files and directories
+	stat        wire.Arg // room for a struct statx
+}
+
+func (b *builder) warn(text string) {
+	if b.o.Warn != nil {
+		b.o.Warn(text)
+	}
 }
