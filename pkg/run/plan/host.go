@@ -28,14 +28,13 @@ type Host struct {
 	// outside every user namespace.
 	RaiseLimits bool
 
-	Kernel    Kernel
-	Arch      string // GOARCH of this machine
-	CPUs      int    // online
-	Seccomp   bool   // the kernel has seccomp filters
-	AppArmor  bool   // enabled, and profiles can be given
-	SELinux   bool   // enabled
-	PortStart int    // net.ipv4.ip_unprivileged_port_start
-	OOMScore  int    // our own oom_score_adj: without RaiseLimits no child can go below it
+	Kernel   Kernel
+	Arch     string // GOARCH of this machine
+	CPUs     int    // online
+	Seccomp  bool   // the kernel has seccomp filters
+	AppArmor bool   // enabled, and profiles can be given
+	SELinux  bool   // enabled
+	OOMScore int    // our own oom_score_adj: without RaiseLimits no child can go below it
 
 	Cgroup Cgroups
 	// Throttle are the per-cpu thermal_throttle directories of sysfs to mask.
