@@ -47,7 +47,7 @@ func (b *bench) load(ts *testscript.TestScript, neg bool, args []string) {
 // registry [USER:PASSWORD] starts a registry on loopback for this script; its
 // address is $REGISTRY.
 func (b *bench) registry(ts *testscript.TestScript, neg bool, args []string) {
-	h := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	h := registry.New(registry.Logger(quiet()))
 	if len(args) > 0 {
 		user, pass, _ := strings.Cut(args[0], ":")
 		h = basicAuth(h, user, pass)
@@ -57,6 +57,8 @@ func (b *bench) registry(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(srv.Close)
 	ts.Setenv("REGISTRY", strings.TrimPrefix(srv.URL, "http://"))
 }
+
+func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
 func basicAuth(h http.Handler, user, pass string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

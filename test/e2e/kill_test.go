@@ -1,0 +1,188 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// storeFor makes a store for a test that is not a script, with the image in it if
+// load says so.
+func (b *bench) storeFor(t *testing.T, load bool) *store {
+	t.Helper()
+	s, err := b.newStore(filepath.Join(t.TempDir(), "home"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.finish(); err != nil {
+			t.Error("left behind: ", err)
+		}
+	})
+	if load {
+		if out, err := s.cmd("load", "-q", "-i", filepath.Join(b.images, "busybox.tar")).CombinedOutput(); err != nil {
+			t.Fatalf("load: %v: %s", err, out)
+		}
+	}
+	return s
+}
+
+// TestConcurrent starts a hundred containers at once.
+func TestConcurrent(t *testing.T) {
+	b := setUp(t)
+	s := b.storeFor(t, true)
+	const n = 100
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed []string
+	for i := range n {
+		wg.Go(func() {
+			want := fmt.Sprintf("number %d\n", i)
+			out, err := s.cmd("run", "--rm", "busybox", "echo", "number", fmt.Sprint(i)).CombinedOutput()
+			if err != nil || string(out) != want {
+				mu.Lock()
+				failed = append(failed, fmt.Sprintf("%d: %v: %q", i, err, out))
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if len(failed) > 0 {
+		t.Errorf("%d of %d failed:\n%s", len(failed), n, strings.Join(failed[:min(10, len(failed))], "\n"))
+	}
+	if err := s.leftovers(); err != nil {
+		t.Errorf("left behind: %v", err)
+	}
+}
+
+// killed are the system calls that a victim may die in: those that change
+// something, or wait for somebody.
+var killed = []string{
+	"openat", "mkdirat", "renameat", "unlinkat", "linkat", "symlinkat", "write", "pwrite64",
+	"fcntl", "flock", "close", "fsync", "ftruncate", "fchmodat", "fchownat", "utimensat",
+	"clone", "execve", "mount", "pivot_root", "setns", "unshare", "wait4", "waitid", "sendmsg",
+	"recvmsg", "connect", "socket", "exit_group", "fchmod", "getdents64", "newfstatat", "setxattr", "epoll_ctl",
+}
+
+// TestKill ends pull, run, rm and load by SIGKILL in a system call that a seed
+// chooses, in whichever process of theirs comes to it. After each, what follows
+// must work and nothing may be left: 20 seeds, 200 in make torture.
+func TestKill(t *testing.T) {
+	b := setUp(t)
+	strace, ok := lookPath("strace")
+	if !ok {
+		t.Skip("strace is not installed")
+	}
+	if b.person != asRoot {
+		// A traced program does not get newuidmap's rights.
+		t.Skip("needs root")
+	}
+	if err := exec.Command(strace, "-f", "-o", "/dev/null", "true").Run(); err != nil {
+		t.Skipf("tracing is not permitted: %v", err)
+	}
+	seeds := 20
+	if os.Getenv("CAIS_TORTURE") != "" {
+		seeds = 200
+	}
+	srv := httptest.NewServer(registry.New(registry.Logger(quiet())))
+	defer srv.Close()
+	ref := strings.TrimPrefix(srv.URL, "http://") + "/multi:1"
+	b.pushMulti(t, ref)
+	s := b.storeFor(t, true)
+	for seed := range seeds {
+		rnd := rand.New(rand.NewPCG(uint64(seed), 42))
+		verb := []string{"run", "pull", "rm", "run", "load"}[seed%5]
+		call := killed[rnd.IntN(len(killed))]
+		nth := 1 + rnd.IntN(30)
+		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
+			s.killOne(t, strace, verb, call, nth, ref)
+		})
+	}
+}
+
+func (s *store) killOne(t *testing.T, strace, verb, call string, nth int, ref string) {
+	must := func(args ...string) string {
+		t.Helper()
+		out, err := s.cmd(args...).CombinedOutput()
+		if err != nil {
+			t.Errorf("cais %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	var args []string
+	switch verb {
+	case "run":
+		args = []string{"run", "--rm", "--name", "victim", "busybox", "echo", "hi"}
+	case "rm":
+		must("run", "--name", "victim", "busybox", "true")
+		args = []string{"rm", "victim"}
+	case "pull":
+		args = []string{"pull", "-q", ref}
+	case "load":
+		args = []string{"load", "-q", "-i", filepath.Join(s.images, "busybox.tar")}
+	}
+	victim := s.cmd(args...)
+	victim.Args = append([]string{strace, "-f", "-qq", "-o", "/dev/null",
+		"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)}, append([]string{s.cais}, args...)...)
+	victim.Path = strace
+	victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
+	out, err := victim.CombinedOutput()
+	if !timer.Stop() {
+		t.Errorf("%s hung: %s", verb, out)
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+
+	// What follows works, with the same names.
+	must("ps", "-a")
+	must("images")
+	switch verb {
+	case "pull":
+		must("pull", "-q", ref)
+		if got := must("run", "--rm", ref, "cat", "/srv/top"); got != "three layers\n" {
+			t.Errorf("the pulled image says %q", got)
+		}
+		must("rmi", ref)
+	case "load":
+		must(args...)
+	default:
+		must("rm", "-f", "victim")
+	}
+	if got := must("run", "--rm", "--name", "victim", "busybox", "cat", "/srv/hello"); got != "hello from the second layer\n" {
+		t.Errorf("the next run says %q", got)
+	}
+	if err := s.leftovers(); err != nil {
+		t.Errorf("left behind: %v", err)
+	}
+}
+
+func (b *bench) pushMulti(t *testing.T, to string) {
+	t.Helper()
+	ref, err := name.ParseReference(to, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	idx, err := b.box.Multi()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(ref, idx); err != nil {
+		t.Fatal(err)
+	}
+}
