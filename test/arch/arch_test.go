@@ -85,12 +85,13 @@ func program(t *testing.T) map[string]*pkg {
 // enough for everybody, and held to a list of its own by TestRole.
 var layers = map[string]int{
 	"pkg/errs": 0, "pkg/atomicfile": 0, "pkg/lock": 0, "pkg/units": 0, "pkg/sys": 0,
+	"pkg/sys/raw": 0, "pkg/run/launch/nofile": 0,
 
 	"pkg/oci": 1, "pkg/container": 1, "pkg/run/plan": 1, "pkg/run/wire": 1,
 	"pkg/docker": 1, "pkg/seccomp": 1, "pkg/config": 1,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
-	"pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
+	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
 	"pkg/storage": 2, "pkg/registry": 2, "pkg/run/probe": 2,
 
 	"pkg/run": 3, "pkg/pull": 3,
@@ -108,7 +109,11 @@ var siblings = map[string][]string{
 	"pkg/run/plan":      {"pkg/oci"},
 	"pkg/docker":        {"pkg/oci", "pkg/container", "pkg/run/plan"},
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
-	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs"},
+	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile"},
+	"pkg/logs":          {"pkg/logs/jsonfile"},
+	"pkg/userns":        {"pkg/run/launch"},
+	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},
+	"pkg/lock":          {"pkg/errs"},
 	"pkg/run/session":   {"pkg/userns"},
 	"pkg/cli":           {"pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/complete":  {"pkg/cli/ui"},
