@@ -92,7 +92,7 @@ var layers = map[string]int{
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
-	"pkg/storage": 2, "pkg/registry": 2, "pkg/run/probe": 2,
+	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
 
 	"pkg/run": 3, "pkg/pull": 3,
 
@@ -111,6 +111,7 @@ var siblings = map[string][]string{
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
 	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile"},
 	"pkg/logs":          {"pkg/logs/jsonfile"},
+	"pkg/storage":       {"pkg/storage/unpack"},
 	"pkg/userns":        {"pkg/run/launch"},
 	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},
 	"pkg/lock":          {"pkg/errs"},
@@ -173,7 +174,7 @@ var gates = []struct {
 	{"github.com/google/go-containerregistry/pkg/authn", []string{"pkg/registry"}, "one edge to the network"},
 	{"github.com/google/go-containerregistry/", []string{"pkg/oci", "pkg/registry", "pkg/pull", "pkg/storage"}, "images are oci values elsewhere"},
 	{"github.com/opencontainers/runtime-spec/", []string{"pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/seccomp", "pkg/cgroup"}, "only who makes or lowers a spec knows it"},
-	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/lock", "pkg/storage", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session", "pkg/logs", "pkg/seccomp"}, "system calls live at the edges"},
+	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/lock", "pkg/storage", "pkg/storage/unpack", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session", "pkg/logs", "pkg/seccomp"}, "system calls live at the edges"},
 	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete", "cmd/cais"}, "a service knows no flags"},
 	{"github.com/spf13/cobra/doc", nil, "it belongs to docs/man/gen"},
 	{"github.com/moby/profiles/", []string{"pkg/seccomp", "pkg/run/plan"}, "profile data has one reader"},
