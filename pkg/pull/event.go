@@ -12,7 +12,7 @@ type EventKind uint8
 
 // The events. A layer's are in this order; Retrying may come in between.
 const (
-	Pulling     EventKind = iota // an image: Ref, Text
+	Pulling     EventKind = iota // an image: Ref
 	Preparing                    // a layer that is not here
 	Exists                       // a layer that is here
 	Waiting                      // for another process that pulls it

@@ -187,7 +187,7 @@ func (f *fakeStore) PutImage(_ context.Context, img Image) (string, error) {
 	return l.ID, nil
 }
 
-func (f *fakeStore) open(context.Context) (store, error) {
+func (f *fakeStore) open(context.Context) (Store, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.opened++

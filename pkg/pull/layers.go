@@ -41,7 +41,7 @@ type wanted struct {
 }
 
 // layers brings a remote image's layers into the store and returns the topmost.
-func (p *Puller) layers(ctx context.Context, st store, img *remote, e *emitter) (string, error) {
+func (p *Puller) layers(ctx context.Context, st Store, img *remote, e *emitter) (string, error) {
 	list := make([]wanted, len(img.layers))
 	for i, d := range img.layers {
 		list[i] = wanted{diffID: img.parsed.RootFS.DiffIDs[i], blob: d.Digest, size: d.Size}
@@ -64,7 +64,7 @@ func (f fromRegistry) open(ctx context.Context, i, attempt int) (io.ReadCloser, 
 // bring stages what is missing of list and records it. It starts again if
 // somebody removes a layer that it builds on. staged has the layers that were
 // not here, by index.
-func bring(ctx context.Context, st store, list []wanted, src source, e *emitter) (top string, staged map[int]Staged, err error) {
+func bring(ctx context.Context, st Store, list []wanted, src source, e *emitter) (top string, staged map[int]Staged, err error) {
 	for i := range list {
 		parent := ""
 		if i > 0 {
@@ -90,7 +90,7 @@ func bring(ctx context.Context, st store, list []wanted, src source, e *emitter)
 
 // work is one run over the layers.
 type work struct {
-	st   store
+	st   Store
 	list []wanted
 	src  source
 	e    *emitter

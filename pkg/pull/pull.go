@@ -35,8 +35,9 @@ type images interface {
 	Local(ctx context.Context, name string) (*Local, error)
 }
 
-// store is what pull needs of the store to change it.
-type store interface {
+// Store is what pull needs of the store to change it. It is exported because
+// whoever opens one must name it.
+type Store interface {
 	// LayerID returns the id of the layer diffID on top of the layer parent,
 	// which is empty at the bottom.
 	LayerID(parent, diffID string) string
@@ -119,7 +120,7 @@ type Options struct {
 	Images   images
 	// Open returns the store; it is called once something must be changed, and
 	// the caller of New closes the store.
-	Open func(ctx context.Context) (store, error)
+	Open func(ctx context.Context) (Store, error)
 	// Allow refuses what the policy does not allow: [config.Policy.Check]. nil
 	// allows all.
 	Allow func(transport, scope string) error
@@ -242,16 +243,16 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 			}
 		}
 	}
-	e.emit(Event{Kind: Pulling, Text: req.Ref.Familiar(), Ref: req.Ref})
+	st, err := p.o.Open(ctx)
+	if err != nil {
+		return res, err
+	}
+	e.emit(Event{Kind: Pulling, Ref: req.Ref})
 	img, err := p.resolve(ctx, req)
 	if err != nil {
 		return res, err
 	}
 	res.Digest = img.digest
-	st, err := p.o.Open(ctx)
-	if err != nil {
-		return res, err
-	}
 	top, err := p.layers(ctx, st, img, e)
 	if err != nil {
 		return res, err

@@ -1,0 +1,199 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"cais.dev/cais/pkg/config"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/pull"
+	"cais.dev/cais/pkg/registry"
+	"cais.dev/cais/pkg/storage"
+	"cais.dev/cais/pkg/userns"
+)
+
+// ErrOutside says that a command has come to the point where it changes files
+// of mapped ids: it must run again by [Engine.EnterUserNS].
+var ErrOutside = errors.New("this must run inside the user's namespace")
+
+// PullerOptions are a command's flags about registries.
+type PullerOptions struct {
+	AuthFile  string
+	Creds     string
+	CertDir   string
+	TLSVerify *bool
+}
+
+// Puller returns what pulls and loads images, and what ends its use. It finds
+// out with the store's reading side alone that there is nothing to do; if there
+// is and this process is outside the user's namespace, it fails with
+// [ErrOutside] before it has changed or printed anything.
+func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err error) {
+	env, err := e.env()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, file := range []*string{&o.AuthFile, &o.CertDir} {
+		if *file == "" {
+			continue
+		}
+		if *file, err = filepath.Abs(*file); err != nil {
+			return nil, nil, fmt.Errorf("find %s: %w", *file, err)
+		}
+	}
+	root := os.DirFS("/")
+	if e.o.ConfigDir != "" { // --config says where Docker's file is
+		getenv := env.Getenv
+		env.Getenv = func(name string) string {
+			if name == "DOCKER_CONFIG" {
+				return e.o.ConfigDir
+			}
+			return getenv(name)
+		}
+	}
+	registries, err := config.ReadRegistries(env, root)
+	if err != nil {
+		return nil, nil, err
+	}
+	policy, err := config.ReadPolicy(env, root)
+	if err != nil {
+		return nil, nil, err
+	}
+	client := registry.New(registry.Options{
+		Endpoints:   registries.Endpoints,
+		Credentials: config.AuthSource{Env: env, Root: root, Creds: o.Creds, AuthFile: o.AuthFile, Helper: registry.RunHelper}.Find,
+		Certs:       func(host string) (config.Certs, error) { return config.ReadCerts(env, root, o.CertDir, host) },
+		TLSVerify:   o.TLSVerify,
+		UserAgent:   "cais/" + cmp.Or(e.o.Build.Version, "dev"),
+		Log:         e.Log(),
+	})
+	so, err := e.StorageOptions()
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &pullStore{e: e}
+	p = pull.New(pull.Options{
+		Registry: client, Images: s, Open: s.open, Allow: policy.Check,
+		Spool: so.GraphRoot, // where there must be room for images anyway
+	})
+	return p, func() error { client.Close(); return s.close() }, nil
+}
+
+// pullStore is the image store as pull wants it.
+type pullStore struct {
+	e *Engine
+
+	mu    sync.Mutex
+	store *storage.Store // nil until it is needed
+}
+
+func (s *pullStore) open(ctx context.Context) (pull.Store, error) {
+	if userns.Needed() {
+		return nil, ErrOutside
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.store == nil {
+		st, err := s.e.Store(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.store = st
+	}
+	return s, nil
+}
+
+func (s *pullStore) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.store == nil {
+		return nil
+	}
+	err := s.store.Close()
+	s.store = nil
+	return err
+}
+
+func (s *pullStore) Local(ctx context.Context, name string) (*pull.Local, error) {
+	r, err := s.e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	img, err := r.Image(ctx, name)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := &pull.Local{ID: img.ID, Digests: append([]string{img.Digest}, img.Digests...)}
+	raw, err := r.Config(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	conf, err := oci.ParseImage(raw)
+	if err != nil {
+		return nil, fmt.Errorf("config of %s: %w", name, err)
+	}
+	l.Platform = conf.Platform
+	return l, nil
+}
+
+func (s *pullStore) LayerID(parent, diffID string) string { return storage.LayerID(parent, diffID) }
+
+func (s *pullStore) HasLayer(id string) bool { return s.store.HasLayer(id) }
+
+func (s *pullStore) LockDigest(ctx context.Context, digest string, waiting func()) (func(), error) {
+	return s.store.LockDigest(ctx, digest, waiting)
+}
+
+func (s *pullStore) Stage(ctx context.Context, l pull.Layer) (pull.Staged, error) {
+	st, err := s.store.StageLayer(ctx, storage.LayerSource{
+		DiffID: l.DiffID, BlobDigest: l.BlobDigest, Size: l.Size, Body: l.Body, Progress: l.Unpacked,
+	})
+	if err != nil {
+		return pull.Staged{}, err
+	}
+	for _, w := range st.Warnings {
+		s.e.Log().Warn(w, "layer", l.DiffID)
+	}
+	return pull.Staged{Handle: st, Blob: st.BlobDigest, Size: st.BlobSize}, nil
+}
+
+// handles returns the store's own values.
+func handles(layers []pull.Staged) []*storage.Staged {
+	var all []*storage.Staged
+	for _, l := range layers {
+		if h, ok := l.Handle.(*storage.Staged); ok {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+func (s *pullStore) Commit(ctx context.Context, parent string, layers []pull.Staged) (string, error) {
+	top, err := s.store.CommitLayers(ctx, parent, handles(layers)...)
+	if errors.Is(err, storage.ErrParentGone) {
+		err = fmt.Errorf("%w: %w", pull.ErrParentGone, err)
+	}
+	return top, err
+}
+
+func (s *pullStore) Discard(layers []pull.Staged) error { return s.store.Discard(handles(layers)...) }
+
+func (s *pullStore) PutImage(ctx context.Context, img pull.Image) (string, error) {
+	rec, err := s.store.PutImage(ctx, storage.ImageSpec{
+		Names: img.Names, TopLayer: img.TopLayer,
+		Config: img.Config, Manifest: img.Manifest, Index: img.Index, Created: img.Created,
+	})
+	if err != nil {
+		return "", err
+	}
+	return rec.ID, nil
+}
