@@ -94,7 +94,7 @@ func (s *Service) finish(ctx context.Context, c *container.Container) error {
 	if !c.Lost() || e == nil {
 		return nil
 	}
-	s.leftovers(c)
+	s.leftovers(ctx, c)
 	if e.FinishedAt.IsZero() {
 		e.FinishedAt = time.Now().UTC()
 	}

@@ -79,7 +79,7 @@ func running(c *container.Container, ref string) error {
 // the record is the moment it ceases to be a container: what remains after a
 // kill -9 is collected by the next command that writes.
 func (s *Service) removeLocked(ctx context.Context, c *container.Container, volumes bool) error {
-	s.leftovers(c)
+	s.leftovers(ctx, c)
 	if volumes {
 		for _, v := range c.Record.Volumes {
 			if err := s.removeTree(ctx, s.store.VolumeDir(v.Name)); err != nil {

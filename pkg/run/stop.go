@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -30,10 +28,18 @@ const defaultStopTimeout = 10 * time.Second
 func StopSignal(flag string, rec *container.Record) (syscall.Signal, error) {
 	for _, name := range []string{flag, rec.Request.StopSignal, rec.Image.StopSignal} {
 		if name != "" {
-			return sys.ParseSignal(name)
+			return parseSignal(name)
 		}
 	}
 	return syscall.SIGTERM, nil
+}
+
+func parseSignal(name string) (syscall.Signal, error) {
+	sig, err := sys.ParseSignal(name)
+	if err != nil {
+		return 0, errs.E("", errs.Invalid, err)
+	}
+	return sig, nil
 }
 
 // Stop ends a container, politely at first. One that does not run is no error.
@@ -121,7 +127,7 @@ func (s *Service) markStopped(ctx context.Context, id string) error {
 // Kill sends a signal to a container's first process. It fails with Conflict
 // unless the container runs.
 func (s *Service) Kill(ctx context.Context, ref, signal string) error {
-	sig, err := sys.ParseSignal(signal)
+	sig, err := parseSignal(signal)
 	if err != nil {
 		return err
 	}
@@ -178,12 +184,3 @@ func (s *Service) killAll(c *container.Container) error {
 }
 
 func (s *Service) signalKill(c *container.Container) error { return s.signal(c, syscall.SIGKILL) }
-
-// ParseTimeout reads -t: seconds, of which negative ones mean for ever.
-func ParseTimeout(s string) (time.Duration, error) {
-	n, err := strconv.Atoi(strings.TrimSpace(s))
-	if err != nil {
-		return 0, errs.New(errs.Invalid, fmt.Sprintf("invalid timeout %q: not a number of seconds", s))
-	}
-	return time.Duration(n) * time.Second, nil
-}

@@ -1,13 +1,12 @@
 package sys
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"cais.dev/cais/pkg/errs"
 )
 
 // The real-time signals as programs see them: glibc and musl keep the first
@@ -54,4 +53,4 @@ func ParseSignal(s string) (syscall.Signal, error) {
 	return syscall.Signal(base + n), nil
 }
 
-func badSignal(s string) error { return errs.New(errs.Invalid, "invalid signal: "+s) }
+func badSignal(s string) error { return errors.New("invalid signal: " + s) }

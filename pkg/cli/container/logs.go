@@ -1,0 +1,136 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/logs"
+	"cais.dev/cais/pkg/run"
+	"cais.dev/cais/pkg/units"
+)
+
+// logger is what logs needs of a service.
+type logger interface {
+	Logs(ctx context.Context, ref string, o run.LogsOptions, emit func(logs.Entry) error) error
+}
+
+type logsOptions struct {
+	run.LogsOptions
+	since, until, tail  string
+	timestamps, details bool
+	names               bool
+}
+
+// NewLogs makes "logs", "container logs".
+func NewLogs(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o logsOptions
+	var latest bool
+	cmd := &cobra.Command{
+		Use:               "logs [OPTIONS] CONTAINER [CONTAINER...]",
+		Short:             "Print what containers wrote",
+		ValidArgsFunction: complete.Containers(e, -1, nil),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.parse(time.Now()); err != nil {
+				return err
+			}
+			svc, err := e.Containers()
+			if err != nil {
+				return err
+			}
+			sel := selection{latest: latest}
+			refs, err := sel.refs(cmd.Context(), svc, args, every)
+			if err != nil {
+				return err
+			}
+			return printLogs(cmd.Context(), s, svc, refs, o)
+		},
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if latest {
+			return nil
+		}
+		return ui.MinArgs(1)(cmd, args)
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.details, "details", false, "Print the labels and variables that --log-opt chose")
+	f.BoolVarP(&o.Follow, "follow", "f", false, "Go on until the container ends")
+	f.StringVar(&o.since, "since", "", "Begin at this `time`, or so long ago (10m)")
+	f.StringVar(&o.until, "until", "", "End at this `time`, or so long ago")
+	f.StringVarP(&o.tail, "tail", "n", "all", "Begin with the last `n` lines")
+	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "Print the time before each line")
+	f.BoolVar(&o.names, "names", false, "Print the container's name before each line")
+	f.BoolVarP(&latest, "latest", "l", false, "The container made last")
+	return cmd
+}
+
+func (o *logsOptions) parse(now time.Time) error {
+	o.Tail = -1
+	if o.tail != "all" {
+		n, err := strconv.Atoi(o.tail)
+		if err != nil {
+			return ui.Exit(ui.CodeFailure, fmt.Errorf("invalid value for \"tail\": %s is not a number of lines", o.tail))
+		}
+		o.Tail = n
+	}
+	for _, t := range []struct {
+		name, text string
+		at         *time.Time
+	}{{"since", o.since, &o.Since}, {"until", o.until, &o.Until}} {
+		if t.text == "" {
+			continue
+		}
+		at, err := units.ParseTime(t.text, now, time.Local)
+		if err != nil {
+			return fmt.Errorf("invalid value for %q: %w", t.name, err)
+		}
+		*t.at = at
+	}
+	return nil
+}
+
+// printLogs prints the containers' logs; several that are followed are printed
+// as they come.
+func printLogs(ctx context.Context, s ui.Streams, svc logger, refs []string, o logsOptions) error {
+	var mu sync.Mutex
+	one := func(ref string) error {
+		p := logs.Printer{Timestamps: o.timestamps, Details: o.details}
+		var line []byte
+		return svc.Logs(ctx, ref, o.LogsOptions, func(e logs.Entry) error {
+			line = line[:0]
+			if o.names {
+				line = append(append(line, ref...), ' ')
+			}
+			line = p.Append(line, e)
+			out := s.Out
+			if e.Stream == "stderr" {
+				out = s.Err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			_, err := out.Write(line)
+			return err
+		})
+	}
+	failed := make([]error, len(refs))
+	if !o.Follow || len(refs) == 1 {
+		for i, ref := range refs {
+			failed[i] = one(ref)
+		}
+		return errors.Join(failed...)
+	}
+	var wg sync.WaitGroup
+	for i, ref := range refs {
+		wg.Go(func() { failed[i] = one(ref) })
+	}
+	wg.Wait()
+	return errors.Join(failed...)
+}
