@@ -105,13 +105,16 @@ func (b *builder) begin() {
 	b.stat = b.Bytes(make([]byte, 256))
 	b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	b.Call("create files with the modes given", unix.SYS_UMASK, 0)
-	b.Call("start a session", unix.SYS_SETSID)
 	const joinSession = 1 // KEYCTL_JOIN_SESSION_KEYRING; a host without keys has none to leak
 	b.Call("leave the session keyring", unix.SYS_KEYCTL, joinSession, 0).Ignore()
 	if adj := b.proc.OOMScoreAdj; adj != nil {
 		b.writeFile("set the OOM score", wire.Num(unix.AT_FDCWD), "/proc/self/oom_score_adj", strconv.Itoa(*adj))
 	}
 }
+
+// session makes the process the leader of a session of its own, without a
+// terminal: once it is the process that will execute the program.
+func (b *builder) session() { b.Call("start a session", unix.SYS_SETSID) }
 
 // joinCgroups moves the process into its cgroups, by their paths on the host.
 func (b *builder) joinCgroups() {
@@ -152,6 +155,7 @@ func (b *builder) enterNew() {
 		b.Do(wire.OpFork, "make the namespaces", 0, b.ns.flagsOfClone())
 		b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	}
+	b.session()
 	if newUser {
 		b.WaitForMap(unix.SYS_WRITE, unix.SYS_READ)
 	}
@@ -199,6 +203,7 @@ func (b *builder) enterRunning() {
 		b.Do(wire.OpFork, "enter the pid namespace", 0, 0)
 		b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	}
+	b.session()
 	b.root = b.NewReg()
 	b.Call("open the container's root", unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).To(b.root)
 }

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -242,5 +241,3 @@ func TestExitCodesOfStart(t *testing.T) {
 		}
 	}
 }
-
-var _ = slices.Contains[[]string]
