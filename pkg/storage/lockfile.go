@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +28,8 @@ type lockFile struct {
 	dev  uint64
 	ino  uint64
 	rdwr bool
+
+	writes uint64
 }
 
 // slowLock is how long a wait may last before it is told who is waited for.
@@ -145,17 +146,15 @@ func (l *lockFile) token() ([64]byte, error) {
 	return t, nil
 }
 
-// writes counts this process's tokens, so that no two are equal.
-var writes atomic.Uint64
-
 // touch says that the data is about to change; the exclusive lock must be held.
 // It comes before the change: if we die between the two, others read the old
 // data once more for nothing, while the other order would keep them from
 // reading the new. The form is the library's: time, counter, process, random.
 func (l *lockFile) touch() error {
+	l.writes++ // no two tokens are equal
 	var t [64]byte
 	binary.LittleEndian.PutUint64(t[0:], uint64(time.Now().UnixNano()))
-	binary.LittleEndian.PutUint64(t[8:], writes.Add(1))
+	binary.LittleEndian.PutUint64(t[8:], l.writes)
 	binary.LittleEndian.PutUint32(t[16:], uint32(os.Getpid()))
 	if _, err := rand.Read(t[20:]); err != nil {
 		return err

@@ -180,6 +180,7 @@ func (x *extractor) run(ctx context.Context, r io.Reader) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	tr := tar.NewReader(br)
 	tr.RawAccounting = x.split != nil
+	crc := crc64.MakeTable(crc64.ISO)
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -202,7 +203,7 @@ func (x *extractor) run(ctx context.Context, r io.Reader) error {
 		}
 		data := &payload{r: tr}
 		if x.split != nil && !x.split.useless {
-			data.crc = true
+			data.crc = crc
 		}
 		if err := x.entry(h, data); err != nil {
 			return entryError(h, err)
@@ -240,12 +241,10 @@ func entryError(h *tar.Header, err error) error {
 	return fmt.Errorf("entry %q: %w", name, err)
 }
 
-var crcTable = crc64.MakeTable(crc64.ISO)
-
 // payload reads an entry's data and sums it up for tar-split.
 type payload struct {
 	r   io.Reader
-	crc bool
+	crc *crc64.Table // nil: not wanted
 	n   int64
 	sum uint64
 }
@@ -254,8 +253,8 @@ func (p *payload) Read(b []byte) (int, error) {
 	n, err := p.r.Read(b)
 	if n > 0 {
 		p.n += int64(n)
-		if p.crc {
-			p.sum = crc64.Update(p.sum, crcTable, b[:n])
+		if p.crc != nil {
+			p.sum = crc64.Update(p.sum, p.crc, b[:n])
 		}
 	}
 	return n, err
