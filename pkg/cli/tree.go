@@ -51,12 +51,14 @@ var tree = []node{
 	}},
 
 	{name: "images", of: "image ls", section: common, new: image.NewImages},
+	{name: "pull", of: "image pull", section: common, new: image.NewPull},
 	{name: "rmi", of: "image rm", section: others, new: image.NewRmi},
 	{name: "tag", of: "image tag", section: others, new: image.NewTag},
 	{name: "image", section: management, short: "Manage images", children: []node{
 		{name: "exists", of: "image exists", new: image.NewExists},
 		{name: "inspect", of: "image inspect", new: image.NewInspect},
 		{name: "ls", aliases: []string{"list"}, of: "image ls", new: image.NewImages},
+		{name: "pull", of: "image pull", new: image.NewPull},
 		{name: "rm", aliases: []string{"remove"}, of: "image rm", new: image.NewRmi},
 		{name: "tag", of: "image tag", new: image.NewTag},
 

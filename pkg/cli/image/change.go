@@ -18,15 +18,8 @@ import (
 // changing runs do with the store open for changes: here, or, for an ordinary
 // user, in this command run again inside the user's namespace.
 func changing(ctx context.Context, e *engine.Engine, do func(*storage.Store) error) (err error) {
-	code, entered, err := e.EnterUserNS(ctx)
-	if err != nil {
-		return err
-	}
-	if entered {
-		if code != 0 {
-			return &ui.ExitError{Code: code}
-		}
-		return nil
+	if code, entered, err := e.EnterUserNS(ctx); entered || err != nil {
+		return ended(code, err)
 	}
 	st, err := e.Store(ctx)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/storage"
@@ -192,7 +193,7 @@ func rowsOf(img *storage.Image, patterns []string, needDigest bool) []row {
 		repos = append(repos, &repo{name: name})
 		return repos[len(repos)-1]
 	}
-	for _, name := range img.Names {
+	for _, name := range docker.WithDigests(img.Names, img.Digest, img.Digests) {
 		ref, err := oci.Parse(name)
 		if err != nil {
 			continue

@@ -65,6 +65,6 @@ func Inspect(ctx context.Context, r inspector, typed string) (*docker.Image, err
 		return nil, err
 	}
 	return docker.NewImage(docker.ImageFacts{
-		ID: img.ID, Names: img.Names, Config: c, Size: sizes[img.ID], Driver: r.Driver(), Lower: lower,
+		ID: img.ID, Names: docker.WithDigests(img.Names, img.Digest, img.Digests), Config: c, Size: sizes[img.ID], Driver: r.Driver(), Lower: lower,
 	}), nil
 }
