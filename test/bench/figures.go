@@ -1,0 +1,214 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+func (b *bench) size() error {
+	info, err := os.Stat(b.cais)
+	if err != nil {
+		return err
+	}
+	mb := float64(info.Size()) / 1e6
+	b.rows = append(b.rows, row{what: "binary", value: fmt.Sprintf("%.1f MB", mb), target: "≤ 20 MB", verdict: verdict(mb <= 20), detail: "static, stripped"})
+	return nil
+}
+
+// version is the price of starting the program at all.
+func (b *bench) version() error {
+	dir := filepath.Join(b.dir, "hello")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	const source = "package main\n\nimport \"os\"\n\nfunc main() { os.Stdout.WriteString(\"hello\\n\") }\n"
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(source), 0o644); err != nil {
+		return err
+	}
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", "hello", "main.go")
+	build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GO111MODULE=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	c := []contender{
+		{name: "cais", cmd: func() *exec.Cmd { return exec.Command(b.cais, "version") }},
+		{name: "cais --version", cmd: func() *exec.Cmd { return exec.Command(b.cais, "--version") }},
+		{name: "hello", cmd: func() *exec.Cmd { return exec.Command(filepath.Join(dir, "hello")) }},
+	}
+	s := interleave(5*b.rounds, c)
+	b.absent("version", c)
+	b.ratio("`cais version`", s["cais"], s["hello"], false, 2.5, false, "a Go hello world")
+	b.ratio("`cais --version`", s["cais --version"], s["hello"], false, 2.5, false, "a Go hello world")
+	return nil
+}
+
+var runTrue = []string{"run", "--rm", "--network", "none", "busybox", "true"}
+
+func (b *bench) runRoot() error {
+	w, err := b.rootWho()
+	if err != nil {
+		return err
+	}
+	ours, crun, podman, docker := b.ours(w), b.crun(w, false), b.podman(w), b.docker()
+	if ours.err != nil {
+		return ours.err
+	}
+	c := []contender{
+		ours.contender(runTrue...),
+		crun.contender("run", "bench"),
+	}
+	s := interleave(b.rounds, c)
+	b.absent("run, root", c)
+	b.ratio("`run --rm`, root", s["cais"], s["crun"], false, 1.6, false, "`crun run`")
+	slow := []contender{ours.contender(runTrue...), podman.contender(runTrue...), docker.contender(runTrue...)}
+	s = interleave(b.rounds/4, slow)
+	b.absent("run, root", slow)
+	b.ratio("`run --rm`, root", s["cais"], s["podman"], false, 10, true, "`podman run`")
+	b.ratio("`run --rm`, root", s["cais"], s["docker"], false, 15, true, "`docker run`")
+	return nil
+}
+
+func (b *bench) execRoot() error {
+	w, err := b.rootWho()
+	if err != nil {
+		return err
+	}
+	ours, crun, podman, docker := b.ours(w), b.crun(w, false), b.podman(w), b.docker()
+	for _, p := range []*peer{ours, podman, docker} {
+		p.must("run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "10000")
+		defer runQuiet(p.cmd("rm", "-f", "bench"))
+	}
+	if ours.err != nil {
+		return ours.err
+	}
+	c := []contender{ours.contender("exec", "bench", "true"), crun.contender("run", "bench2")}
+	s := interleave(b.rounds, c)
+	b.absent("exec", c)
+	b.ratio("`exec`, root", s["cais"], s["crun"], false, 1.0, false, "`crun run`")
+	slow := []contender{ours.contender("exec", "bench", "true"), podman.contender("exec", "bench", "true"), docker.contender("exec", "bench", "true")}
+	s = interleave(b.rounds/4, slow)
+	b.absent("exec", slow)
+	b.ratio("`exec`, root", s["cais"], s["podman"], false, 7, true, "`podman exec`")
+	b.ratio("`exec`, root", s["cais"], s["docker"], false, 7, true, "`docker exec`")
+	return nil
+}
+
+func (b *bench) runUser() error {
+	w, err := b.somebody()
+	if err != nil {
+		return err
+	}
+	ours, crun, podman := b.ours(w), b.crun(w, true), b.podman(w)
+	if ours.err != nil {
+		return ours.err
+	}
+	c := []contender{ours.contender(runTrue...), crun.contender("run", "bench")}
+	s := interleave(b.rounds, c)
+	b.absent("run, rootless", c)
+	b.ratio("`run --rm`, rootless", s["cais"], s["crun"], false, 1.6, false, "`crun run`")
+	// A second container beside one that lives joins its user namespace.
+	ours.must("run", "-d", "--name", "bench", "--network", "none", "busybox", "sleep", "10000")
+	defer runQuiet(ours.cmd("rm", "-f", "bench"))
+	c = []contender{ours.contender(runTrue...), crun.contender("run", "bench")}
+	s = interleave(b.rounds, c)
+	b.ratio("`run --rm`, rootless, beside another", s["cais"], s["crun"], false, 1.6, false, "`crun run`")
+	c = []contender{ours.contender("exec", "bench", "true"), crun.contender("run", "bench")}
+	s = interleave(b.rounds, c)
+	b.absent("exec, rootless", c)
+	b.ratio("`exec`, rootless", s["cais"], s["crun"], false, 1.0, false, "`crun run`")
+	slow := []contender{ours.contender(runTrue...), podman.contender(runTrue...)}
+	s = interleave(b.rounds/4, slow)
+	b.absent("run, rootless", slow)
+	b.ratio("`run --rm`, rootless", s["cais"], s["podman"], false, 10, true, "`podman run`")
+	return nil
+}
+
+// self is whoever runs the bench.
+func (b *bench) self() (*who, error) {
+	if os.Geteuid() == 0 {
+		return b.rootWho()
+	}
+	return b.somebody()
+}
+
+// ps with a hundred containers: processor time, and that it opens no store.
+func (b *bench) ps() error {
+	w, err := b.self()
+	if err != nil {
+		return err
+	}
+	ours := b.ours(w)
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprintf("bench%d", i))
+		ours.must("create", "--name", names[i], "busybox", "true")
+	}
+	defer runQuiet(ours.cmd(append([]string{"rm", "-f"}, names...)...))
+	if ours.err != nil {
+		return ours.err
+	}
+	c := []contender{ours.contender("ps", "-a")}
+	s := interleave(b.rounds, c)
+	if c[0].err != nil {
+		return c[0].err
+	}
+	cpu := s["cais"].cpu
+	b.rows = append(b.rows, row{what: "`ps -a`, 100 containers", value: ms(cpu) + " CPU", target: "≤ 20 ms", verdict: verdict(cpu <= 20*time.Millisecond), detail: "processor time of the command; wall " + ms(s["cais"].wall)})
+	return nil
+}
+
+// monitor measures the memory of a monitor with ten running.
+func (b *bench) monitor() error {
+	w, err := b.self()
+	if err != nil {
+		return err
+	}
+	ours := b.ours(w)
+	var names []string
+	for i := range 10 {
+		names = append(names, fmt.Sprintf("bench%d", i))
+		ours.must("run", "-d", "--name", names[i], "--network", "none", "busybox", "sleep", "10000")
+	}
+	defer runQuiet(ours.cmd(append([]string{"rm", "-f"}, names...)...))
+	if ours.err != nil {
+		return ours.err
+	}
+	var pss, anon, n int
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		cmdline, err := os.ReadFile(filepath.Join(d, "cmdline"))
+		if err != nil || !strings.HasPrefix(string(cmdline), "cais-monitor") {
+			continue
+		}
+		rollup, err := os.ReadFile(filepath.Join(d, "smaps_rollup"))
+		if err != nil {
+			continue
+		}
+		for l := range strings.Lines(string(rollup)) {
+			var kb int
+			if _, err := fmt.Sscanf(l, "Pss: %d kB", &kb); err == nil {
+				pss += kb
+				n++
+			}
+			if _, err := fmt.Sscanf(l, "Anonymous: %d kB", &kb); err == nil {
+				anon += kb
+			}
+		}
+	}
+	if n == 0 {
+		return errors.New("no monitor found")
+	}
+	pss, anon = pss/n, anon/n
+	b.rows = append(b.rows,
+		row{what: "monitor, memory", value: fmt.Sprintf("%.2f MB PSS", float64(pss)/1024), target: "≤ 2 MB", verdict: verdict(pss <= 2048), detail: fmt.Sprintf("mean of %d", n)},
+		row{what: "monitor, its own", value: fmt.Sprintf("%.2f MB anonymous", float64(anon)/1024), target: "≤ 1 MB", verdict: verdict(anon <= 1024), detail: fmt.Sprintf("mean of %d", n)})
+	return nil
+}
