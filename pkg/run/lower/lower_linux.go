@@ -109,9 +109,7 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 		return nil, err
 	}
 	if o.Init {
-		if err := b.reaper(); err != nil {
-			return nil, err
-		}
+		b.startReaper()
 	}
 	b.exec()
 	p, err := b.Plan()
@@ -197,6 +195,7 @@ type builder struct {
 	pts   wire.Arg // of its devpts, if it mounts one
 	procs wire.Arg // of its procfs, if it mounts one
 	slave wire.Arg // of its terminal
+	reap  reaper
 
 	null, empty wire.Arg // what masks files and directories
 	stat        wire.Arg // room for a struct statx

@@ -40,6 +40,11 @@ func (b *builder) process(filter []byte, filterFlags uint32, singleID bool) erro
 	}
 	b.ids(singleID)
 	b.enterDir(cwd)
+	if b.o.Init {
+		if err := b.openReaper(); err != nil {
+			return err
+		}
+	}
 	b.Call("leave no descriptor open", unix.SYS_CLOSE_RANGE, 3, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC)
 	mask := uint32(0o022)
 	if p.User.Umask != nil {

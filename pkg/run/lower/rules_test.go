@@ -276,8 +276,9 @@ func bpf(list ...[4]uint32) []byte {
 	return b
 }
 
-// terminal starts c with a terminal and returns all it wrote.
-func terminal(t *testing.T, p *wire.Plan, slots *[wire.NumSlots]int, input string) (string, int) {
+// terminal starts p, types input once the terminal has shown prompt, and returns
+// all that it showed.
+func terminal(t *testing.T, p *wire.Plan, slots *[wire.NumSlots]int, prompt, input string) (string, int) {
 	t.Helper()
 	pr, err := launch.Start(p, slots)
 	if err != nil {
@@ -295,6 +296,15 @@ func terminal(t *testing.T, p *wire.Plan, slots *[wire.NumSlots]int, input strin
 	master := os.NewFile(uintptr(pr.Master), "master")
 	pr.Master = -1
 	defer master.Close()
+	shown := ""
+	for !strings.Contains(shown, prompt) {
+		b := make([]byte, 512)
+		n, err := master.Read(b)
+		if err != nil {
+			t.Fatalf("%v after %q", err, shown)
+		}
+		shown += string(b[:n])
+	}
 	if _, err := io.WriteString(master, input); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +312,7 @@ func terminal(t *testing.T, p *wire.Plan, slots *[wire.NumSlots]int, input strin
 	if err != nil && !errors.Is(err, unix.EIO) { // what a terminal says when the other side is closed
 		t.Fatal(err)
 	}
-	return string(out), wait(t, pr.PID)
+	return shown + string(out), wait(t, pr.PID)
 }
 
 func TestTerminal(t *testing.T) {
@@ -316,7 +326,7 @@ func TestTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, code := terminal(t, p, noSlots(), "hello\n")
+	out, code := terminal(t, p, noSlots(), "", "hello\n")
 	if code != 0 || !strings.Contains(out, "got hello") || !strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "character special file") || !strings.Contains(out, "tty\r\n") {
 		t.Errorf("code %d: %q", code, out)
 	}
@@ -379,7 +389,7 @@ func TestExec(t *testing.T) {
 	}
 	slots = noSlots()
 	slots[wire.SlotInit] = pr.PidFD
-	if out, code := terminal(t, plan, slots, "there\n"); code != 0 || !strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "got there") {
+	if out, code := terminal(t, plan, slots, "", "there\n"); code != 0 || !strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "got there") {
 		t.Errorf("code %d: %q", code, out)
 	}
 
