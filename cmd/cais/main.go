@@ -27,8 +27,7 @@ func main() {
 }
 
 func run() int {
-	ctx, stop := ui.WithSignals(context.Background())
-	defer stop()
+	ctx := context.Background()
 	p := cli.Process{
 		Args:    os.Args,
 		Environ: os.Environ(),

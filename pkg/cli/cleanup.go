@@ -14,6 +14,8 @@ func IsCleanup(p Process) bool { return p.Args[0] == run.CleanupRole }
 
 // Cleanup does that work and returns the exit code.
 func Cleanup(ctx context.Context, p Process) int {
+	ctx, stop := ui.WithSignals(ctx)
+	defer stop()
 	e := engine.New(engine.Options{Build: p.Build, Getenv: p.Getenv, Args: p.Args, Environ: p.Environ, Stderr: p.Streams.Err})
 	return ui.Reporting{Failure: ui.CodeFailure}.Report(ctx, p.Streams.Err, e.Cleanup(ctx, p.Args))
 }

@@ -27,7 +27,8 @@ type Process struct {
 	Build   engine.Build
 }
 
-// Main runs the command line and returns the exit code.
+// Main runs the command line and returns the exit code. Signals cancel what it
+// does.
 func Main(ctx context.Context, p Process) int {
 	name := "cais"
 	if filepath.Base(p.Args[0]) == "docker" {
@@ -37,14 +38,33 @@ func Main(ctx context.Context, p Process) int {
 		Failure: ui.CodeFailure,
 		Docker:  name == "docker" || p.Getenv("CAIS_DOCKER_ERRORS") == "1",
 	}
-	return report.Report(ctx, p.Streams.Err, execute(ctx, name, p))
-}
-
-func execute(ctx context.Context, name string, p Process) error {
 	g, rest, err := parseGlobals(name, p.Args[1:])
 	if err != nil {
-		return &ui.UsageError{Command: name, Code: ui.CodeUsage, Err: err}
+		return report.Report(ctx, p.Streams.Err, &ui.UsageError{Command: name, Code: ui.CodeUsage, Err: err})
 	}
+	if !isQuick(tree, rest) {
+		var stop func()
+		ctx, stop = ui.WithSignals(ctx)
+		defer stop()
+	}
+	return report.Report(ctx, p.Streams.Err, execute(ctx, name, p, g, rest))
+}
+
+// isQuick reports whether the command that args name is one that a signal may
+// simply end: it changes nothing and waits for nothing. Handling signals costs
+// a command two threads, a tenth of its start.
+func isQuick(nodes []node, args []string) bool {
+	if len(args) == 0 {
+		return true
+	}
+	n, ok := find(nodes, args[0])
+	if ok && n.children != nil {
+		return isQuick(n.children, args[1:])
+	}
+	return ok && n.quick
+}
+
+func execute(ctx context.Context, name string, p Process, g *globals, rest []string) error {
 	if err := g.check(); err != nil {
 		return err
 	}
@@ -157,6 +177,7 @@ type node struct {
 	short   string // of a group
 	section string // the heading below which the root's help lists it
 	hidden  bool
+	quick   bool   // see isQuick
 	of      string // what it is about, the same for all spellings of one command: "container stop"
 	// One of the three:
 	new      constructor
