@@ -1,0 +1,457 @@
+package pull
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+)
+
+// LoadRequest is an archive to load.
+type LoadRequest struct {
+	In       io.Reader     // may be compressed, may be a stream
+	Name     string        // what errors call it: a path, "stdin"
+	Platform *oci.Platform // of an archive with several; nil: this machine's
+	Events   func(Event)   // as in Request
+}
+
+// Loaded is one image that was loaded.
+type Loaded struct {
+	Names []oci.Reference // may be empty
+	ID    string          // hex
+}
+
+// Lines are what load prints of it.
+func (l Loaded) Lines() []string {
+	if len(l.Names) == 0 {
+		return []string{"Loaded image ID: sha256:" + l.ID}
+	}
+	var all []string
+	for _, n := range l.Names {
+		all = append(all, "Loaded image: "+n.Familiar())
+	}
+	return all
+}
+
+// archived is an image in an archive.
+type archived struct {
+	names    []oci.Reference
+	config   []byte
+	manifest []byte // nil: to be made, the format has none
+	index    []byte
+	layers   []archivedLayer
+}
+
+type archivedLayer struct {
+	file string
+	blob string // digest; empty: not known
+}
+
+// Load brings all images of an archive into the store: Docker's form (with or
+// without manifest.json) or an OCI layout. It returns what was loaded before a
+// failure.
+func (p *Puller) Load(ctx context.Context, req LoadRequest) ([]Loaded, error) {
+	done, err := p.load(ctx, req)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return done, err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return done, errs.E("load "+req.Name, errs.Invalid, fmt.Errorf("the archive is truncated: %w", err))
+	}
+	return done, errs.E("load "+req.Name, errs.KindOf(err), err)
+}
+
+func (p *Puller) load(ctx context.Context, req LoadRequest) (done []Loaded, err error) {
+	st, err := p.o.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a, err := openArchive(ctx, req.In, p.o.Spool)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, a.close()) }()
+	images, transport, err := a.images(req.Platform)
+	if err != nil {
+		return nil, err
+	}
+	if p.o.Allow != nil {
+		if err := p.o.Allow(transport, ""); err != nil {
+			return nil, err
+		}
+	}
+	e := newEmitter(req.Events)
+	for _, img := range images {
+		id, err := put(ctx, st, a, img, e)
+		if err != nil {
+			return done, err
+		}
+		done = append(done, Loaded{img.names, id})
+	}
+	return done, nil
+}
+
+// images reads what the archive says that it holds.
+func (a *archive) images(platform *oci.Platform) (all []archived, transport string, err error) {
+	switch {
+	case a.has("oci-layout") && a.has("index.json"):
+		transport = "oci-archive"
+		all, err = a.ociImages(platform)
+	case a.has("manifest.json"):
+		transport = "docker-archive"
+		all, err = a.dockerImages()
+	case a.has("repositories"):
+		transport = "docker-archive"
+		all, err = a.legacyImages()
+	default:
+		return nil, "", errNotArchive
+	}
+	if err == nil && len(all) == 0 {
+		err = errs.New(errs.Invalid, "the archive holds no image")
+	}
+	return all, transport, err
+}
+
+// put brings one image into the store.
+func put(ctx context.Context, st Store, a *archive, img archived, e *emitter) (string, error) {
+	conf, err := oci.ParseImage(img.config)
+	if err != nil {
+		return "", err
+	}
+	if x, y := len(img.layers), len(conf.RootFS.DiffIDs); x != y {
+		return "", errs.New(errs.Invalid, fmt.Sprintf("the archive has %d layers of an image, its config says %d", x, y))
+	}
+	list := make([]wanted, len(img.layers))
+	for i, l := range img.layers {
+		r, err := a.open(l.file)
+		if err != nil {
+			return "", err
+		}
+		list[i] = wanted{diffID: conf.RootFS.DiffIDs[i], blob: l.blob, size: r.Size()}
+	}
+	top, staged, err := bring(ctx, st, list, fromArchive{a, img.layers}, e)
+	if err != nil {
+		return "", err
+	}
+	if img.manifest == nil {
+		if img.manifest, err = a.manifest(img, list, staged); err != nil {
+			return "", err
+		}
+	}
+	var names []string
+	for _, n := range img.names {
+		names = append(names, n.String())
+	}
+	return st.PutImage(ctx, Image{
+		Names: names, TopLayer: top,
+		Config: img.config, Manifest: img.manifest, Index: img.index, Created: conf.Created,
+	})
+}
+
+type fromArchive struct {
+	a      *archive
+	layers []archivedLayer
+}
+
+func (f fromArchive) attempts() int { return 1 }
+
+func (f fromArchive) open(_ context.Context, i, _ int) (io.ReadCloser, error) {
+	r, err := f.a.open(f.layers[i].file)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(r), nil
+}
+
+// manifest makes what Docker's form does not have: other tools of the store
+// want one.
+func (a *archive) manifest(img archived, list []wanted, staged map[int]Staged) ([]byte, error) {
+	const plain = "application/vnd.docker.image.rootfs.diff.tar"
+	type manifest struct {
+		SchemaVersion int              `json:"schemaVersion"`
+		MediaType     string           `json:"mediaType"`
+		Config        oci.Descriptor   `json:"config"`
+		Layers        []oci.Descriptor `json:"layers"`
+	}
+	m := manifest{2, oci.TypeDockerManifest,
+		oci.Descriptor{MediaType: oci.TypeDockerConfig, Digest: sha(img.config), Size: int64(len(img.config))}, []oci.Descriptor{}}
+	for i, l := range list {
+		d := oci.Descriptor{MediaType: plain, Digest: l.diffID, Size: l.size}
+		r, err := a.open(img.layers[i].file)
+		if err != nil {
+			return nil, err
+		}
+		head := make([]byte, 6)
+		n, err := r.ReadAt(head, 0)
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		if kind := compression(head[:n]); kind != "" {
+			d.MediaType = plain + "." + kind
+			if d.Digest = staged[i].Blob; d.Digest == "" { // it was here already
+				h := sha256.New()
+				if _, err := io.Copy(h, r); err != nil {
+					return nil, err
+				}
+				d.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+			}
+		}
+		m.Layers = append(m.Layers, d)
+	}
+	return json.Marshal(m)
+}
+
+// dockerImages reads manifest.json.
+func (a *archive) dockerImages() ([]archived, error) {
+	raw, err := a.read("manifest.json", oci.MaxManifest)
+	if err != nil {
+		return nil, err
+	}
+	var doc []struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, errs.E("manifest.json", errs.Invalid, err)
+	}
+	var all []archived
+	for _, d := range doc {
+		img := archived{}
+		if img.config, err = a.read(d.Config, oci.MaxConfig); err != nil {
+			return nil, err
+		}
+		if len(d.Layers) > oci.MaxLayers {
+			return nil, errs.New(errs.Invalid, fmt.Sprintf("image has %d layers; %d is the limit", len(d.Layers), oci.MaxLayers))
+		}
+		for _, l := range d.Layers {
+			img.layers = append(img.layers, archivedLayer{file: l})
+		}
+		for _, t := range d.RepoTags {
+			ref, err := oci.Parse(t)
+			if err != nil {
+				return nil, err
+			}
+			img.names = append(img.names, ref.WithDefaultTag())
+		}
+		all = append(all, img)
+	}
+	return all, nil
+}
+
+// ociImages reads index.json. Of several images with one name, or none, the
+// platform chooses.
+func (a *archive) ociImages(platform *oci.Platform) ([]archived, error) {
+	raw, err := a.read("index.json", oci.MaxManifest)
+	if err != nil {
+		return nil, err
+	}
+	_, x, err := oci.ParseManifest(raw, "")
+	if err != nil {
+		return nil, fmt.Errorf("index.json: %w", err)
+	}
+	if x == nil {
+		return nil, errs.New(errs.Invalid, "index.json is not an index")
+	}
+	var order []string
+	groups := map[string][]oci.Descriptor{}
+	for _, d := range x.Manifests {
+		if d.Platform != nil && d.Platform.OS == "unknown" {
+			continue // an attestation
+		}
+		key := ""
+		if ref, ok := annotatedName(d); ok {
+			key = ref.String()
+		} else if d.Platform == nil {
+			key = d.Digest
+		}
+		if _, ok := groups[key]; !ok {
+			order = append(order, key)
+		}
+		groups[key] = append(groups[key], d)
+	}
+	var all []archived
+	by := map[string]int{} // manifest digest → index in all: one image may have several names
+	for _, key := range order {
+		list := groups[key]
+		d := list[0]
+		if len(list) > 1 || d.Platform != nil && platform != nil {
+			if d, err = choose(&oci.Index{Manifests: list}, platform); err != nil {
+				return nil, err
+			}
+		}
+		img, digest, err := a.ociImage(d, platform)
+		if err != nil {
+			return nil, err
+		}
+		i, ok := by[digest]
+		if !ok {
+			i = len(all)
+			by[digest] = i
+			all = append(all, img)
+		}
+		if ref, ok := annotatedName(d); ok && !slices.Contains(all[i].names, ref) {
+			all[i].names = append(all[i].names, ref)
+		}
+	}
+	return all, nil
+}
+
+// ociImage reads a manifest, through an index if d is one.
+func (a *archive) ociImage(d oci.Descriptor, platform *oci.Platform) (archived, string, error) {
+	img := archived{}
+	for range 2 {
+		raw, err := a.blob(d, oci.MaxManifest)
+		if err != nil {
+			return img, "", err
+		}
+		m, x, err := oci.ParseManifest(raw, d.MediaType)
+		if err != nil {
+			return img, "", err
+		}
+		if x != nil {
+			img.index = raw
+			if d, err = choose(x, platform); err != nil {
+				return img, "", err
+			}
+			continue
+		}
+		if !m.IsImage() {
+			return img, "", errs.New(errs.Unsupported, fmt.Sprintf("not an image but an artifact of type %s", m.Config.MediaType))
+		}
+		img.manifest = raw
+		if img.config, err = a.blob(m.Config, oci.MaxConfig); err != nil {
+			return img, "", err
+		}
+		for _, l := range m.Layers {
+			img.layers = append(img.layers, archivedLayer{file: blobName(l.Digest), blob: l.Digest})
+		}
+		return img, d.Digest, nil
+	}
+	return img, "", errs.New(errs.Unsupported, "an index of indexes")
+}
+
+// annotatedName is the name that an OCI layout gives an image: containerd's and
+// Docker's annotation is a full one, OCI's often only a tag, which names nothing.
+func annotatedName(d oci.Descriptor) (oci.Reference, bool) {
+	s := d.Annotations["io.containerd.image.name"]
+	if s == "" {
+		if s = d.Annotations["org.opencontainers.image.ref.name"]; !strings.ContainsAny(s, ":/") {
+			return oci.Reference{}, false
+		}
+	}
+	ref, err := oci.Parse(s)
+	return ref.WithDefaultTag(), err == nil
+}
+
+// legacyImages reads the form before manifest.json: a directory for each layer
+// with its own JSON, which names its parent.
+func (a *archive) legacyImages() ([]archived, error) {
+	raw, err := a.read("repositories", oci.MaxManifest)
+	if err != nil {
+		return nil, err
+	}
+	var repos map[string]map[string]string
+	if err := json.Unmarshal(raw, &repos); err != nil {
+		return nil, errs.E("repositories", errs.Invalid, err)
+	}
+	var all []archived
+	by := map[string]int{}
+	for _, repo := range slices.Sorted(maps.Keys(repos)) {
+		for _, tag := range slices.Sorted(maps.Keys(repos[repo])) {
+			id := repos[repo][tag]
+			ref, err := oci.Parse(repo + ":" + tag)
+			if err != nil {
+				return nil, err
+			}
+			i, ok := by[id]
+			if !ok {
+				img, err := a.legacyImage(id)
+				if err != nil {
+					return nil, err
+				}
+				i = len(all)
+				by[id] = i
+				all = append(all, img)
+			}
+			all[i].names = append(all[i].names, ref)
+		}
+	}
+	return all, nil
+}
+
+// legacyImage makes the config that the old form does not have. Its layers must
+// be read for that: their digests are nowhere.
+func (a *archive) legacyImage(id string) (archived, error) {
+	img := archived{}
+	conf := oci.Image{RootFS: oci.RootFS{Type: "layers"}}
+	for at := id; at != ""; {
+		if len(img.layers) >= oci.MaxLayers {
+			return img, errs.New(errs.Invalid, fmt.Sprintf("image has more than %d layers", oci.MaxLayers))
+		}
+		raw, err := a.read(at+"/json", oci.MaxConfig)
+		if err != nil {
+			return img, err
+		}
+		var v1 struct {
+			oci.Image
+			Parent          string     `json:"parent"`
+			Created         any        `json:"created"`
+			ContainerConfig oci.Config `json:"container_config"`
+		}
+		if err := json.Unmarshal(raw, &v1); err != nil {
+			return img, errs.E(at+"/json", errs.Invalid, err)
+		}
+		if at == id {
+			conf.Platform, conf.Config, conf.Author = v1.Platform, v1.Image.Config, v1.Author
+			conf.OS = cmp.Or(conf.OS, "linux")
+			conf.Architecture = cmp.Or(conf.Architecture, "amd64") // there was no other
+		}
+		diffID, err := a.diffID(at + "/layer.tar")
+		if err != nil {
+			return img, err
+		}
+		img.layers = append(img.layers, archivedLayer{file: at + "/layer.tar"})
+		conf.RootFS.DiffIDs = append(conf.RootFS.DiffIDs, diffID)
+		conf.History = append(conf.History, oci.History{CreatedBy: strings.Join(v1.ContainerConfig.Cmd, " "), Author: v1.Author, Comment: v1.Comment})
+		at = v1.Parent
+	}
+	slices.Reverse(img.layers)
+	slices.Reverse(conf.RootFS.DiffIDs)
+	slices.Reverse(conf.History)
+	var err error
+	img.config, err = json.Marshal(conf)
+	return img, err
+}
+
+func (a *archive) diffID(name string) (string, error) {
+	r, err := a.open(name)
+	if err != nil {
+		return "", err
+	}
+	z, err := decompress(r)
+	if err != nil {
+		return "", err
+	}
+	defer z.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, z); err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func sha(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
