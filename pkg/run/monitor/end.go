@@ -91,7 +91,9 @@ func (m *monitor) finish() {
 	if m.cleanup && len(m.job.Cleanup) > 0 {
 		// The container is ours no more: the rest of the program removes it, in this
 		// process, since it is done.
-		_, _ = raw.Mask(raw.SetMask, 0) // what we started with is no business of that program
+		for _, sig := range ignored() {
+			raw.Default(sig)
+		}
 		err := syscall.Exec("/proc/self/exe", m.job.Cleanup, m.job.CleanupEnv)
 		m.note("exec " + m.job.Cleanup[0] + ": " + err.Error())
 	}

@@ -125,12 +125,17 @@ func settings(text []byte, was wire.Restart) (byUser bool, now wire.Restart) {
 	return byUser, now
 }
 
-// after returns what follows key and its colon.
+// after returns what follows key and its colon. The same text without a colon is
+// a value: a container may be called "restart".
 func after(s, key string) (string, bool) {
-	_, v, ok := strings.Cut(s, key)
-	if !ok {
-		return "", false
+	for {
+		_, v, ok := strings.Cut(s, key)
+		if !ok {
+			return "", false
+		}
+		if rest, ok := strings.CutPrefix(strings.TrimLeft(v, " \t\r\n"), ":"); ok {
+			return strings.TrimLeft(rest, " \t\r\n"), true
+		}
+		s = v
 	}
-	v, ok = strings.CutPrefix(strings.TrimLeft(v, " \t\r\n"), ":")
-	return strings.TrimLeft(v, " \t\r\n"), ok
 }

@@ -41,12 +41,11 @@ const (
 
 // monitor is the state of the process.
 type monitor struct {
-	job     wire.Job // without its plan
-	jobFD   int      // memfd of the job, for the plan
-	extra   [wire.NumSlots]int
-	alive   int
-	log     *jsonfile.Writer
-	signals int
+	job   wire.Job // without its plan
+	jobFD int      // memfd of the job, for the plan
+	extra [wire.NumSlots]int
+	alive int
+	log   *jsonfile.Writer
 
 	ep       int
 	slots    []slot // by descriptor
@@ -70,7 +69,6 @@ type monitor struct {
 	backoff   time.Duration
 	restartAt time.Time // zero: no restart is due
 	killAt    time.Time // --timeout
-	stopping  bool      // we were told to end: no restart
 	ended     bool      // alive has been released; only clients are left
 	cleanup   bool      // nobody else removes the container
 }
@@ -90,7 +88,7 @@ type slot struct {
 func Main() (code int) {
 	runtime.LockOSThread() // the container dies with this thread: PR_SET_PDEATHSIG
 	m := &monitor{
-		jobFD: -1, alive: -1, signals: -1, ep: -1, listener: -1,
+		jobFD: -1, alive: -1, ep: -1, listener: -1,
 		buf: make([]byte, wire.MaxPacket), now: time.Now(),
 	}
 	for i := range m.extra {
@@ -111,7 +109,9 @@ func (m *monitor) live() int {
 	_, _ = syscall.Setsid() // done already by those who start us properly
 	_ = syscall.Chdir("/")  // so that no mount is held; "/" cannot fail
 	_ = raw.Subreaper()     // Linux 3.4
-	m.quiet()
+	for _, sig := range ignored() {
+		raw.Ignore(sig)
+	}
 	ep, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return 1
@@ -127,23 +127,15 @@ func (m *monitor) live() int {
 	return 0
 }
 
-// quiet makes the signals that would end a Go program harmless. SIGTERM, if
-// whoever started us blocked it for all threads, is read in the loop.
-func (m *monitor) quiet() {
-	for _, sig := range []syscall.Signal{
-		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
+// ignored are the signals that would end a Go program. A monitor ends with its
+// container: whoever wants that ends the container. (Passing SIGTERM on would be
+// better, but a Go program can only do so with package os/signal, since the
+// runtime lets no thread block it.)
+func ignored() []syscall.Signal {
+	return []syscall.Signal{
+		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
 		syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGIO, syscall.SIGPWR,
-	} {
-		raw.Ignore(sig)
 	}
-	term := raw.Of(syscall.SIGTERM)
-	if blocked, err := raw.Mask(raw.Block, 0); err == nil && blocked&term != 0 {
-		if fd, err := raw.Signalfd(term); err == nil {
-			m.signals = fd
-			return
-		}
-	}
-	raw.Ignore(syscall.SIGTERM)
 }
 
 // watch sets the events that h is told of for fd; none ends it.
@@ -268,27 +260,6 @@ func (m *monitor) sweep() {
 	}
 	clear(m.clients[len(kept):])
 	m.clients = kept
-}
-
-// terminated is SIGTERM to the monitor: the machine goes down, or somebody means
-// the container. It gets its own stop signal, and no restart.
-type terminated struct{ m *monitor }
-
-func (t terminated) ready(uint32) {
-	var b [128]byte
-	if n, err := syscall.Read(t.m.signals, b[:]); err != nil || n != len(b) {
-		return
-	}
-	t.m.stopping = true
-	if t.m.main == nil {
-		t.m.over()
-		return
-	}
-	sig := syscall.Signal(t.m.job.StopSignal)
-	if sig == 0 {
-		sig = syscall.SIGTERM
-	}
-	t.m.main.signal(sig)
 }
 
 // note appends a line to monitor.log, which exists only if there is something to

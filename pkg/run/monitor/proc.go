@@ -354,7 +354,7 @@ func (m *monitor) policy(code int, due bool) (again bool, byUser bool) {
 		byUser, policy = settings(s, policy)
 	}
 	switch {
-	case byUser || m.stopping:
+	case byUser:
 		return false, byUser
 	case policy.Name == "always" || policy.Name == "unless-stopped":
 		return true, false

@@ -208,7 +208,6 @@ func (m *monitor) serve(p *proc, a wire.Attach) error {
 	c.join(p, a)
 	c.push(wire.Marshal(&wire.Running{PID: p.pid, StartedAt: m.startedAt.UnixNano()}))
 	m.watch(m.listener, syscall.EPOLLIN, acceptor{m})
-	m.watch(m.signals, syscall.EPOLLIN, terminated{m})
 	return nil
 }
 

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime"
 	"syscall"
 
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/sys"
-	"cais.dev/cais/pkg/sys/raw"
 	"cais.dev/cais/pkg/userns"
 )
 
@@ -66,14 +64,6 @@ func startMonitor(ctx context.Context, o SpawnOptions, control *os.File) error {
 	// One thread runs Go code in a monitor, and its heap is to stay far below the
 	// 4 MB at which Go would first look for garbage.
 	env := []string{"GOMAXPROCS=1", "GOGC=10"}
-	// All threads of a Go program block the signals that it was started with as
-	// blocked: so the monitor can read its SIGTERM from a descriptor.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	old, err := raw.Mask(raw.Block, raw.Of(syscall.SIGTERM))
-	if err == nil {
-		defer func() { _, _ = raw.Mask(raw.SetMask, old) }() // it was valid
-	}
 	if userns.Needed() {
 		_, err := userns.Start(ctx, o.RunDir, &userns.Cmd{
 			Path: exe, Args: []string{monitorRole}, Env: env, Dir: "/",

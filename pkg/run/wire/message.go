@@ -161,7 +161,7 @@ type Job struct {
 	Log        Log
 	Restart    Restart
 	Timeout    int      // seconds after which the container is killed; 0: never
-	StopSignal int      // what the monitor's own SIGTERM is passed on as; 0: SIGTERM
+	StopSignal int      // the container's own; 0: SIGTERM
 	Cgroups    []string // the container's directories, one for each hierarchy; removed at the end
 
 	AutoRemove bool // --rm: the record need not survive a power cut, and is removed at the end

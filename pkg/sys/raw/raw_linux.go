@@ -57,48 +57,16 @@ func Subreaper() error {
 	return nil
 }
 
-// Signals is a set of signals as the kernel has it: bit n-1 is signal n.
-type Signals uint64
-
-// Of returns the set of sigs.
-func Of(sigs ...syscall.Signal) Signals {
-	var s Signals
-	for _, sig := range sigs {
-		s |= 1 << (sig - 1)
-	}
-	return s
-}
-
-// What Mask does with a set: rt_sigprocmask(2).
-const (
-	Block   = 0
-	SetMask = 2
-)
-
-// Mask changes the signals that the calling thread blocks and returns those it
-// did. The Go runtime gives the mask that a program starts with to all threads.
-func Mask(how int, set Signals) (old Signals, err error) {
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, uintptr(how),
-		uintptr(unsafe.Pointer(&set)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return old, nil
-}
-
 // Ignore makes this process ignore sig, behind the Go runtime's back.
-func Ignore(sig syscall.Signal) {
-	action := [4]uint64{1} // struct sigaction with SIG_IGN; flags, restorer and mask zero
+func Ignore(sig syscall.Signal) { disposition(sig, 1) }
+
+// Default gives sig its default effect.
+func Default(sig syscall.Signal) { disposition(sig, 0) }
+
+func disposition(sig syscall.Signal, handler uint64) {
+	action := [4]uint64{handler} // struct sigaction: SIG_DFL or SIG_IGN; flags, restorer and mask zero
 	// Only KILL and STOP refuse.
 	syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
-}
-
-// Signalfd returns a descriptor that the signals of set are read from, 128 bytes
-// each, the first four of which are the number. All threads must block them.
-func Signalfd(set Signals) (int, error) {
-	r, _, errno := syscall.RawSyscall6(syscall.SYS_SIGNALFD4, ^uintptr(0), uintptr(unsafe.Pointer(&set)), 8,
-		syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
-	return result(r, errno)
 }
 
 // Wait waits until fd is readable or hung up, or ms milliseconds have passed. It

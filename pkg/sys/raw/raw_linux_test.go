@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"testing"
 )
@@ -28,32 +27,25 @@ func TestPidfd(t *testing.T) {
 	}
 }
 
-func TestSignalfd(t *testing.T) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	set := Of(syscall.SIGUSR2)
-	old, err := Mask(Block, set)
+func TestIgnore(t *testing.T) {
+	Ignore(syscall.SIGUSR2)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR2); err != nil { // would end this process
+		t.Error(err)
+	}
+	Default(syscall.SIGUSR2)
+}
+
+func TestWait(t *testing.T) {
+	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if _, err := Mask(SetMask, old); err != nil {
-			t.Error(err)
-		}
-	}()
-	if now, err := Mask(Block, 0); err != nil || now&set == 0 {
-		t.Fatalf("mask %x, %v; want SIGUSR2 in it", now, err)
+	defer r.Close()
+	if Wait(int(r.Fd()), 1) {
+		t.Error("an empty pipe is readable")
 	}
-	fd, err := Signalfd(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer syscall.Close(fd)
-	if err := syscall.Tgkill(os.Getpid(), syscall.Gettid(), syscall.SIGUSR2); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 128)
-	if n, err := syscall.Read(fd, b); n != 128 || b[0] != byte(syscall.SIGUSR2) {
-		t.Errorf("read %d bytes, signal %d, %v; want SIGUSR2", n, b[0], err)
+	_ = w.Close()
+	if !Wait(int(r.Fd()), 10000) {
+		t.Error("the end of a pipe is not seen")
 	}
 }
