@@ -1,14 +1,17 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -24,13 +27,14 @@ import (
 // commands are what scripts can say beside testscript's own words.
 func (b *bench) commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"load":      b.load,
-		"registry":  b.registry,
-		"push":      b.push,
-		"smalldisk": b.smallDisk,
-		"broken":    b.markBroken,
-		"clean":     b.clean,
-		"nocase":    nocase,
+		"load":           b.load,
+		"registry":       b.registry,
+		"dockerregistry": b.dockerRegistry,
+		"push":           b.push,
+		"smalldisk":      b.smallDisk,
+		"broken":         b.markBroken,
+		"clean":          b.clean,
+		"nocase":         nocase,
 	}
 }
 
@@ -56,6 +60,41 @@ func (b *bench) registry(ts *testscript.TestScript, neg bool, args []string) {
 	srv := httptest.NewServer(h)
 	ts.Defer(srv.Close)
 	ts.Setenv("REGISTRY", strings.TrimPrefix(srv.URL, "http://"))
+}
+
+// dockerRegistry USER starts Debian's registry for this script; the password is
+// "secret".
+func (b *bench) dockerRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	addr := l.Addr().String()
+	ts.Check(l.Close())
+	dir := ts.MkAbs("registry")
+	ts.Check(os.MkdirAll(dir, 0o700))
+	// The registry takes bcrypt alone; this is "secret".
+	const hash = "$2y$05$KTuSS0EDf0YYA2Qc8ixBk.RrtUV4cpkc0r.ECwjfJIzTeJ2jjSmWC"
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %s}\nauth: {htpasswd: {realm: test, path: %s/htpasswd}}\n", dir, addr, dir)
+	ts.Check(os.WriteFile(dir+"/config.yml", []byte(config), 0o600))
+	ts.Check(os.WriteFile(dir+"/htpasswd", []byte(args[0]+":"+hash+"\n"), 0o600))
+	path, _ := lookPath("docker-registry")
+	cmd := exec.Command(path, "serve", dir+"/config.yml")
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("docker-registry does not answer: %v", err)
+		}
+	}
+	ts.Setenv("REGISTRY", addr)
+	ts.Setenv("REGISTRY_AUTH", args[0]+":secret")
 }
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
