@@ -105,7 +105,8 @@ func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.Cance
 					continue
 				}
 				if sig == syscall.SIGINT {
-					if !last.IsZero() && time.Since(last) < 2*time.Second {
+					// Not at once: that is one key press that reached us twice.
+					if d := time.Since(last); d > 50*time.Millisecond && d < 2*time.Second {
 						fmt.Fprintln(s.Err, "The container's first process seems to ignore SIGINT: 'cais stop' ends it, and --init would have made it listen.")
 					}
 					last = time.Now()

@@ -92,8 +92,11 @@ func (r Reporting) Report(ctx context.Context, w io.Writer, err error) int {
 		r.usage(w, u)
 		return u.Code
 	}
-	if sig, ok := errors.AsType[*SignalError](context.Cause(ctx)); ok && errors.Is(err, context.Canceled) {
+	if sig, ok := errors.AsType[*SignalError](err); ok { // the context's cause
 		return 128 + int(sig.Signal) // the user pressed it and knows
+	}
+	if sig, ok := errors.AsType[*SignalError](context.Cause(ctx)); ok && errors.Is(err, context.Canceled) {
+		return 128 + int(sig.Signal)
 	}
 	if errors.Is(err, context.Canceled) {
 		return 128 + int(syscall.SIGINT)
