@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"cais.dev/cais/pkg/errs"
@@ -60,11 +59,11 @@ func writeKernel(path, text string) error {
 }
 
 func mapText(maps []wire.IDMap, end string) string {
-	var b strings.Builder
+	var b []byte
 	for _, m := range maps {
-		b.WriteString(strconv.Itoa(int(m.Inside)) + " " + strconv.Itoa(int(m.Outside)) + " " + strconv.Itoa(int(m.Count)) + end)
+		b = append(b, strconv.Itoa(int(m.Inside))+" "+strconv.Itoa(int(m.Outside))+" "+strconv.Itoa(int(m.Count))+end...)
 	}
-	return b.String()
+	return string(b)
 }
 
 // runHelpers runs newuidmap and newgidmap at the same time: each takes about
@@ -92,7 +91,10 @@ func startHelper(name, pid string, maps []wire.IDMap) (helper, error) {
 		return h, err
 	}
 	defer w.Close()
-	args := append([]string{name, pid}, strings.Fields(mapText(maps, " "))...)
+	args := []string{name, pid}
+	for _, m := range maps {
+		args = append(args, strconv.Itoa(int(m.Inside)), strconv.Itoa(int(m.Outside)), strconv.Itoa(int(m.Count)))
+	}
 	// It is set-uid: it gets arguments that we made and no environment.
 	h.proc, err = os.StartProcess(path, args, &os.ProcAttr{Env: []string{}, Files: []*os.File{nil, w, w}})
 	if err != nil {
@@ -111,10 +113,20 @@ func (h helper) wait(err error) error {
 	text, _ := io.ReadAll(io.LimitReader(h.out, 4096)) // only for the message
 	state, err := h.proc.Wait()
 	if err == nil && !state.Success() {
-		err = errs.WithHint(errs.E(h.name, errs.Denied, errors.New(strings.TrimSpace(string(text)))),
+		err = errs.WithHint(errs.E(h.name, errs.Denied, errors.New(firstLine(text))),
 			"Check this user's lines in /etc/subuid and /etc/subgid, and that "+h.name+" is set-uid.")
 	}
 	return err
+}
+
+// firstLine returns text up to its first newline.
+func firstLine(text []byte) string {
+	for i, c := range text {
+		if c == '\n' {
+			return string(text[:i])
+		}
+	}
+	return string(text)
 }
 
 // LookHelper finds newuidmap or newgidmap where distributions put them. PATH is

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -180,8 +179,8 @@ func processes(dir string, pids []int) []int {
 	if err != nil {
 		return pids
 	}
-	for line := range strings.Lines(string(b)) {
-		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
+	for _, f := range fields(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
 			pids = append(pids, pid)
 		}
 	}
@@ -214,7 +213,7 @@ func (m *monitor) killChildren() bool {
 		if err != nil {
 			continue // a kernel without it, or a thread that ended
 		}
-		for _, f := range strings.Fields(string(b)) {
+		for _, f := range fields(string(b)) {
 			if pid, err := strconv.Atoi(f); err == nil {
 				_ = syscall.Kill(pid, syscall.SIGKILL) // ours, and not reaped: the number is its own
 				found = true
@@ -258,12 +257,13 @@ func (m *monitor) oomKills() int64 {
 	for _, dir := range m.job.Cgroups {
 		for _, file := range []string{"/memory.events", "/memory.oom_control"} { // v2, v1
 			s, err := readSmall(dir + file)
-			if err != nil {
+			if err != nil || s == "" {
 				continue
 			}
-			for line := range strings.Lines(s) {
-				if v, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
-					k, _ := strconv.ParseInt(v, 10, 64) // the kernel wrote it
+			words := fields(s)
+			for i := range words[1:] {
+				if words[i] == "oom_kill" {
+					k, _ := strconv.ParseInt(words[i+1], 10, 64) // the kernel wrote it
 					n += k
 				}
 			}

@@ -3,10 +3,9 @@ package monitor
 import (
 	"os"
 	"strconv"
-	"strings"
+	"syscall"
 	"time"
 
-	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/logs/jsonfile"
 	"cais.dev/cais/pkg/run/wire"
 )
@@ -46,7 +45,7 @@ func (e exit) json() []byte {
 
 // writeExit replaces exit.json. It is made durable later, when nobody waits.
 func (m *monitor) writeExit(e exit) {
-	if err := atomicfile.Write(m.job.Dir+"/exit.json", e.json(), 0o600, false); err != nil {
+	if err := replace(m.job.Dir, "exit.json", e.json()); err != nil {
 		m.note(err.Error())
 	}
 }
@@ -91,7 +90,7 @@ func (m *monitor) writeState(status string) {
 	if m.main != nil {
 		s.pid, s.pidStart = m.main.pid, startTime(m.main.pid)
 	}
-	if err := atomicfile.Write(m.job.RunDir+"/state.json", s.json(), 0o600, false); err != nil {
+	if err := replace(m.job.RunDir, "state.json", s.json()); err != nil {
 		m.note(err.Error())
 	}
 }
@@ -104,16 +103,16 @@ func settings(text []byte, was wire.Restart) (byUser bool, now wire.Restart) {
 	s := string(text)
 	now = was
 	if v, ok := after(s, `"stoppedByUser"`); ok {
-		byUser = strings.HasPrefix(v, "true")
+		byUser = hasPrefix(v, "true")
 	}
 	v, ok := after(s, `"restart"`)
-	if !ok || !strings.HasPrefix(v, "{") {
+	if !ok || !hasPrefix(v, "{") {
 		return byUser, now
 	}
-	v, _, _ = strings.Cut(v, "}")
-	if n, ok := after(v, `"name"`); ok && strings.HasPrefix(n, `"`) {
+	v, _, _ = cut(v, "}")
+	if n, ok := after(v, `"name"`); ok && hasPrefix(n, `"`) {
 		now = wire.Restart{}
-		now.Name, _, _ = strings.Cut(n[1:], `"`)
+		now.Name, _, _ = cut(n[1:], `"`)
 	}
 	if n, ok := after(v, `"max"`); ok {
 		end := 0
@@ -129,13 +128,40 @@ func settings(text []byte, was wire.Restart) (byUser bool, now wire.Restart) {
 // a value: a container may be called "restart".
 func after(s, key string) (string, bool) {
 	for {
-		_, v, ok := strings.Cut(s, key)
+		_, v, ok := cut(s, key)
 		if !ok {
 			return "", false
 		}
-		if rest, ok := strings.CutPrefix(strings.TrimLeft(v, " \t\r\n"), ":"); ok {
-			return strings.TrimLeft(rest, " \t\r\n"), true
+		if rest := trimLeft(v); hasPrefix(rest, ":") {
+			return trimLeft(rest[1:]), true
 		}
 		s = v
 	}
+}
+
+// replace replaces a file of ours in dir, whose only writer we are while we hold
+// alive. It is package atomicfile's Write without package os's files, which
+// would bring the runtime's own epoll along, and without path/filepath.
+func replace(dir, name string, data []byte) error {
+	path := dir + "/" + name
+	temp := dir + "/." + name + ".monitor"
+	fd, err := syscall.Open(temp, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: temp, Err: err}
+	}
+	n, err := again(func() (int, error) { return syscall.Write(fd, data) })
+	if e := syscall.Close(fd); err == nil {
+		err = e
+	}
+	if err == nil && n < len(data) {
+		err = syscall.ENOSPC
+	}
+	if err == nil {
+		err = syscall.Rename(temp, path)
+	}
+	if err != nil {
+		_ = syscall.Unlink(temp) // the first error tells
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }
