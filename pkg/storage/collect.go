@@ -287,7 +287,7 @@ func (s *Store) sweepStaging(dryRun bool) (n int, err error) {
 		if errors.Is(err, unix.ENOENT) {
 			// Not locked yet, or what was left when it was killed just then.
 			info, err := e.Info()
-			if err != nil || time.Since(info.ModTime()) < time.Minute {
+			if err != nil || time.Since(info.ModTime()) < 10*time.Second {
 				continue
 			}
 		} else if err != nil {

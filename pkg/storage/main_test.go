@@ -14,9 +14,13 @@ import (
 // helpers are what this test program does instead of testing when it is
 // started again with the name in its environment.
 var helpers = map[string]func() error{
-	"add":            addHelper,
-	"add-and-remove": addAndRemoveHelper,
-	"stage-and-hang": stageAndHangHelper,
+	"add":             addHelper,
+	"add-and-remove":  addAndRemoveHelper,
+	"stage-and-hang":  stageAndHangHelper,
+	"rootless":        rootlessHelper,
+	"plain":           plainHelper,
+	"full":            fullHelper,
+	"pull-and-remove": pullAndRemoveHelper,
 }
 
 const helperEnv = "STORAGE_TEST_HELPER"

@@ -76,10 +76,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	for _, dir := range o.ImageStores {
 		opts.GraphDriverOptions = append(opts.GraphDriverOptions, "overlay.imagestore="+dir)
 	}
-	if err := os.MkdirAll(s.stateDir(), 0o700); err != nil {
-		return nil, s.explain(op, err)
+	for _, dir := range []string{s.stateDir(), o.RunRoot} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, s.explain(op, err)
+		}
 	}
-	lib, err := library.GetStore(opts)
+	lib, err := getStore(opts)
 	if err != nil {
 		return nil, s.explain(op, err)
 	}
@@ -89,6 +91,30 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s.keepReserve()
 	return s, nil
+}
+
+// getStore is the library's GetStore, which reads storage.conf even if every
+// option is given: by rules that break users' stores, and failing for files that
+// have been read, or are none of its business under CAIS_ROOT. So it gets an
+// empty one, and directories that exist in the place of the user's own.
+func getStore(o types.StoreOptions) (_ library.Store, err error) {
+	for name, value := range map[string]string{
+		"CONTAINERS_STORAGE_CONF": os.DevNull, "CONTAINERS_STORAGE_CONF_OVERRIDE": os.DevNull,
+		"XDG_RUNTIME_DIR": o.RunRoot, "XDG_DATA_HOME": o.GraphRoot, "XDG_CONFIG_HOME": o.GraphRoot,
+	} {
+		old, had := os.LookupEnv(name)
+		if err := os.Setenv(name, value); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if had {
+				err = errors.Join(err, os.Setenv(name, old))
+			} else {
+				err = errors.Join(err, os.Unsetenv(name))
+			}
+		}()
+	}
+	return library.GetStore(o)
 }
 
 // ours checks that the graph root, or what it will be made in, may be written.
