@@ -29,7 +29,7 @@ func compression(head []byte) string {
 
 // decompress returns what r holds, whatever it is compressed with.
 func decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, 512<<10)
+	br := bufio.NewReaderSize(r, 64<<10)
 	head, err := br.Peek(6)
 	if err != nil && err != io.EOF {
 		return nil, err

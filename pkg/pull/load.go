@@ -395,8 +395,12 @@ func (a *archive) legacyImages() ([]archived, error) {
 func (a *archive) legacyImage(id string) (archived, error) {
 	img := archived{}
 	conf := oci.Image{RootFS: oci.RootFS{Type: "layers"}}
+	seen := map[string]bool{}
 	for at := id; at != ""; {
-		if len(img.layers) >= oci.MaxLayers {
+		if seen[at] {
+			return img, errs.New(errs.Invalid, fmt.Sprintf("the parents of %s go in a circle", id))
+		}
+		if seen[at] = true; len(seen) > oci.MaxLayers {
 			return img, errs.New(errs.Invalid, fmt.Sprintf("image has more than %d layers", oci.MaxLayers))
 		}
 		raw, err := a.read(at+"/json", oci.MaxConfig)
