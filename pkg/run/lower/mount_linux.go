@@ -159,22 +159,18 @@ func (b *builder) bindAttrs(what string, fd wire.Arg, a mountAttr, rbind bool) {
 	if prop == 0 {
 		prop, rec = unix.MS_PRIVATE, unix.AT_RECURSIVE
 	}
-	if !rbind {
-		rec = 0
-	}
 	if prop == unix.MS_SHARED {
 		prop = 0 // as it is at the source; where that is private there is nobody to share with
 	}
-	switch {
-	case a.setRec != 0 && rec != 0:
+	if !rbind || rec == 0 && a.setRec == 0 { // one mount, or one call for the uppermost
+		b.setattr(what, fd, 0, attr{set: a.set | a.setRec, clear: a.clear, propagation: prop})
+		return
+	}
+	if rec != 0 {
 		b.setattr(what, fd, unix.AT_RECURSIVE, attr{set: a.setRec, propagation: prop})
-	default:
-		if a.setRec != 0 {
-			b.setattr(what, fd, unix.AT_RECURSIVE, attr{set: a.setRec})
-		}
-		if prop != 0 {
-			b.setattr(what, fd, rec, attr{propagation: prop})
-		}
+	} else {
+		b.setattr(what, fd, unix.AT_RECURSIVE, attr{set: a.setRec})
+		b.setattr(what, fd, 0, attr{propagation: prop})
 	}
 	if a.set&^a.setRec != 0 {
 		b.setattr(what, fd, 0, attr{set: a.set, clear: a.clear})

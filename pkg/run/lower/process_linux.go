@@ -33,9 +33,10 @@ func (b *builder) process(filter []byte, filterFlags uint32, singleID bool) erro
 		b.Call("forbid new privileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
 	// Beyond the last capability that we know, so that a newer kernel's go, too.
+	names := capNames()
 	for c := range uint64(48) {
 		if caps.bounding&(1<<c) == 0 {
-			b.Call("drop capability "+capName(c)+" for good", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0).Expect(uint16(unix.EINVAL))
+			b.Call("drop capability "+capName(names, c)+" for good", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0).Expect(uint16(unix.EINVAL))
 		}
 	}
 	b.ids(singleID)
@@ -210,12 +211,13 @@ func capSets(c *specs.LinuxCapabilities) (capabilities, error) {
 	if c == nil {
 		return s, nil
 	}
+	known := capNames()
 	for _, set := range []struct {
 		to    *uint64
 		names []string
 	}{{&s.bounding, c.Bounding}, {&s.effective, c.Effective}, {&s.permitted, c.Permitted}, {&s.ambient, c.Ambient}} {
 		for _, name := range set.names {
-			n := slices.Index(capNames(), strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
+			n := slices.Index(known, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
 			if n < 0 {
 				return s, errs.New(errs.Invalid, fmt.Sprintf("unknown capability %q", name))
 			}
@@ -238,9 +240,10 @@ func (b *builder) capset(c capabilities) {
 	}
 	b.Call(what, unix.SYS_CAPSET, header, b.Bytes(data))
 	b.Call(what, unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-	for n := range uint64(64) {
+	names := capNames()
+	for n := range uint64(len(names)) {
 		if c.ambient&(1<<n) != 0 {
-			b.Call("pass on capability "+capName(n), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n, 0, 0)
+			b.Call("pass on capability "+names[n], unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n, 0, 0)
 		}
 	}
 }
@@ -253,9 +256,9 @@ func capNames() []string {
 		"WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE")
 }
 
-func capName(n uint64) string {
-	if names := capNames(); n < uint64(len(names)) {
-		return "CAP_" + names[n]
+func capName(names []string, n uint64) string {
+	if n < uint64(len(names)) {
+		return names[n]
 	}
 	return fmt.Sprint(n)
 }

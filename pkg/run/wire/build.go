@@ -51,7 +51,7 @@ func (b *Builder) Text(s string) Arg {
 	at := uint32(len(b.p.Data))
 	b.p.Data = append(append(b.p.Data, s...), 0)
 	if b.strings == nil {
-		b.strings = map[string]uint32{}
+		b.strings = make(map[string]uint32, 256)
 	}
 	b.strings[s] = at
 	return Arg{ArgData, uint64(at)}
@@ -139,6 +139,9 @@ func (b *Builder) Do(op Op, what string, nr uintptr, args ...any) *Step {
 		default:
 			b.bad = true
 		}
+	}
+	if b.p.Steps == nil { // a container's plan has some 400
+		b.p.Steps = make([]Step, 0, 512)
 	}
 	b.p.Steps = append(b.p.Steps, s)
 	return &b.p.Steps[len(b.p.Steps)-1]
