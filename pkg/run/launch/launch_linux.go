@@ -89,6 +89,8 @@ func (e *StepError) ExitCode() int {
 	return 126
 }
 
+const pageSize = 4096
+
 // page is the memory that child and parent share.
 type page struct {
 	at    uint32 // step being carried out, + 1
@@ -108,12 +110,22 @@ func Start(p *wire.Plan, slots *[wire.NumSlots]int) (*Proc, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	mem, err := syscall.Mmap(-1, 0, os.Getpagesize(), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED|syscall.MAP_ANON)
+	var f *fallback
+	pageFD, how := -1, syscall.MAP_SHARED|syscall.MAP_ANON
+	if os.Getenv("CAIS_INIT") == "exec" {
+		var err error
+		if f, err = newFallback(p); err != nil {
+			return nil, err
+		}
+		defer f.close()
+		pageFD, how = f.page, syscall.MAP_SHARED
+	}
+	mem, err := syscall.Mmap(pageFD, 0, pageSize, syscall.PROT_READ|syscall.PROT_WRITE, how)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
 	pr := &Proc{PidFD: -1, MntNS: -1, Master: -1, sync: -1, stage: -1, plan: p, pageMem: mem, page: (*page)(unsafe.Pointer(&mem[0]))}
-	if err := pr.spawn(*slots); err != nil {
+	if err := pr.spawn(*slots, f); err != nil {
 		pr.Close()
 		return nil, err
 	}
@@ -124,7 +136,7 @@ func Start(p *wire.Plan, slots *[wire.NumSlots]int) (*Proc, error) {
 }
 
 // spawn clones the child.
-func (pr *Proc) spawn(slots [wire.NumSlots]int) error {
+func (pr *Proc) spawn(slots [wire.NumSlots]int, f *fallback) error {
 	null := -1
 	for i := wire.SlotStdin; i <= wire.SlotStderr; i++ {
 		if slots[i] >= 0 {
@@ -162,7 +174,14 @@ func (pr *Proc) spawn(slots [wire.NumSlots]int) error {
 	if slots[wire.SlotConsole] < 0 {
 		slots[wire.SlotConsole] = pair[1]
 	}
-	m := newMachine(pr.plan, &slots, pr.page)
+	p := pr.plan
+	if f != nil {
+		p = f.plan(p, &slots)
+	}
+	m := newMachine(p, &slots, pr.page)
+	if f != nil {
+		m.own = int32(pr.plan.Prefix)
+	}
 	m.parentEnd = uintptr(pair[0])
 	pid, errno := m.clone(uintptr(pr.plan.CloneFlags))
 	_ = syscall.Close(pair[1]) // the child has it
@@ -280,7 +299,7 @@ func (pr *Proc) finish() error {
 		pr.unmap()
 		return nil
 	}
-	e := &StepError{Index: int(at) - 1, What: "start of the child"}
+	e := &StepError{Index: int(at) - 1, What: "start the child"}
 	if failed != 0 {
 		e.Index, e.Errno = int(failed)-1, syscall.Errno(pr.page.errno)
 	}
@@ -290,6 +309,8 @@ func (pr *Proc) finish() error {
 		if s.Final {
 			e.Phase = PhaseExec
 		}
+	} else if e.Index >= ownStep {
+		e.What = "start the fallback init"
 	} else if e.Errno != 0 {
 		e.What = "the plan's end"
 	}

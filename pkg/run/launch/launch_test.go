@@ -13,6 +13,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Args[0] == Init {
+		os.Exit(Main())
+	}
 	runtime.LockOSThread() // children die with the thread that made them
 	os.Exit(m.Run())
 }

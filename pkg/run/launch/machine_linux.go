@@ -24,6 +24,8 @@ type op struct {
 type machine struct {
 	ops       unsafe.Pointer // *op, n of them
 	n         int32
+	start     int32          // the first step to carry out
+	own       int32          // if not 0: steps from here on are not the plan's, and are told as ownStep+n
 	base      unsafe.Pointer // the plan's Data
 	page      *page
 	parentEnd uintptr // the parent's end of the socket, which the child closes
@@ -128,12 +130,12 @@ func (m *machine) prologue() {
 //go:nocheckptr
 func (m *machine) run() {
 	const cloneParent = 0x8000
-	var at int32
+	at := m.start
 	var errno syscall.Errno
 	// A plan retries what a race made fail (openat2's EAGAIN): a container that
 	// races on purpose must not keep us busy for ever.
 	for fuel := 1 << 18; ; fuel-- {
-		m.page.at = uint32(at) + 1
+		m.page.at = m.told(at)
 		if at >= m.n || fuel == 0 {
 			errno = syscall.ELOOP
 			break
@@ -205,7 +207,7 @@ func (m *machine) run() {
 		}
 	}
 	m.page.errno = uint32(errno)
-	m.page.step = uint32(at) + 1
+	m.page.step = m.told(at)
 	for {
 		syscall.RawSyscall6(syscall.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
 	}
@@ -218,4 +220,18 @@ func (m *machine) arg(o *op, k int) uintptr {
 		return m.regs[r]
 	}
 	return o.args[k]
+}
+
+// ownStep is the index of the first step that is not the plan's.
+const ownStep = 1 << 20
+
+// told is how a step is named on the page.
+//
+//go:nosplit
+//go:norace
+func (m *machine) told(at int32) uint32 {
+	if m.own != 0 && at >= m.own {
+		return uint32(at) + ownStep + 1
+	}
+	return uint32(at) + 1
 }

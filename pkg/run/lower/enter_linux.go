@@ -204,6 +204,10 @@ func (b *builder) enterRunning() {
 		b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	}
 	b.session()
+}
+
+// openRoot opens the root that was joined with the mount namespace.
+func (b *builder) openRoot() {
 	b.root = b.NewReg()
 	b.Call("open the container's root", unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).To(b.root)
 }

@@ -135,6 +135,7 @@ func Exec(spec *specs.Spec, proc *specs.Process, o ExecOptions) (*wire.Plan, err
 	b.begin()
 	b.enterRunning()
 	prefix := b.Len()
+	b.openRoot()
 	if err := b.tty(); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Args[0] == launch.Init {
+		os.Exit(launch.Main())
+	}
 	runtime.LockOSThread() // children die with the thread that made them
 	os.Exit(m.Run())
 }
@@ -82,7 +85,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields("sh cat ls id mount true grep echo sleep readlink stat touch mkdir hostname umask ps kill tr wc env head sort") {
+	for _, name := range strings.Fields("sh cat ls id mount true grep echo sleep readlink stat touch mkdir hostname umask ps kill tr wc env head sort sed") {
 		if err := os.Symlink("busybox", filepath.Join(dir, "image/bin", name)); err != nil {
 			t.Fatal(err)
 		}
