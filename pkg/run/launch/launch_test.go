@@ -232,3 +232,30 @@ func BenchmarkStart(b *testing.B) {
 		pr.Close()
 	}
 }
+
+// TestDiesWithItsThread: a container must not outlive its monitor, and the
+// kernel tells by the thread that made the child.
+func TestDiesWithItsThread(t *testing.T) {
+	var b wire.Builder
+	const prSetPdeathsig = 1
+	b.Call("die with the parent", syscall.SYS_PRCTL, prSetPdeathsig, int(syscall.SIGKILL))
+	script(&b, "while :; do :; done")
+	p := mustPlan(t, &b)
+	done := make(chan *Proc)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		pr, err := Start(p, none())
+		if err != nil {
+			t.Error(err)
+		}
+		done <- pr
+	}()
+	pr := <-done
+	if pr == nil {
+		return
+	}
+	defer pr.Close()
+	if status, ok := reap(pr.PID); !ok || status.Signal() != syscall.SIGKILL {
+		t.Errorf("status %v, %v", status, ok)
+	}
+}
