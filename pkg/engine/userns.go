@@ -31,6 +31,9 @@ func (e *Engine) EnterUserNS(ctx context.Context) (code int, entered bool, err e
 // RunInUserNS runs a program inside the user's namespace, or, as root and
 // inside it, just so, and returns its exit code.
 func (e *Engine) RunInUserNS(ctx context.Context, path string, args []string) (code int, err error) {
+	if !userns.Needed() {
+		return e.runHere(ctx, path, args, e.files())
+	}
 	return e.runInside(ctx, path, args, e.files())
 }
 
@@ -161,9 +164,15 @@ func (e *Engine) runChild(ctx context.Context, args []string, out *os.File) (int
 	if userns.Needed() {
 		return e.runInside(ctx, self, args, [3]*os.File{nil, out, out})
 	}
-	p, err := os.StartProcess(self, args, &os.ProcAttr{
-		Env: e.o.Environ, Files: []*os.File{nil, out, out}, Sys: &syscall.SysProcAttr{},
-	})
+	return e.runHere(ctx, self, args, [3]*os.File{nil, out, out})
+}
+
+// runHere is runInside for root, who is where the work can be done.
+func (e *Engine) runHere(ctx context.Context, path string, args []string, files [3]*os.File) (int, error) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT) // the terminal's: the child has them, too
+	defer signal.Stop(signals)
+	p, err := os.StartProcess(path, args, &os.ProcAttr{Env: e.o.Environ, Files: files[:]})
 	if err != nil {
 		return 0, err
 	}

@@ -173,13 +173,18 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 		progress := ui.NewProgress(s)
 		defaultTag := sync.OnceFunc(func() {
 			if !o.allTags && !o.quiet && req.Ref.Tag == "" && req.Ref.Digest == "" {
-				progress.Message("Using default tag: latest")
+				fmt.Fprintln(s.Out, "Using default tag: latest")
 			}
 		})
 		if !o.quiet {
 			req.Events = func(ev pull.Event) {
+				if ev.Kind != pull.Pulling {
+					progress.Pull(ev)
+					return
+				}
+				progress.Close() // what is drawn stays above
 				defaultTag()
-				progress.Pull(ev)
+				fmt.Fprintln(s.Out, pullingFrom(ev.Ref))
 			}
 		}
 		results, err := p.Pull(ctx, req)
@@ -211,4 +216,12 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 		}
 	}
 	return nil
+}
+
+// pullingFrom is Docker's line at the beginning of an image.
+func pullingFrom(ref oci.Reference) string {
+	if ref.Digest != "" {
+		return ref.Digest + ": Pulling from " + ref.Path
+	}
+	return ref.Tag + ": Pulling from " + ref.Path
 }

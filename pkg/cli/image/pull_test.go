@@ -38,8 +38,8 @@ func TestPullSays(t *testing.T) {
 		err            string
 	}{
 		{"new", pullOptions{refs: []string{"busybox"}}, fetched,
-			"Digest: " + dig + "\nStatus: Downloaded newer image for busybox:latest\ndocker.io/library/busybox:latest\n",
-			"Using default tag: latest\nlatest: Pulling from library/busybox\naaaaaaaaaaaa: Pulling fs layer\naaaaaaaaaaaa: Pull complete\n", ""},
+			"Using default tag: latest\nlatest: Pulling from library/busybox\nDigest: " + dig + "\nStatus: Downloaded newer image for busybox:latest\ndocker.io/library/busybox:latest\n",
+			"aaaaaaaaaaaa: Pulling fs layer\naaaaaaaaaaaa: Pull complete\n", ""},
 		{"quiet", pullOptions{refs: []string{"busybox"}, quiet: true}, fetched, "docker.io/library/busybox:latest\n", "", ""},
 		{"up to date", pullOptions{refs: []string{"quay.io/a:1"}}, here,
 			"Digest: " + dig + "\nStatus: Image is up to date for quay.io/a:1\nquay.io/a:1\n",

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -10,8 +11,6 @@ import (
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
-	"cais.dev/cais/pkg/errs"
-	"cais.dev/cais/pkg/userns"
 )
 
 // NewUnshare makes "unshare".
@@ -20,15 +19,12 @@ func NewUnshare(e *engine.Engine, s ui.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "unshare [OPTIONS] [COMMAND [ARG...]]",
 		Short:             "Run a command as root of your user namespace",
-		Long:              "Run a command, by default a shell, in the user namespace of your containers, where you are root\nand own their files: to look at them, to change their owner, to remove them.",
+		Long:              "Run a command, by default a shell, in the user namespace of your containers, where you are root\nand own their files: to look at them, to change their owner, to remove them. Root has no such namespace, and\nsimply runs the command.",
 		Example:           "  cais unshare chown -R 0:0 ./data\n  cais unshare cat /proc/self/uid_map",
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if network {
 				return ui.Later("unshare --rootless-netns")
-			}
-			if !userns.Needed() {
-				return errs.New(errs.Unsupported, "unshare is for ordinary users: root has no user namespace to enter")
 			}
 			if len(args) == 0 {
 				args = []string{shell(e.Getenv)}
@@ -41,7 +37,8 @@ func NewUnshare(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				return ui.Exit(code, fmt.Errorf("unshare: %w", err))
 			}
-			code, err := e.RunInUserNS(cmd.Context(), path, args)
+			// Ctrl-C is for the command: this process only waits for it.
+			code, err := e.RunInUserNS(context.WithoutCancel(cmd.Context()), path, args)
 			if err != nil {
 				return err
 			}
