@@ -51,6 +51,7 @@ var tree = []node{
 	}},
 
 	{name: "images", of: "image ls", section: common, quick: true, new: image.NewImages},
+	{name: "load", of: "image load", section: others, new: image.NewLoad},
 	{name: "pull", of: "image pull", section: common, new: image.NewPull},
 	{name: "rmi", of: "image rm", section: others, new: image.NewRmi},
 	{name: "tag", of: "image tag", section: others, new: image.NewTag},
@@ -58,6 +59,7 @@ var tree = []node{
 		{name: "exists", of: "image exists", quick: true, new: image.NewExists},
 		{name: "inspect", of: "image inspect", quick: true, new: image.NewInspect},
 		{name: "ls", aliases: []string{"list"}, of: "image ls", quick: true, new: image.NewImages},
+		{name: "load", of: "image load", new: image.NewLoad},
 		{name: "pull", of: "image pull", new: image.NewPull},
 		{name: "rm", aliases: []string{"remove"}, of: "image rm", new: image.NewRmi},
 		{name: "tag", of: "image tag", new: image.NewTag},

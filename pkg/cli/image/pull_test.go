@@ -97,3 +97,22 @@ func TestPullRequests(t *testing.T) {
 		}
 	}
 }
+
+type loadFunc func(req pull.LoadRequest) ([]pull.Loaded, error)
+
+func (f loadFunc) Load(_ context.Context, req pull.LoadRequest) ([]pull.Loaded, error) { return f(req) }
+
+func TestLoadSaysWhatItDidBesideAFailure(t *testing.T) {
+	ref, err := oci.Parse("busybox:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := loadFunc(func(pull.LoadRequest) ([]pull.Loaded, error) {
+		return []pull.Loaded{{Names: []oci.Reference{ref}, ID: idA}, {ID: idB}}, errors.New("the third is broken")
+	})
+	var out bytes.Buffer
+	err = load(t.Context(), ui.Streams{Out: &out}, l, pull.LoadRequest{}, false)
+	if want := "Loaded image: busybox:1\nLoaded image ID: sha256:" + idB + "\n"; out.String() != want || err == nil {
+		t.Errorf("printed %q, %v; want %q and the error", out.String(), err, want)
+	}
+}

@@ -1,0 +1,88 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/pull"
+)
+
+// loader is what load needs of the service.
+type loader interface {
+	Load(ctx context.Context, req pull.LoadRequest) ([]pull.Loaded, error)
+}
+
+// NewLoad makes "load", "image load".
+func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var path, platform string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:               "load [OPTIONS]",
+		Short:             "Take images from a tar that save wrote, Docker's or an OCI layout",
+		Example:           "  cais load -i images.tar\n  docker save debian | cais load",
+		Args:              ui.NoArgs,
+		ValidArgsFunction: complete.None,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req := pull.LoadRequest{Name: "stdin", In: s.In}
+			if platform != "" {
+				p, err := oci.ParsePlatform(platform, oci.HostPlatform())
+				if err != nil {
+					return err
+				}
+				req.Platform = &p
+			}
+			if path == "" && s.InTerminal() {
+				return errors.New("requested load from stdin, but stdin is empty")
+			}
+			if path != "" {
+				f, err := os.Open(path)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				req.In, req.Name = f, path
+			}
+			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
+				return ended(code, err)
+			}
+			p, end, err := e.Puller(engine.PullerOptions{})
+			if err != nil {
+				return err
+			}
+			return errors.Join(load(cmd.Context(), s, p, req, quiet), end())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&path, "input", "i", "", "Read this `file` instead of stdin")
+	f.StringVar(&platform, "platform", "", "Of an image for several platforms, take `OS[/ARCH[/VARIANT]]`")
+	f.BoolVarP(&quiet, "quiet", "q", false, "Show no progress")
+	_ = cmd.MarkFlagFilename("input")
+	return cmd
+}
+
+// load prints what was loaded, also beside a failure.
+func load(ctx context.Context, s ui.Streams, l loader, req pull.LoadRequest, quiet bool) error {
+	progress := ui.NewProgress(s)
+	if !quiet && s.ErrTerminal() { // elsewhere Docker shows none either
+		req.Events = progress.Pull
+	}
+	loaded, err := l.Load(ctx, req)
+	progress.Close()
+	for _, img := range loaded {
+		for _, line := range img.Lines() {
+			if _, werr := fmt.Fprintln(s.Out, line); werr != nil {
+				return errors.Join(err, werr)
+			}
+		}
+	}
+	return err
+}
+
