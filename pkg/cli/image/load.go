@@ -85,4 +85,3 @@ func load(ctx context.Context, s ui.Streams, l loader, req pull.LoadRequest, qui
 	}
 	return err
 }
-
