@@ -110,7 +110,7 @@ func TestOnlyTheNamedBranchIsBuilt(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	for args, want := range map[string]string{
 		"cais __complete im":               "image\tManage images\nimages\tList images\n",
-		"cais __complete image ls":          "ls\tList images\n",
+		"cais __complete image ls":         "ls\tList images\n",
 		"cais __complete completion z":     "zsh\n",
 		"cais __complete version --format": "--format\tPrint in a `form`: json, or a Go template\n",
 	} {

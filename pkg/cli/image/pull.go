@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -171,11 +170,17 @@ func (o pullOptions) wanted() (*oci.Platform, error) {
 func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []pull.Request) error {
 	for _, req := range reqs {
 		progress := ui.NewProgress(s)
-		defaultTag := sync.OnceFunc(func() {
-			if !o.allTags && !o.quiet && req.Ref.Tag == "" && req.Ref.Digest == "" {
+		headed := "" // the image whose heading was printed last
+		head := func(ref oci.Reference) {
+			if o.quiet || headed == ref.String() {
+				return
+			}
+			if headed == "" && !o.allTags && req.Ref.Tag == "" && req.Ref.Digest == "" {
 				fmt.Fprintln(s.Out, "Using default tag: latest")
 			}
-		})
+			headed = ref.String()
+			fmt.Fprintln(s.Out, pullingFrom(ref))
+		}
 		if !o.quiet {
 			req.Events = func(ev pull.Event) {
 				if ev.Kind != pull.Pulling {
@@ -183,16 +188,15 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 					return
 				}
 				progress.Close() // what is drawn stays above
-				defaultTag()
-				fmt.Fprintln(s.Out, pullingFrom(ev.Ref))
+				head(ev.Ref)
 			}
 		}
 		results, err := p.Pull(ctx, req)
-		if err == nil {
-			defaultTag()
-		}
 		progress.Close()
 		for _, r := range results {
+			if r.Digest != "" && !o.allTags { // it was asked for, though nothing came
+				head(r.Ref)
+			}
 			if r.Warning != nil {
 				fmt.Fprintln(s.Err, "WARNING: the registry was not asked, what is here is used:", r.Warning)
 			}

@@ -42,7 +42,7 @@ func TestPullSays(t *testing.T) {
 			"aaaaaaaaaaaa: Pulling fs layer\naaaaaaaaaaaa: Pull complete\n", ""},
 		{"quiet", pullOptions{refs: []string{"busybox"}, quiet: true}, fetched, "docker.io/library/busybox:latest\n", "", ""},
 		{"up to date", pullOptions{refs: []string{"quay.io/a:1"}}, here,
-			"Digest: " + dig + "\nStatus: Image is up to date for quay.io/a:1\nquay.io/a:1\n",
+			"1: Pulling from a\nDigest: " + dig + "\nStatus: Image is up to date for quay.io/a:1\nquay.io/a:1\n",
 			"WARNING: the registry was not asked, what is here is used: no network\n", ""},
 		{"all tags", pullOptions{refs: []string{"busybox"}, allTags: true, quiet: true}, fetched, "docker.io/library/busybox\n", "", ""},
 		{"failure", pullOptions{refs: []string{"a", "b"}}, fails, "", "", "no such registry"},
