@@ -178,6 +178,7 @@ func (c *client) exec(packet []byte, fds []int) {
 	if e.Detach {
 		c.last(running)
 	} else {
+		c.lossless = true // it holds up nothing but its own process
 		c.join(p, e.Attach)
 		c.push(running)
 	}

@@ -9,8 +9,9 @@
 //     reads, before the exit is announced.
 //   - exit.json is written before the exit is announced and before alive is free.
 //   - The client that started the container (`run` in the foreground) gets every
-//     byte: while it does not read, the container's pipe fills, as with Docker. Any
-//     other client holds the container up for [stall] at most, then it is dropped.
+//     byte: while it does not read, the container's pipe fills, as with Docker. So
+//     does the client of an exec, with the pipe of that. Any other client holds the
+//     container up for [stall] at most, then it is dropped.
 //   - The container's end never waits for a client: what is in the pipes then is
 //     kept for those who are slow, after alive has been released.
 //   - If the monitor dies, the kernel kills the container.

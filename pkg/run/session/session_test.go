@@ -320,6 +320,26 @@ func TestStuckClient(t *testing.T) {
 	}
 }
 
+// TestPatientExec: `exec … | less` may take its time.
+func TestPatientExec(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 6 s")
+	}
+	t.Parallel()
+	b := newBox(t, "sleep 1000")
+	first := b.start(wire.Attach{})
+	defer func() { _ = first.Signal(syscall.SIGKILL) }()
+	s, err := Exec(t.Context(), b.dir, ExecOptions{Plan: shell(t, "head -c 3000000 /dev/zero"), Attach: everything})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := &slow{block: time.After(6 * time.Second)}
+	if x, _ := finish(t, s, Streams{Out: w, Err: io.Discard}); x.Code != 0 || w.n != 3000000 {
+		t.Errorf("exit %+v after %d bytes, want 3000000", x, w.n)
+	}
+}
+
 func TestExec(t *testing.T) {
 	b := newBox(t, "sleep 1000")
 	if err := b.start(wire.Attach{}).Close(); err != nil {
