@@ -131,7 +131,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	if err != nil {
 		return nil, err
 	}
-	ses, err := session.Spawn(ctx, session.SpawnOptions{RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size})
+	ses, err := session.Spawn(ctx, session.SpawnOptions{Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size})
 	if err != nil {
 		return nil, err
 	}
