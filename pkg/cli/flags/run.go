@@ -3,8 +3,17 @@
 package flags
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/units"
 	"github.com/spf13/pflag"
 )
 
@@ -27,24 +36,410 @@ type RunOptions struct {
 	TLSVerify *bool
 }
 
-// Env is what flags are read against: the caller's environment and directory.
-type Env struct {
-	LookupEnv func(key string) (string, bool)
-	Dir       string // working directory, for relative bind sources
-	Home      string // to say what an unexpanded ~ would have been
-}
-
 // RunFlags are the flags of run and create.
 type RunFlags struct {
+	fs  *pflag.FlagSet
+	run bool
+	req plan.Request
+	o   RunOptions
+
+	env, envFiles, dotenv   []string
+	labels, labelFiles      []string
+	annotations             []string
+	volumes, mounts, tmpfs  []string
+	networks                []string
+	securityOpt             []string
+	logOpts                 []string
+	attach                  []string
+	stopTimeout             int
+	entrypoint              *string
+	platform, os, arch, vrt string
+	tlsVerify               bool
+	isolation               string
+	userns                  string
+	oomKillDisable          bool
+	restart                 plan.RestartPolicy
 }
 
 // Run defines the flags of run, or of create when run is false, in fs.
 func Run(fs *pflag.FlagSet, run bool) *RunFlags {
-	return &RunFlags{}
+	f := &RunFlags{fs: fs, run: run, restart: plan.RestartPolicy{Name: "no"}}
+	fs.Bool("help", false, "Print usage") // -h is --hostname
+	f.general()
+	f.files()
+	f.namespaces()
+	f.security()
+	f.resources()
+	defineLater(fs)
+	return f
+}
+
+func (f *RunFlags) general() {
+	fs, r, o := f.fs, &f.req, &f.o
+	fs.StringVar(&o.Name, "name", "", "Assign a name to the container")
+	if f.run {
+		fs.BoolVarP(&o.Detach, "detach", "d", false, "Run in the background and print the container's id")
+		fs.StringVar(&r.DetachKeys, "detach-keys", "", "Detach with these `keys` (default ctrl-p,ctrl-q)")
+		fs.BoolVar(&o.SigProxy, "sig-proxy", true, "Pass received signals on to the process")
+	}
+	define(fs, "attach", "a", "list", "Attach to stdin, stdout or stderr", f.addAttach)
+	fs.BoolVarP(&r.OpenStdin, "interactive", "i", false, "Keep stdin open")
+	fs.BoolVarP(&r.TTY, "tty", "t", false, "Give it a terminal")
+	fs.BoolVar(&r.AutoRemove, "rm", false, "Remove the container and its anonymous volumes when it ends")
+	define(fs, "restart", "", "string", "Restart policy: no, on-failure[:N], always, unless-stopped (default no)", func(s string) (err error) {
+		f.restart, err = parseRestart(s)
+		return err
+	})
+	fs.StringVar(&o.CIDFile, "cidfile", "", "Write the container's id to this `file`")
+	define(fs, "entrypoint", "", "string", "Replace the image's entrypoint", func(s string) error {
+		f.entrypoint = &s
+		return nil
+	})
+	list(fs, &f.env, "env", "e", "Set environment variables")
+	list(fs, &f.envFiles, "env-file", "", "Read environment variables from a file")
+	list(fs, &f.dotenv, "dotenv", "", "Read environment variables from a file with shell quotes")
+	list(fs, &r.UnsetEnv, "unsetenv", "", "Leave out a variable of the image")
+	fs.BoolVar(&r.UnsetEnvAll, "unsetenv-all", false, "Leave out all variables but those given here")
+	list(fs, &f.labels, "label", "l", "Set metadata on the container")
+	list(fs, &f.labelFiles, "label-file", "", "Read labels from a file")
+	list(fs, &f.annotations, "annotation", "", "Add an annotation for the OCI runtime")
+	fs.StringVarP(&r.Workdir, "workdir", "w", "", "Working directory inside the container")
+	fs.StringVarP(&r.User, "user", "u", "", "User name or id: `name|uid[:group|gid]`")
+	list(fs, &r.GroupAdd, "group-add", "", "Add more groups")
+	fs.StringVarP(&r.Hostname, "hostname", "h", "", "Host `name` inside the container")
+	fs.StringVar(&r.Domainname, "domainname", "", "Domain `name` inside the container")
+	fs.BoolVar(&r.Init, "init", false, "Run an init that passes signals on and reaps processes")
+	fs.StringVar(&r.StopSignal, "stop-signal", "", "`Signal` to stop the container with")
+	fs.IntVar(&f.stopTimeout, "stop-timeout", 0, "`Seconds` to wait before killing (default 10)")
+	fs.IntVar(&r.Timeout, "timeout", 0, "Kill the container after this many `seconds`")
+	fs.BoolVar(&o.Replace, "replace", false, "Remove a container of the same name first")
+	fs.BoolVar(&o.RemoveImage, "rmi", false, "Remove the image when the container is removed")
+	fs.StringVar(&o.Pull, "pull", "missing", "Pull the image: always, missing, never, newer")
+	fs.BoolVarP(&o.Quiet, "quiet", "q", false, "Do not show the pull's progress")
+	fs.StringVar(&f.platform, "platform", "", "Platform of the image: `os[/arch[/variant]]`")
+	fs.StringVar(&f.os, "os", "", "Operating system of the image")
+	fs.StringVar(&f.arch, "arch", "", "Architecture of the image")
+	fs.StringVar(&f.vrt, "variant", "", "Variant of the image's architecture")
+	fs.StringVar(&o.AuthFile, "authfile", "", "Read credentials from this `file`")
+	fs.StringVar(&o.Creds, "creds", "", "Credentials for the registry: `user:password`")
+	fs.BoolVar(&f.tlsVerify, "tls-verify", true, "Require TLS and check the registry's certificate")
+	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, none")
+	list(fs, &f.logOpts, "log-opt", "", "Options of the log driver")
+	fs.StringVar(&f.isolation, "isolation", "", "Isolation technology: default")
+	fs.Bool("no-healthcheck", false, "Do not run the image's health check")
+
+	// What Docker has given up, and takes without effect.
+	fs.Bool("disable-content-trust", true, "")
+	fs.String("kernel-memory", "", "")
+	for _, name := range []string{"disable-content-trust", "kernel-memory"} {
+		fs.Lookup(name).Hidden = true
+	}
+}
+
+func (f *RunFlags) addAttach(s string) error {
+	s = strings.ToLower(s)
+	if !slices.Contains([]string{"stdin", "stdout", "stderr"}, s) {
+		return errors.New("valid streams are STDIN, STDOUT and STDERR")
+	}
+	f.attach = append(f.attach, s)
+	return nil
+}
+
+func (f *RunFlags) files() {
+	fs, r := f.fs, &f.req
+	list(fs, &f.volumes, "volume", "v", "Bind a directory or file: [SRC:]DST[:options]")
+	list(fs, &f.mounts, "mount", "", "Attach a file system: type=bind|tmpfs|volume,…")
+	list(fs, &f.tmpfs, "tmpfs", "", "Mount a tmpfs: DST[:options]")
+	bytes(fs, &r.ShmSize, "shm-size", "", "Size of /dev/shm (default 64m)", false)
+	fs.BoolVar(&r.ReadOnly, "read-only", false, "Mount the root file system read-only")
+	fs.BoolVar(&r.NoHosts, "no-hosts", false, "Leave /etc/hosts as the image has it")
+	fs.BoolVar(&r.NoHostname, "no-hostname", false, "Leave /etc/hostname as the image has it")
+}
+
+func (f *RunFlags) namespaces() {
+	fs, r := f.fs, &f.req
+	list(fs, &f.networks, "network", "", "Network: none, host, container:NAME, default")
+	list(fs, &f.networks, "net", "", "")
+	fs.Lookup("net").Hidden = true
+	fs.StringVar(&r.PIDMode, "pid", "", "PID namespace: host, container:NAME")
+	fs.StringVar(&r.IPCMode, "ipc", "", "IPC namespace: private, shareable, host, none, container:NAME")
+	fs.StringVar(&r.UTSMode, "uts", "", "UTS namespace: host")
+	fs.StringVar(&f.userns, "userns", "", "User namespace: host")
+	fs.StringVar(&r.CgroupNSMode, "cgroupns", "", "Cgroup namespace: host, private")
+	fs.StringVar(&r.CgroupParent, "cgroup-parent", "", "Cgroup below which the container's is made")
+	fs.StringVar(&r.Cgroups, "cgroups", "", "enabled, disabled")
+}
+
+func (f *RunFlags) security() {
+	fs, r := f.fs, &f.req
+	fs.BoolVar(&r.Privileged, "privileged", false, "Give it all capabilities and devices, and hide nothing")
+	list(fs, &r.CapAdd, "cap-add", "", "Add a capability")
+	list(fs, &r.CapDrop, "cap-drop", "", "Drop a capability")
+	list(fs, &f.securityOpt, "security-opt", "", "Security options: no-new-privileges, seccomp=, apparmor=, …")
+	define(fs, "device", "", "list", "Add a device: HOST[:CONTAINER][:rwm]", func(s string) error {
+		d, err := parseDevice(s)
+		r.Devices = append(r.Devices, d)
+		return err
+	})
+	list(fs, &r.DeviceCgroupRules, "device-cgroup-rule", "", "Add a rule to the allowed devices")
+	define(fs, "sysctl", "", "map", "Set a kernel parameter of the container's namespaces", func(s string) error {
+		key, val, err := parseSysctl(s)
+		if err != nil {
+			return err
+		}
+		if r.Sysctls == nil {
+			r.Sysctls = map[string]string{}
+		}
+		r.Sysctls[key] = val
+		return nil
+	})
+	define(fs, "ulimit", "", "list", "Limit: NAME=SOFT[:HARD]", func(s string) error {
+		u, ok, err := parseUlimit(s)
+		if err != nil || !ok {
+			return err
+		}
+		// Docker keeps the last of a name.
+		r.Ulimits = slices.DeleteFunc(r.Ulimits, func(have plan.Ulimit) bool { return have.Name == u.Name })
+		r.Ulimits = append(r.Ulimits, u)
+		return nil
+	})
+	fs.IntVar(&r.OOMScoreAdj, "oom-score-adj", 0, "Preference for the OOM killer (-1000 to 1000)")
+	fs.BoolVar(&f.oomKillDisable, "oom-kill-disable", false, "Keep the OOM killer away")
+	fs.BoolVar(&r.StrictLimits, "strict-limits", false, "Fail when this machine cannot apply a limit")
+}
+
+func (f *RunFlags) resources() {
+	fs, r := f.fs, &f.req.Resources
+	bytes(fs, &r.Memory, "memory", "m", "Memory limit", false)
+	bytes(fs, &r.MemoryReservation, "memory-reservation", "", "Memory soft limit", false)
+	bytes(fs, &r.MemorySwap, "memory-swap", "", "Memory and swap together; -1 for unlimited swap", true)
+	define(fs, "memory-swappiness", "", "int", "Swappiness of the container's memory (0 to 100)", func(s string) error {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return errors.New("invalid syntax")
+		}
+		if n != -1 {
+			r.MemorySwappiness = &n
+		}
+		return nil
+	})
+	define(fs, "cpus", "", "decimal", "Number of processors", func(s string) (err error) {
+		r.NanoCPUs, err = nanoCPUs(s)
+		return err
+	})
+	fs.Int64VarP(&r.CPUShares, "cpu-shares", "c", 0, "CPU shares (relative weight)")
+	fs.Int64Var(&r.CPUPeriod, "cpu-period", 0, "CFS period in µs")
+	fs.Int64Var(&r.CPUQuota, "cpu-quota", 0, "CFS quota in µs")
+	fs.Int64Var(&r.CPURTPeriod, "cpu-rt-period", 0, "Real-time period in µs")
+	fs.Int64Var(&r.CPURTRuntime, "cpu-rt-runtime", 0, "Real-time runtime in µs")
+	fs.StringVar(&r.CpusetCpus, "cpuset-cpus", "", "Processors to use (0-3, 0,1)")
+	fs.StringVar(&r.CpusetMems, "cpuset-mems", "", "Memory nodes to use (0-3, 0,1)")
+	optInt(fs, &r.PidsLimit, "pids-limit", "Number of processes; -1 for unlimited")
+	fs.Uint16Var(&r.BlkioWeight, "blkio-weight", 0, "Block IO weight (10 to 1000)")
+	define(fs, "blkio-weight-device", "", "list", "Block IO weight of a device: PATH:WEIGHT", func(s string) error {
+		path, val, err := pathValue(s)
+		if err != nil {
+			return err
+		}
+		n, err := strconv.ParseUint(val, 10, 16)
+		if err != nil || n != 0 && (n < 10 || n > 1000) {
+			return fmt.Errorf("invalid weight for device: %s", s)
+		}
+		r.BlkioWeightDevice = append(r.BlkioWeightDevice, plan.Weight{Path: path, Weight: uint16(n)})
+		return nil
+	})
+	rate := func(p *[]plan.Rate, name, usage string, parse func(string) (int64, error)) {
+		define(fs, name, "", "list", usage, func(s string) error {
+			path, val, err := pathValue(s)
+			if err != nil {
+				return err
+			}
+			n, err := parse(val)
+			if err != nil || n < 0 {
+				return fmt.Errorf("invalid rate for device: %s. The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer", s)
+			}
+			*p = append(*p, plan.Rate{Path: path, Rate: uint64(n)})
+			return nil
+		})
+	}
+	number := func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }
+	rate(&r.ReadBPS, "device-read-bps", "Bytes a second read from a device: PATH:RATE", units.ParseSize)
+	rate(&r.WriteBPS, "device-write-bps", "Bytes a second written to a device: PATH:RATE", units.ParseSize)
+	rate(&r.ReadIOPS, "device-read-iops", "Reads a second from a device: PATH:RATE", number)
+	rate(&r.WriteIOPS, "device-write-iops", "Writes a second to a device: PATH:RATE", number)
 }
 
 // Request returns what the flags ask for. args are what follows the flags: the
 // image and the command. A mistake is Invalid, with Docker's words.
 func (f *RunFlags) Request(args []string, env Env) (plan.Request, RunOptions, error) {
-	return plan.Request{}, RunOptions{}, errs.New(errs.Unsupported, "flags are not written yet")
+	r, o := f.req, f.o
+	if err := usedLater(f.fs); err != nil {
+		return r, o, err
+	}
+	for _, step := range []func(*plan.Request, *RunOptions, Env) error{
+		f.setEnv, f.setMetadata, f.setMounts, f.setModes, f.setStreams, f.setLife, f.setImage,
+	} {
+		if err := step(&r, &o, env); err != nil {
+			return r, o, err
+		}
+	}
+	if len(args) > 1 {
+		r.Args = slices.Clone(args[1:])
+	}
+	return r, o, plan.Check(r)
+}
+
+func (f *RunFlags) setEnv(r *plan.Request, _ *RunOptions, env Env) error {
+	for _, file := range f.dotenv {
+		vars, err := dotenv(file, env)
+		if err != nil {
+			return err
+		}
+		r.Env = append(r.Env, vars...)
+	}
+	vars, err := Environment(f.env, f.envFiles, env)
+	if err != nil {
+		return err
+	}
+	r.Env = append(r.Env, vars...)
+	if slices.Contains(r.GroupAdd, "keep-groups") {
+		return errs.New(errs.Unsupported, "--group-add keep-groups is not supported yet")
+	}
+	return nil
+}
+
+func (f *RunFlags) setMetadata(r *plan.Request, o *RunOptions, _ Env) (err error) {
+	if r.Labels, err = labels(f.labels, f.labelFiles); err != nil {
+		return err
+	}
+	if r.Annotations, err = keyValues("annotation", f.annotations); err != nil {
+		return err
+	}
+	if o.Name != "" {
+		if err := container.CheckName(strings.TrimPrefix(o.Name, "/")); err != nil {
+			return err
+		}
+		o.Name = strings.TrimPrefix(o.Name, "/")
+	}
+	if err := checkHostname("hostname", r.Hostname); err != nil {
+		return err
+	}
+	return checkHostname("domainname", r.Domainname)
+}
+
+func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
+	add := func(texts []string, parse func(string) (plan.Mount, error)) error {
+		for _, s := range texts {
+			m, err := parse(s)
+			if err != nil {
+				return err
+			}
+			r.Mounts = append(r.Mounts, m)
+		}
+		return nil
+	}
+	r.Mounts = nil
+	if err := add(f.volumes, func(s string) (plan.Mount, error) { return parseVolume(s, env) }); err != nil {
+		return err
+	}
+	if err := add(f.mounts, func(s string) (plan.Mount, error) { return parseMount(s, env) }); err != nil {
+		return err
+	}
+	return add(f.tmpfs, parseTmpfs)
+}
+
+func (f *RunFlags) setModes(r *plan.Request, _ *RunOptions, env Env) (err error) {
+	if r.Network, err = parseNetwork(f.networks); err != nil {
+		return err
+	}
+	switch f.userns {
+	case "", "host":
+		r.UserNS = f.userns
+	default:
+		return errs.New(errs.Unsupported, fmt.Sprintf("--userns %s is not supported yet: containers of one user share a user namespace for now", f.userns))
+	}
+	if f.isolation != "" && f.isolation != "default" {
+		return invalid("invalid isolation: %s: only default is there on Linux", f.isolation)
+	}
+	r.SecurityOpt = f.securityOpt
+	if r.Security, err = parseSecurity(f.securityOpt, env); err != nil {
+		return err
+	}
+	if f.fs.Changed("oom-kill-disable") {
+		r.OOMKillDisable = &f.oomKillDisable
+	}
+	return nil
+}
+
+// setStreams: what -a does not name is decided by -i and -d.
+func (f *RunFlags) setStreams(r *plan.Request, o *RunOptions, _ Env) error {
+	o.Attach = f.attach
+	switch {
+	case len(f.attach) > 0:
+		r.AttachStdin = slices.Contains(f.attach, "stdin")
+		r.AttachStdout = slices.Contains(f.attach, "stdout")
+		r.AttachStderr = slices.Contains(f.attach, "stderr")
+	case !o.Detach:
+		r.AttachStdin, r.AttachStdout, r.AttachStderr = r.OpenStdin, true, true
+	}
+	r.StdinOnce = r.OpenStdin && r.AttachStdin
+	return nil
+}
+
+func (f *RunFlags) setLife(r *plan.Request, o *RunOptions, env Env) (err error) {
+	r.Restart = f.restart
+	if f.entrypoint != nil {
+		r.Entrypoint = parseEntrypoint(*f.entrypoint)
+	}
+	if f.fs.Changed("stop-timeout") {
+		if f.stopTimeout < -1 {
+			return invalid("invalid --stop-timeout %d", f.stopTimeout)
+		}
+		r.StopTimeout = &f.stopTimeout
+	}
+	if err := checkSignal(r.StopSignal); err != nil {
+		return err
+	}
+	if o.CIDFile != "" {
+		o.CIDFile = absolute(o.CIDFile, env.Dir)
+		r.CIDFile = o.CIDFile
+	}
+	if r.LogOpts, err = keyValues("log-opt", f.logOpts); err != nil {
+		return err
+	}
+	return checkLog(r.LogDriver, r.LogOpts)
+}
+
+func (f *RunFlags) setImage(r *plan.Request, o *RunOptions, env Env) error {
+	if !slices.Contains([]string{"always", "missing", "never", "newer"}, o.Pull) {
+		return invalid(`invalid pull option: '%s': must be one of "always", "missing", "newer" or "never"`, o.Pull)
+	}
+	o.Platform = f.platform
+	if f.os+f.arch+f.vrt != "" {
+		if f.platform != "" {
+			return invalid("conflicting options: --platform and --os, --arch or --variant")
+		}
+		host := oci.HostPlatform()
+		o.Platform = strings.TrimRight(first(f.os, host.OS)+"/"+first(f.arch, host.Architecture)+"/"+f.vrt, "/")
+	}
+	if o.Platform == "" {
+		o.Platform, _ = env.lookup("DOCKER_DEFAULT_PLATFORM")
+	}
+	if o.Platform != "" {
+		if _, err := oci.ParsePlatform(o.Platform, oci.HostPlatform()); err != nil {
+			return err
+		}
+	}
+	r.Platform = o.Platform
+	if f.fs.Changed("tls-verify") {
+		o.TLSVerify = &f.tlsVerify
+	}
+	return nil
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
 }

@@ -1,0 +1,289 @@
+package flags
+
+import (
+	"encoding/csv"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/units"
+)
+
+// laterVolumes is said of what needs named volumes.
+const laterVolumes = "named volumes are not supported yet: use a bind mount (an absolute path, or one that starts with ./)"
+
+// parseVolume reads -v [SRC:]DST[:opts].
+func parseVolume(s string, env Env) (plan.Mount, error) {
+	parts := strings.Split(s, ":")
+	m := plan.Mount{Flag: "v", Raw: s}
+	for _, p := range parts {
+		if p == "" {
+			return m, invalid("invalid spec: %s: empty section between colons", s)
+		}
+	}
+	switch len(parts) {
+	case 1:
+		m.Type, m.Target, m.Raw = "volume", parts[0], ""
+	case 2:
+		// "/x:ro" would be an anonymous volume with a mode, which Docker refuses
+		// as a relative target; so does this.
+		m.Source, m.Target = parts[0], parts[1]
+	case 3:
+		m.Source, m.Target = parts[0], parts[1]
+		if err := volumeOptions(&m, parts[2]); err != nil {
+			return m, err
+		}
+	default:
+		return m, invalid("invalid spec: %s: too many colons", s)
+	}
+	if !path.IsAbs(m.Target) {
+		return m, invalid("invalid volume specification: '%s': invalid mount config for type \"%s\": invalid mount path: '%s' mount path must be absolute", s, kindOf(m), m.Target)
+	}
+	if m.Source == "" {
+		return m, nil
+	}
+	switch m.Source[0] {
+	case '/', '.':
+		m.Type, m.CreateSrc = "bind", !slices.Contains(m.Options, "nocreate")
+		m.Source = absolute(m.Source, env.Dir)
+		if slices.Contains(m.Options, "nocopy") || slices.Contains(m.Options, "copy") {
+			return m, invalid("invalid mode: %s", parts[2])
+		}
+	case '~':
+		return m, errs.WithHint(invalid("invalid volume specification: '%s': ~ is the shell's, and it was not expanded", s),
+			"Write "+path.Join(env.Home, strings.TrimLeft(m.Source, "~"))+" or $HOME instead.")
+	default:
+		return m, errs.New(errs.Unsupported, fmt.Sprintf("--volume %s: %s", s, laterVolumes))
+	}
+	return m, nil
+}
+
+func kindOf(m plan.Mount) string {
+	if m.Source == "" || m.Source[0] != '/' && m.Source[0] != '.' {
+		return "volume"
+	}
+	return "bind"
+}
+
+func absolute(p, dir string) string {
+	if path.IsAbs(p) {
+		return path.Clean(p)
+	}
+	return filepath.Join(dir, p)
+}
+
+// volumeOptions reads the third part: at most one of each class.
+func volumeOptions(m *plan.Mount, text string) error {
+	seen := map[string]bool{}
+	for o := range strings.SplitSeq(text, ",") {
+		class := ""
+		switch o {
+		case "ro", "rw":
+			class, m.ReadOnly = "access", o == "ro"
+		case "z", "Z":
+			class = "label"
+			m.Options = append(m.Options, o)
+		case "shared", "rshared", "slave", "rslave", "private", "rprivate":
+			class, m.Propagation = "propagation", o
+		case "nocopy", "copy":
+			class = "copy"
+			m.Options = append(m.Options, o)
+		case "cached", "delegated", "consistent", "default":
+			class = "consistency" // Docker Desktop's; there is one kernel here
+		case "exec", "noexec", "dev", "nodev", "suid", "nosuid":
+			class = strings.TrimPrefix(o, "no")
+			m.Options = append(m.Options, o)
+		case "nocreate":
+			class = o
+			m.Options = append(m.Options, o)
+		case "U", "O", "idmap":
+			return errs.New(errs.Unsupported, "--volume option "+o+" is not supported yet")
+		default:
+			if strings.HasPrefix(o, "idmap=") {
+				return errs.New(errs.Unsupported, "--volume option idmap is not supported yet")
+			}
+			return invalid("invalid mode: %s", text)
+		}
+		if seen[class] {
+			return invalid("invalid mode: %s", text)
+		}
+		seen[class] = true
+	}
+	return nil
+}
+
+// parseTmpfs reads --tmpfs PATH[:options].
+func parseTmpfs(s string) (plan.Mount, error) {
+	target, options, _ := strings.Cut(s, ":")
+	m := plan.Mount{Type: "tmpfs", Target: target, Flag: "tmpfs", Raw: s}
+	if options != "" {
+		m.Options = strings.Split(options, ",")
+	}
+	if !path.IsAbs(target) {
+		return m, invalid("invalid tmpfs mount: '%s': the path must be absolute", s)
+	}
+	_, err := plan.TmpfsOptions(m.Options, false)
+	return m, err
+}
+
+// mountReader reads --mount.
+type mountReader struct {
+	m           plan.Mount
+	env         Env
+	create      bool
+	bind        bool // a bind option was given
+	volume      string
+	tmpfs       bool
+	size, mode  string
+	propagation string
+}
+
+// parseMount reads --mount's comma-separated key=value list.
+func parseMount(s string, env Env) (plan.Mount, error) {
+	fields, err := csv.NewReader(strings.NewReader(s)).Read()
+	if err != nil {
+		return plan.Mount{}, invalid("invalid argument %q for --mount: %s", s, err.Error())
+	}
+	r := mountReader{m: plan.Mount{Type: "volume", Flag: "mount", Raw: s}, env: env}
+	for _, f := range fields {
+		key, val, valued := strings.Cut(f, "=")
+		if err := r.field(strings.ToLower(strings.TrimSpace(key)), val, valued, f); err != nil {
+			return plan.Mount{}, err
+		}
+	}
+	return r.finish()
+}
+
+func (r *mountReader) field(key, val string, valued bool, whole string) error {
+	flag := func(p *bool) error {
+		v, err := boolWord(val)
+		if err != nil || valued && val == "" {
+			return invalid("invalid value for %s: %s", key, val)
+		}
+		*p = v
+		return nil
+	}
+	switch key {
+	case "readonly", "ro":
+		return flag(&r.m.ReadOnly)
+	case "volume-nocopy":
+		r.volume = key
+		var nocopy bool
+		if err := flag(&nocopy); err != nil || !nocopy {
+			return err
+		}
+		r.m.Options = append(r.m.Options, "nocopy")
+		return nil
+	case "bind-create-src":
+		r.bind = true
+		return flag(&r.create)
+	case "bind-nonrecursive":
+		r.bind = true
+		var only bool
+		if err := flag(&only); err != nil {
+			return err
+		}
+		if only {
+			r.m.Recursive = "disabled"
+		}
+		return nil
+	}
+	if !valued {
+		return invalid("invalid field '%s' must be a key=value pair", whole)
+	}
+	switch key {
+	case "type":
+		r.m.Type = strings.ToLower(val)
+	case "source", "src":
+		r.m.Source = val
+	case "target", "dst", "destination":
+		r.m.Target = val
+	case "consistency":
+	case "bind-propagation":
+		r.bind = true
+		if !slices.Contains([]string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}, val) {
+			return invalid("invalid propagation mode: %s", val)
+		}
+		r.m.Propagation = val
+	case "bind-recursive":
+		r.bind = true
+		switch val {
+		case "enabled":
+		case "disabled", "writable", "readonly":
+			r.m.Recursive = val
+		default:
+			return invalid("invalid value for %s: %s (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")", key, val)
+		}
+	case "tmpfs-size":
+		r.tmpfs = true
+		n, err := units.ParseSize(val)
+		if err != nil {
+			return invalid("invalid value for %s: %s", key, val)
+		}
+		r.size = strconv.FormatInt(n, 10)
+	case "tmpfs-mode":
+		r.tmpfs = true
+		if _, err := strconv.ParseUint(val, 8, 12); err != nil {
+			return invalid("invalid value for %s: %s", key, val)
+		}
+		r.mode = val
+	case "volume-subpath", "volume-label", "volume-driver", "volume-opt":
+		r.volume = key
+	case "image-subpath", "u", "chown", "idmap", "relabel", "notmpcopyup":
+		return errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet")
+	default:
+		return invalid("unexpected key '%s' in '%s'", key, whole)
+	}
+	return nil
+}
+
+func (r *mountReader) finish() (plan.Mount, error) {
+	m := r.m
+	switch m.Type {
+	case "bind", "volume", "tmpfs":
+	case "image", "npipe", "cluster", "devpts", "glob", "ramfs", "artifact":
+		return m, errs.New(errs.Unsupported, "--mount type="+m.Type+" is not supported yet")
+	default:
+		return m, invalid("invalid mount config: mount type unknown: \"%s\"", m.Type)
+	}
+	switch {
+	case m.Target == "":
+		return m, invalid("invalid mount config for type \"%s\": field Target must not be empty", m.Type)
+	case !path.IsAbs(m.Target):
+		return m, invalid("invalid mount config for type \"%s\": invalid mount path: '%s' mount path must be absolute", m.Type, m.Target)
+	case r.bind && m.Type != "bind":
+		return m, invalid("cannot mix 'bind-*' options with mount type '%s'", m.Type)
+	case r.volume != "" && m.Type != "volume":
+		return m, invalid("cannot mix 'volume-*' options with mount type '%s'", m.Type)
+	case r.tmpfs && m.Type != "tmpfs":
+		return m, invalid("cannot mix 'tmpfs-*' options with mount type '%s'", m.Type)
+	case m.Type == "volume" && (m.Source != "" || r.volume != "" && r.volume != "volume-nocopy"):
+		return m, errs.New(errs.Unsupported, fmt.Sprintf("--mount %s: %s", m.Raw, laterVolumes))
+	case m.Type == "tmpfs" && m.Source != "":
+		return m, invalid("invalid mount config for type \"tmpfs\": field Source must not be specified")
+	case m.Type == "bind" && m.Source == "":
+		return m, invalid("invalid mount config for type \"bind\": field Source must not be empty")
+	case m.Recursive == "readonly" && m.Propagation != "rprivate":
+		return m, invalid("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
+	case (m.Recursive == "readonly" || m.Recursive == "writable") && !m.ReadOnly:
+		return m, invalid("option 'bind-recursive=%s' requires 'readonly' to be specified in conjunction", m.Recursive)
+	}
+	if m.Type == "bind" {
+		if m.Source[0] == '~' {
+			return m, invalid("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", m.Source)
+		}
+		m.Source, m.CreateSrc = absolute(m.Source, r.env.Dir), r.create
+	}
+	if r.size != "" {
+		m.Options = append(m.Options, "size="+r.size)
+	}
+	if r.mode != "" {
+		m.Options = append(m.Options, "mode="+r.mode)
+	}
+	return m, nil
+}
