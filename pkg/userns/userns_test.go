@@ -61,7 +61,7 @@ func asUser(t *testing.T) bool {
 		return true
 	}
 	ran := false
-	for _, name := range []string{"caissub", "caisnone"} {
+	for _, name := range []string{"cais-sub", "cais-nosub"} {
 		u, err := user.Lookup(name)
 		if err != nil {
 			continue
@@ -101,7 +101,7 @@ func asUser(t *testing.T) bool {
 		}
 	}
 	if !ran {
-		t.Skip("needs an ordinary user: the test users caissub and caisnone do not exist")
+		t.Skip("needs an ordinary user: there is neither cais-sub nor cais-nosub (make setup)")
 	}
 	return false
 }

@@ -63,7 +63,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	t.Helper()
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
-		t.Skip("needs busybox")
+		t.Skip("busybox is not installed")
 	}
 	dir, err := os.MkdirTemp("", "lower")
 	if err != nil {
