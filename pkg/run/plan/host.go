@@ -36,6 +36,8 @@ type Host struct {
 	SELinux  bool   // enabled
 	OOMScore int    // our own oom_score_adj: without RaiseLimits no child can go below it
 
+	Mqueue bool // /dev/mqueue is mounted here, for containers that share our IPC namespace
+
 	Cgroup Cgroups
 	// Throttle are the per-cpu thermal_throttle directories of sysfs to mask.
 	Throttle []string

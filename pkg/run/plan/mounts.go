@@ -69,9 +69,11 @@ func (b *builder) defaultMounts() []specs.Mount {
 		sys,
 		fs("/sys/fs/cgroup", "cgroup", "cgroup", b.cgroupAccess(), "nosuid", "noexec", "nodev"),
 	}
-	if b.hostIPC && b.host.InUserNS {
+	switch {
+	case b.hostIPC && b.host.InUserNS && b.host.Mqueue:
 		list = append(list, bind("/dev/mqueue", "nosuid", "noexec", "nodev"))
-	} else {
+	case b.hostIPC && b.host.InUserNS: // queues work without it being mounted
+	default:
 		list = append(list, fs("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
 	}
 	switch {
@@ -167,6 +169,10 @@ func (b *builder) bind(m Mount) (specs.Mount, error) {
 	}
 	for _, o := range m.Options {
 		switch o {
+		case "z", "Z":
+			if b.host.SELinux {
+				return specs.Mount{}, errs.New(errs.Unsupported, "SELinux is enabled, and the mount option "+o+" (relabel) is not supported yet")
+			}
 		case "nosuid", "suid", "nodev", "dev", "noexec", "exec":
 			options = append(options, o)
 		}

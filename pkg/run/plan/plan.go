@@ -62,6 +62,7 @@ type builder struct {
 // when limits are strict.
 func (b *builder) short(flag, text string) error {
 	if b.req.StrictLimits {
+		text, _, _ = strings.Cut(text, "; --") // what would have been ignored
 		err := errs.New(errs.Unsupported, text)
 		return errs.WithHint(err, "Leave out --strict-limits to go on without it.")
 	}

@@ -37,7 +37,7 @@ func userHost() Host {
 	ids := []IDMap{{0, 1000, 1}, {1, 100000, 65536}}
 	return Host{
 		Rootless: true, InUserNS: true, UID: 1000, GID: 1000, UIDs: ids, GIDs: ids,
-		Caps: allCaps, Kernel: Kernel{6, 1}, Arch: "amd64", CPUs: 2, Seccomp: true,
+		Caps: allCaps, Kernel: Kernel{6, 1}, Arch: "amd64", CPUs: 2, Seccomp: true, Mqueue: true,
 		Rlimits: map[string]Rlimit{"nofile": {1024, 4096}},
 	}
 }
@@ -456,6 +456,27 @@ func TestPaths(t *testing.T) {
 		if l = spec(sec); len(l.MaskedPaths)+len(l.ReadonlyPaths) != 0 {
 			t.Errorf("%+v: %v, %v", sec, l.MaskedPaths, l.ReadonlyPaths)
 		}
+	}
+}
+
+func TestSharedIPCWithoutMqueue(t *testing.T) {
+	h := userHost()
+	h.Mqueue = false
+	s, _, err := Spec(Request{Args: []string{"x"}, IPCMode: "host"}, oci.Config{}, h, inputs())
+	if err != nil || slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/mqueue" }) {
+		t.Errorf("%v: %+v", err, s.Mounts)
+	}
+}
+
+func TestRelabel(t *testing.T) {
+	req := Request{Args: []string{"x"}, Mounts: []Mount{{Type: "bind", Source: "/a", Target: "/b", Options: []string{"Z"}}}}
+	if _, _, err := Spec(req, oci.Config{}, rootHost(), inputs()); err != nil {
+		t.Error(err)
+	}
+	h := rootHost()
+	h.SELinux = true
+	if _, _, err := Spec(req, oci.Config{}, h, inputs()); errs.KindOf(err) != errs.Unsupported {
+		t.Errorf("with SELinux: %v", err)
 	}
 }
 

@@ -33,6 +33,7 @@ func Host(o Options) (plan.Host, error) {
 		AppArmor: strings.HasPrefix(read("/sys/module/apparmor/parameters/enabled"), "Y") && !o.Rootless,
 		SELinux:  exists("/sys/fs/selinux/enforce"),
 		Seccomp:  hasSeccomp(),
+		Mqueue:   exists("/dev/mqueue"),
 		Throttle: throttle("/sys/devices/system/cpu"),
 		Rlimits:  rlimits(),
 	}
