@@ -178,11 +178,15 @@ func (r *Reader) AddContainer(ctx context.Context, c ContainerRef) error {
 			if err != nil {
 				return err
 			}
-			imgs, err := parseImages(doc)
-			if err != nil {
-				return err
+			// As the library writes it; within strings, quotes are escaped. Parsing
+			// all records again would cost more than the rest of this.
+			if found = bytes.Contains(doc, []byte(`"id":"`+c.ImageID+`"`)); !found {
+				imgs, err := parseImages(doc)
+				if err != nil {
+					return err
+				}
+				found = slices.ContainsFunc(imgs, func(img *Image) bool { return img.ID == c.ImageID })
 			}
-			found = slices.ContainsFunc(imgs, func(img *Image) bool { return img.ID == c.ImageID })
 			if !found {
 				return nil
 			}

@@ -558,6 +558,12 @@ func (r *Reader) mountable() error {
 		err := errs.E(op, errs.Unsupported, fmt.Errorf("its driver is %q, and cais mounts overlay only", d))
 		return errs.WithHint(err, "Set driver = \"overlay\" in storage.conf, or another graph root in CAIS_ROOT; images are pulled again.")
 	}
+	for _, opt := range r.o.DriverOptions {
+		if key, value, _ := strings.Cut(opt, "="); strings.HasSuffix(key, "mount_program") && value != "" {
+			err := errs.E(op, errs.Unsupported, fmt.Errorf("storage.conf has it mounted by %s, and cais mounts overlay natively", value))
+			return errs.WithHint(err, "Remove mount_program from storage.conf (kernels since 5.11 need none), or set CAIS_ROOT.")
+		}
+	}
 	for _, root := range r.roots() {
 		marker := filepath.Join(root, "overlay", ".has-mount-program")
 		flag, err := os.ReadFile(marker)

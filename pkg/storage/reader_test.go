@@ -201,7 +201,7 @@ func TestStoreThatNativeOverlayCannotMount(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "overlay", ".has-mount-program"), []byte("true"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range []Options{{GraphRoot: dir}, {GraphRoot: dir, Driver: "vfs"}} {
+	for _, o := range []Options{{GraphRoot: dir}, {GraphRoot: dir, Driver: "vfs"}, {GraphRoot: "/none", DriverOptions: []string{"overlay.mount_program=/usr/bin/fuse-overlayfs"}}} {
 		if _, err := NewReader(o).LowerDirs(t.Context(), img); errs.KindOf(err) != errs.Unsupported || errs.HintOf(err) == "" {
 			t.Errorf("%+v: %v", o, err)
 		}

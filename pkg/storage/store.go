@@ -69,6 +69,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		GraphDriverOptions: []string{"overlay.skip_mount_home=true"},
 	}
 	for _, opt := range o.DriverOptions {
+		if strings.HasSuffix(opt, "ignore_chown_errors=true") {
+			s.o.IgnoreChown = true
+		}
 		if !strings.Contains(opt, "skip_mount_home") {
 			opts.GraphDriverOptions = append(opts.GraphDriverOptions, opt)
 		}
