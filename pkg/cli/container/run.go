@@ -114,6 +114,9 @@ func (c *runner) warn(warnings []plan.Warning) {
 // stderr, and stdin with -i.
 func (c *runner) wanted() (wanted, error) {
 	w := wanted{tty: c.req.TTY, proxy: c.o.SigProxy}
+	if c.o.Detach && len(c.o.Attach) > 0 { // Docker's code for this one is 1
+		return w, ui.Exit(ui.CodeFailure, errs.New(errs.Invalid, "conflicting options: cannot specify both --attach and --detach"))
+	}
 	if !c.o.Detach {
 		if len(c.o.Attach) == 0 {
 			w.in, w.out, w.err = c.req.OpenStdin, true, true
