@@ -53,11 +53,20 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 		}
 		c := &runner{e: e, s: s, req: req, o: o, ref: args[0]}
 		if run {
-			return startFailure(c.run(cmd.Context()), ui.CodeUsage)
+			return startFailure(interrupted(cmd.Context(), c.run(cmd.Context())), ui.CodeUsage)
 		}
 		return c.create(cmd.Context())
 	}
 	return cmd
+}
+
+// interrupted is err, or the signal that made it: Ctrl-C also ends the programs
+// that we were waiting for, whose failure then is no news.
+func interrupted(ctx context.Context, err error) error {
+	if sig, ok := errors.AsType[*ui.SignalError](context.Cause(ctx)); ok && err != nil {
+		return sig
+	}
+	return err
 }
 
 func lookup(e *engine.Engine) func(string) (string, bool) {
