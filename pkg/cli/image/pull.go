@@ -176,10 +176,10 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 				return
 			}
 			if headed == "" && !o.allTags && req.Ref.Tag == "" && req.Ref.Digest == "" {
-				fmt.Fprintln(s.Out, "Using default tag: latest")
+				fmt.Fprintln(s.Err, "Using default tag: latest")
 			}
 			headed = ref.String()
-			fmt.Fprintln(s.Out, pullingFrom(ref))
+			fmt.Fprintln(s.Err, pullingFrom(ref))
 		}
 		if !o.quiet {
 			req.Events = func(ev pull.Event) {

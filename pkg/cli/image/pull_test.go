@@ -38,12 +38,12 @@ func TestPullSays(t *testing.T) {
 		err            string
 	}{
 		{"new", pullOptions{refs: []string{"busybox"}}, fetched,
-			"Using default tag: latest\nlatest: Pulling from library/busybox\nDigest: " + dig + "\nStatus: Downloaded newer image for busybox:latest\ndocker.io/library/busybox:latest\n",
-			"aaaaaaaaaaaa: Pulling fs layer\naaaaaaaaaaaa: Pull complete\n", ""},
+			"Digest: " + dig + "\nStatus: Downloaded newer image for busybox:latest\ndocker.io/library/busybox:latest\n",
+			"Using default tag: latest\nlatest: Pulling from library/busybox\naaaaaaaaaaaa: Pulling fs layer\naaaaaaaaaaaa: Pull complete\n", ""},
 		{"quiet", pullOptions{refs: []string{"busybox"}, quiet: true}, fetched, "docker.io/library/busybox:latest\n", "", ""},
 		{"up to date", pullOptions{refs: []string{"quay.io/a:1"}}, here,
-			"1: Pulling from a\nDigest: " + dig + "\nStatus: Image is up to date for quay.io/a:1\nquay.io/a:1\n",
-			"WARNING: the registry was not asked, what is here is used: no network\n", ""},
+			"Digest: " + dig + "\nStatus: Image is up to date for quay.io/a:1\nquay.io/a:1\n",
+			"1: Pulling from a\nWARNING: the registry was not asked, what is here is used: no network\n", ""},
 		{"all tags", pullOptions{refs: []string{"busybox"}, allTags: true, quiet: true}, fetched, "docker.io/library/busybox\n", "", ""},
 		{"failure", pullOptions{refs: []string{"a", "b"}}, fails, "", "", "no such registry"},
 	}
