@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -194,14 +195,31 @@ func (s *Store) users(ctx context.Context, id string) ([]ContainerRef, error) {
 	return slices.DeleteFunc(all, func(c ContainerRef) bool { return c.ImageID != id }), err
 }
 
+// inUseError is a name that may not go, because a container uses its image.
+type inUseError struct {
+	ref   string
+	by    ContainerRef
+	image string
+}
+
+// Error names the container as people know it.
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("image %s is in use by container %s (use -f to untag)", e.ref, cmp.Or(e.by.Name, short(e.by.ID)))
+}
+
+// DockerText is what Docker says, for scripts that look for it.
+func (e *inUseError) DockerText() string {
+	return fmt.Sprintf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+		e.ref, short(e.by.ID), short(e.image))
+}
+
 // conflict says why the image may not go, in Docker's words.
 func conflict(img *Image, users []ContainerRef, named string, o RemoveOptions) error {
 	if named != "" {
 		if len(tags(img.Names)) > 1 || len(users) == 0 || o.Force {
 			return nil
 		}
-		return errs.New(errs.Conflict, fmt.Sprintf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
-			familiar(named), short(users[0].ID), short(img.ID)))
+		return errs.E("", errs.Conflict, &inUseError{ref: familiar(named), by: users[0], image: img.ID})
 	}
 	for _, c := range users {
 		switch {

@@ -444,7 +444,7 @@ func TestRemoveImage(t *testing.T) {
 		o    RemoveOptions
 		want string
 	}{
-		{"docker.io/library/web:1", RemoveOptions{}, `conflict: unable to remove repository reference "web:1" (must force) - container cccccccccccc is using its referenced image ` + img.ID[:12]},
+		{"docker.io/library/web:1", RemoveOptions{}, "image web:1 is in use by container "},
 		{img.ID[:8], RemoveOptions{}, "(must be forced) - image is being used by stopped container cccccccccccc"},
 		{img.ID, RemoveOptions{Force: true, Running: runs}, "(cannot be forced) - image is being used by running container cccccccccccc"},
 	} {

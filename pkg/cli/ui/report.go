@@ -150,6 +150,10 @@ func flatten(err error) []error {
 func (r Reporting) line(err error) string {
 	text := err.Error()
 	if r.Docker {
+		var own interface{ DockerText() string }
+		if errors.As(err, &own) {
+			return "Error response from daemon: " + own.DockerText()
+		}
 		return dockerText(text, errs.KindOf(err))
 	}
 	return "Error: " + text
