@@ -145,7 +145,7 @@ type HostConfig struct {
 	MemorySwappiness     *int64
 	OomKillDisable       *bool
 	PidsLimit            *int64
-	Ulimits              []plan.Ulimit
+	Ulimits              []Ulimit
 	CPUCount             int64 `json:"CpuCount"`
 	CPUPercent           int64 `json:"CpuPercent"`
 	IOMaximumIOps        uint64
@@ -440,7 +440,7 @@ func hostConfig(f ContainerFacts) *HostConfig {
 		BlkioWeightDevice: []WeightDevice{}, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
 		CPURealtimePeriod: r.CPURTPeriod, CPURealtimeRuntime: r.CPURTRuntime, CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
 		Devices: []DeviceMapping{}, DeviceCgroupRules: req.DeviceCgroupRules,
-		MemoryReservation: r.MemoryReservation, MemorySwap: r.MemorySwap, MemorySwappiness: r.MemorySwappiness,
+		MemoryReservation: r.MemoryReservation, MemorySwap: memorySwap(r), MemorySwappiness: r.MemorySwappiness,
 		OomKillDisable: req.OOMKillDisable, PidsLimit: r.PidsLimit, Ulimits: ulimits(req.Ulimits),
 		MaskedPaths: notNil(f.Masked), ReadonlyPaths: notNil(f.ReadOnly),
 		BlkioDeviceReadBps: throttles(r.ReadBPS), BlkioDeviceWriteBps: throttles(r.WriteBPS),
@@ -508,11 +508,28 @@ func capNames(list []string) []string {
 	return out
 }
 
-func ulimits(list []plan.Ulimit) []plan.Ulimit {
-	if list == nil {
-		return []plan.Ulimit{}
+// memorySwap is memory and swap together: twice the memory, unless something
+// else was asked for.
+func memorySwap(r plan.Resources) int64 {
+	if r.MemorySwap == 0 {
+		return 2 * r.Memory
 	}
-	return list
+	return r.MemorySwap
+}
+
+// Ulimit is plan's, with Docker's keys.
+type Ulimit struct {
+	Name string
+	Soft int64
+	Hard int64
+}
+
+func ulimits(list []plan.Ulimit) []Ulimit {
+	out := []Ulimit{}
+	for _, u := range list {
+		out = append(out, Ulimit(u))
+	}
+	return out
 }
 
 func throttles(rates []plan.Rate) []ThrottleDevice {

@@ -216,7 +216,7 @@ func TestUnmappedIDs(t *testing.T) {
 	h := userHost()
 	h.UIDs, h.GIDs, h.SingleID = []IDMap{{0, 1000, 1}}, []IDMap{{0, 1000, 1}}, true
 	s, _, err := Spec(Request{Args: []string{"x"}}, oci.Config{}, h, inputs())
-	if err != nil || len(s.Process.User.AdditionalGids) != 0 {
+	if err != nil || !slices.Equal(s.Process.User.AdditionalGids, []uint32{0}) {
 		t.Errorf("root in image groups: %v, %+v", err, s)
 	}
 	for _, req := range []Request{{User: "web"}, {User: "0:33"}, {GroupAdd: []string{"44"}}} {

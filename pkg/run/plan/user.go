@@ -22,8 +22,11 @@ type identity struct {
 	home     string
 }
 
+// spec puts the group itself first among the supplementary ones, as Docker does:
+// a file that denies a group would otherwise not deny it to who left it by a
+// setgid program.
 func (id identity) spec() specs.User {
-	return specs.User{UID: id.uid, GID: id.gid, AdditionalGids: slices.Concat(id.groups, id.added)}
+	return specs.User{UID: id.uid, GID: id.gid, AdditionalGids: slices.Concat([]uint32{id.gid}, id.groups, id.added)}
 }
 
 // resolve turns name|uid[:group|gid] into ids by the image's passwd and group
