@@ -4,7 +4,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -71,15 +70,14 @@ func (f *fallback) plan(p *wire.Plan, slots *[wire.NumSlots]int) *wire.Plan {
 		short.Data = append(short.Data, b...)
 		return uint64(len(short.Data) - len(b))
 	}
-	text := make([]string, len(slots))
+	args := []string{Init, strconv.Itoa(f.page), strconv.Itoa(f.blob)}
 	keep := []int{f.page, f.blob}
-	for i, fd := range slots {
-		text[i] = strconv.Itoa(fd)
+	for _, fd := range slots {
+		args = append(args, strconv.Itoa(fd))
 		if fd >= 0 {
 			keep = append(keep, fd)
 		}
 	}
-	args := []string{Init, strconv.Itoa(f.page), strconv.Itoa(f.blob), strings.Join(text, ",")}
 	list := make([]byte, 8*(len(args)+1))
 	var at []uint64
 	for _, a := range args {
@@ -107,17 +105,16 @@ func (f *fallback) plan(p *wire.Plan, slots *[wire.NumSlots]int) *wire.Plan {
 // and returns only if it was not started as one.
 func Main() int {
 	runtime.LockOSThread()
-	if len(os.Args) != 4 {
+	if len(os.Args) != 3+wire.NumSlots {
 		return 125
 	}
 	pageFD, err1 := strconv.Atoi(os.Args[1])
 	blobFD, err2 := strconv.Atoi(os.Args[2])
-	text := strings.Split(os.Args[3], ",")
-	if err1 != nil || err2 != nil || len(text) != wire.NumSlots {
+	if err1 != nil || err2 != nil {
 		return 125
 	}
 	var slots [wire.NumSlots]int
-	for i, t := range text {
+	for i, t := range os.Args[3:] {
 		fd, err := strconv.Atoi(t)
 		if err != nil {
 			return 125

@@ -112,7 +112,7 @@ func Start(p *wire.Plan, slots *[wire.NumSlots]int) (*Proc, error) {
 	}
 	var f *fallback
 	pageFD, how := -1, syscall.MAP_SHARED|syscall.MAP_ANON
-	if os.Getenv("CAIS_INIT") == "exec" {
+	if os.Getenv(wire.InitEnv) == "exec" {
 		var err error
 		if f, err = newFallback(p); err != nil {
 			return nil, err

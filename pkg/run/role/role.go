@@ -7,13 +7,14 @@ package role
 import (
 	"os"
 
+	"cais.dev/cais/pkg/run/launch"
 	"cais.dev/cais/pkg/run/monitor"
 )
 
 // The names of the roles, as os.Args[0].
 const (
 	Monitor = "cais-monitor"
-	Init    = "cais-init"
+	Init    = launch.Init
 	// Cleanup is a whole program: main looks for it, this package does not.
 	Cleanup = "cais-cleanup"
 )
@@ -22,5 +23,7 @@ func init() {
 	switch os.Args[0] {
 	case Monitor:
 		os.Exit(monitor.Main())
+	case Init:
+		os.Exit(launch.Main())
 	}
 }

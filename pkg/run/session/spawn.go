@@ -64,6 +64,9 @@ func startMonitor(ctx context.Context, o SpawnOptions, control *os.File) error {
 	// One thread runs Go code in a monitor, and its heap is to stay far below the
 	// 4 MB at which Go would first look for garbage.
 	env := []string{"GOMAXPROCS=1", "GOGC=10"}
+	if how := os.Getenv(wire.InitEnv); how != "" {
+		env = append(env, wire.InitEnv+"="+how)
+	}
 	if userns.Needed() {
 		_, err := userns.Start(ctx, o.RunDir, &userns.Cmd{
 			Path: exe, Args: []string{monitorRole}, Env: env, Dir: "/",

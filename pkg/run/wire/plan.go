@@ -2,6 +2,10 @@ package wire
 
 import "errors"
 
+// InitEnv is the variable that chooses how a plan is carried out: "exec" is by
+// the fallback init. A monitor gets it from whoever starts it.
+const InitEnv = "CAIS_INIT"
+
 // A Plan is what a container's child does between clone and execve: a flat list
 // of prepared steps, nearly all of them one system call each. Everything was
 // decided by the one who wrote the plan; the child only carries it out, with no
