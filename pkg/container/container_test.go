@@ -25,7 +25,7 @@ func make1(t *testing.T, s Store, id, name string) string {
 	if id == "" {
 		id = NewID()
 	}
-	l, err := s.Create(id)
+	l, err := s.Create(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestRunDirOfAnotherIsNotBelieved(t *testing.T) {
 func TestCreateAndCollectDoNotCollide(t *testing.T) {
 	s := newStore(t)
 	id := NewID()
-	l, err := s.Create(id)
+	l, err := s.Create(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func BenchmarkList(b *testing.B) {
 	s := Store{Root: b.TempDir(), Run: filepath.Join(b.TempDir(), "run")}
 	for i := range 100 {
 		id := NewID()
-		l, err := s.Create(id)
+		l, err := s.Create(b.Context(), id)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -49,12 +49,12 @@ func (s Store) RunDir(id string) string { return filepath.Join(s.Run, "container
 // Create makes the directory of a new container, with its run directory, and
 // returns it locked: as long as the lock is held and no record is written,
 // nobody takes the directory for left over.
-func (s Store) Create(id string) (*lock.Lock, error) {
+func (s Store) Create(ctx context.Context, id string) (*lock.Lock, error) {
 	if !IsID(id) {
 		return nil, fmt.Errorf("create container: %q is not an id", id)
 	}
 	dir := s.Dir(id)
-	l, err := s.makeLocked(dir)
+	l, err := s.makeLocked(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +72,9 @@ func (s Store) fillNew(id, dir string) error {
 }
 
 // makeLocked makes dir and locks it. A collector may take the new directory for
-// left over before it is locked; then it is made again.
-func (s Store) makeLocked(dir string) (*lock.Lock, error) {
+// left over before it is locked; then it is waited for, and the directory is made
+// again. With a hundred creators at once, each of them a collector, that happens.
+func (s Store) makeLocked(ctx context.Context, dir string) (*lock.Lock, error) {
 	for range 100 {
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -82,8 +83,8 @@ func (s Store) makeLocked(dir string) (*lock.Lock, error) {
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		l, err := lock.Try(filepath.Join(dir, lockFile), true)
-		if errors.Is(err, lock.ErrHeld) || errors.Is(err, fs.ErrNotExist) {
+		l, err := lock.Acquire(ctx, filepath.Join(dir, lockFile), true)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {

@@ -82,7 +82,7 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	var u undo
 	defer func() { u.on(ctx, &err) }()
 
-	l, err := s.store.Create(id)
+	l, err := s.store.Create(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -87,6 +87,11 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 			}
 		}
 	}
+	// What it wrote goes first: on a full disk nothing else can be written before,
+	// and to release the image a file is replaced.
+	if err := s.removeTree(ctx, filepath.Join(s.store.Dir(c.ID), "upper")); err != nil {
+		return err
+	}
 	if err := s.o.Images.Unprotect(ctx, c.ID); err != nil {
 		return fmt.Errorf("release the image: %w", err)
 	}
