@@ -157,7 +157,7 @@ func join(text string) string {
 }
 
 // later reports whether a flag is only there to fail by its name.
-func later(f *pflag.Flag) bool { return strings.HasSuffix(f.Usage, "(not here yet)") }
+func later(f *pflag.Flag) bool { return strings.HasPrefix(f.Usage, "Not supported yet: ") }
 
 // beyond lists the flags that Docker does not have.
 func beyond(cmd *cobra.Command, dockers string) []string {
