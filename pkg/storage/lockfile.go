@@ -137,15 +137,6 @@ func (l *lockFile) holder() string {
 	return fmt.Sprintf("process %d (%s)", lk.Pid, string(comm[:max(len(comm)-1, 0)]))
 }
 
-// token returns what names the last write; the lock must be held.
-func (l *lockFile) token() ([64]byte, error) {
-	var t [64]byte
-	if _, err := unix.Pread(l.fd, t[:], 0); err != nil {
-		return t, &os.PathError{Op: "read", Path: l.path, Err: err}
-	}
-	return t, nil
-}
-
 // touch says that the data is about to change; the exclusive lock must be held.
 // It comes before the change: if we die between the two, others read the old
 // data once more for nothing, while the other order would keep them from

@@ -133,14 +133,13 @@ func parseTmpfs(s string) (plan.Mount, error) {
 
 // mountReader reads --mount.
 type mountReader struct {
-	m           plan.Mount
-	env         Env
-	create      bool
-	bind        bool // a bind option was given
-	volume      string
-	tmpfs       bool
-	size, mode  string
-	propagation string
+	m          plan.Mount
+	env        Env
+	create     bool
+	bind       bool // a bind option was given
+	volume     string
+	tmpfs      bool
+	size, mode string
 }
 
 // parseMount reads --mount's comma-separated key=value list.

@@ -98,7 +98,6 @@ type Session struct {
 	attached  bool // joined a terminal that others have drawn on
 	exec      bool
 	started   time.Time // of the run; zero if attached to it
-	exit      *Exit     // has been announced
 }
 
 // Attach connects to the container in dir, which must be running.

@@ -1,0 +1,139 @@
+package unpack
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/errs"
+)
+
+// clean makes a name relative to the root; ".." stops there.
+func clean(name string) string { return path.Clean("/" + name)[1:] }
+
+// parent returns a descriptor of the directory dir, which stays the
+// extractor's. What is missing of it is made.
+func (x *extractor) parent(dir string) (int, error) {
+	if x.parentFD >= 0 && x.parentPath == dir {
+		return x.parentFD, nil
+	}
+	fd, err := x.resolve(dir)
+	if errors.Is(err, unix.ENOENT) {
+		fd, err = x.makeAll(dir)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("its directory %q: %w", dir, err)
+	}
+	x.dropParent()
+	x.parentPath, x.parentFD = dir, fd
+	return fd, nil
+}
+
+func (x *extractor) dropParent() {
+	if x.parentFD >= 0 {
+		_ = unix.Close(x.parentFD) // O_PATH: nothing to lose
+		x.parentFD = -1
+	}
+}
+
+// resolve opens a directory; symlinks on the way stay inside the root.
+func (x *extractor) resolve(dir string) (int, error) {
+	if dir == "" {
+		dir = "."
+	}
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		fd, err := unix.Openat2(x.root, dir, &how)
+		// EAGAIN: something on the system was renamed while ".." was resolved.
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}
+
+// makeAll makes the missing directories of dir: root's, 0755, with a time that
+// does not depend on the day.
+func (x *extractor) makeAll(dir string) (int, error) {
+	fd, err := x.resolve("")
+	for i := 0; err == nil && i <= len(dir); i++ {
+		if i < len(dir) && dir[i] != '/' {
+			continue
+		}
+		up := fd
+		fd, err = x.resolve(dir[:i])
+		if errors.Is(err, unix.ENOENT) {
+			base := path.Base(dir[:i])
+			if err = unix.Mkdirat(up, base, 0o755); err == nil {
+				x.implied = append(x.implied, dir[:i])
+				fd, err = x.resolve(dir[:i])
+			} else if errors.Is(err, unix.EEXIST) {
+				err = errs.New(errs.Invalid, "a symlink that leads nowhere is in the way")
+			}
+		}
+		_ = unix.Close(up)
+	}
+	return fd, err
+}
+
+// create runs make, and once more when it has removed what was in the way:
+// the last entry of a name wins.
+func (x *extractor) create(parent int, base string, make func() error) error {
+	err := make()
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if err := x.remove(parent, base); err != nil {
+		return fmt.Errorf("replace what has its name: %w", err)
+	}
+	return make()
+}
+
+func (x *extractor) remove(parent int, base string) error {
+	err := removeAll(parent, base)
+	if x.parentFD != parent { // cannot be: entries are made in the parent that is kept
+		return err
+	}
+	x.parentPath = "\x00" // the descriptor stays open for the caller; no path equals this
+	return err
+}
+
+// removeAll removes base in parent with all below, without following anything.
+func removeAll(parent int, base string) error {
+	err := unix.Unlinkat(parent, base, 0)
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	if unix.Unlinkat(parent, base, unix.AT_REMOVEDIR) == nil {
+		return nil
+	}
+	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	d := os.NewFile(uintptr(fd), base)
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := removeAll(fd, name); err != nil {
+			return err
+		}
+	}
+	return unix.Unlinkat(parent, base, unix.AT_REMOVEDIR)
+}
+
+func exists(parent int, base string) error {
+	if base == "" {
+		return unix.EISDIR
+	}
+	var st unix.Stat_t
+	return unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+}
