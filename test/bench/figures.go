@@ -179,18 +179,19 @@ func (b *bench) monitor() error {
 		return ours.err
 	}
 	var pss, anon, n int
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return err
-	}
-	for _, d := range dirs {
-		cmdline, err := os.ReadFile(filepath.Join(d, "cmdline"))
-		if err != nil || !strings.HasPrefix(string(cmdline), "cais-monitor") {
-			continue
+	for _, name := range names {
+		out, err := ours.cmd("inspect", "-f", "{{.State.Pid}}", name).Output()
+		if err != nil {
+			return err
 		}
+		parent, err := parentOf(strings.TrimSpace(string(out)))
+		if err != nil {
+			return err
+		}
+		d := filepath.Join("/proc", parent)
 		rollup, err := os.ReadFile(filepath.Join(d, "smaps_rollup"))
 		if err != nil {
-			continue
+			return err
 		}
 		for l := range strings.Lines(string(rollup)) {
 			var kb int
@@ -211,4 +212,18 @@ func (b *bench) monitor() error {
 		row{what: "monitor, memory", value: fmt.Sprintf("%.2f MB PSS", float64(pss)/1024), target: "≤ 2 MB", verdict: verdict(pss <= 2048), detail: fmt.Sprintf("mean of %d", n)},
 		row{what: "monitor, its own", value: fmt.Sprintf("%.2f MB anonymous", float64(anon)/1024), target: "≤ 1 MB", verdict: verdict(anon <= 1024), detail: fmt.Sprintf("mean of %d", n)})
 	return nil
+}
+
+// parentOf returns the parent of a process: a container's monitor.
+func parentOf(pid string) (string, error) {
+	data, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
+	if err != nil {
+		return "", err
+	}
+	for l := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(l, "PPid:"); ok {
+			return strings.TrimSpace(v), nil
+		}
+	}
+	return "", errors.New("no PPid in status")
 }

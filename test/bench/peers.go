@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -132,6 +133,11 @@ func (b *bench) crun(w *who, rootless bool) *peer {
 		if w.cred != nil {
 			os.Chown(d, int(w.cred.Uid), int(w.cred.Gid))
 		}
+	}
+	// An earlier figure's, which crun will not overwrite.
+	if err := os.Remove(filepath.Join(p.dir, "config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.err = err
+		return p
 	}
 	p.must(spec...)
 	if p.err == nil {
