@@ -70,7 +70,7 @@ func hideUnified() error {
 	if _, err := os.Stat(unified); err != nil {
 		return nil // not a hybrid host
 	}
-	return unix.Mount("tmpfs", unified, "tmpfs", 0, "size=4k")
+	return unix.Mount("tmpfs", unified, "tmpfs", 0, "size=1m")
 }
 
 // bench is one run of everything.

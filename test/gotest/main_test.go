@@ -7,15 +7,15 @@ import (
 )
 
 func TestShow(t *testing.T) {
-	in := `{"Action":"run","Package":"m/p","Test":"TestA"}
-{"Action":"output","Package":"m/p","Test":"TestA","Output":"=== RUN   TestA\n"}
-{"Action":"output","Package":"m/p","Test":"TestA","Output":"    a_test.go:7: needs root\n"}
-{"Action":"output","Package":"m/p","Test":"TestA","Output":"--- SKIP: TestA (0.00s)\n"}
-{"Action":"skip","Package":"m/p","Test":"TestA"}
-{"Action":"output","Package":"m/p","Test":"TestB","Output":"    b_test.go:7: wrong\n"}
-{"Action":"fail","Package":"m/p","Test":"TestB"}
-{"Action":"output","Package":"m/p","Output":"FAIL\tm/p\t0.1s\n"}
-{"Action":"skip","Package":"m/q"}
+	in := `{"Action":"run","Package":"cais.dev/cais/p","Test":"TestA"}
+{"Action":"output","Package":"cais.dev/cais/p","Test":"TestA","Output":"=== RUN   TestA\n"}
+{"Action":"output","Package":"cais.dev/cais/p","Test":"TestA","Output":"    a_test.go:7: needs root\n"}
+{"Action":"output","Package":"cais.dev/cais/p","Test":"TestA","Output":"--- SKIP: TestA (0.00s)\n"}
+{"Action":"skip","Package":"cais.dev/cais/p","Test":"TestA"}
+{"Action":"output","Package":"cais.dev/cais/p","Test":"TestB","Output":"    b_test.go:7: wrong\n"}
+{"Action":"fail","Package":"cais.dev/cais/p","Test":"TestB"}
+{"Action":"output","Package":"cais.dev/cais/p","Output":"FAIL\tcais.dev/cais/p\t0.1s\n"}
+{"Action":"skip","Package":"cais.dev/cais/q"}
 `
 	var out strings.Builder
 	got, err := show(strings.NewReader(in), &out)
@@ -25,7 +25,7 @@ func TestShow(t *testing.T) {
 	if want := []skip{{"p.TestA", "needs root"}}; !slices.Equal(got, want) {
 		t.Errorf("skips %v, want %v", got, want)
 	}
-	if want := "    b_test.go:7: wrong\nFAIL\tm/p\t0.1s\n"; out.String() != want {
+	if want := "    b_test.go:7: wrong\nFAIL\tcais.dev/cais/p\t0.1s\n"; out.String() != want {
 		t.Errorf("output %q, want %q", out.String(), want)
 	}
 }
