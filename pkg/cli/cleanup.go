@@ -16,6 +16,12 @@ func IsCleanup(p Process) bool { return p.Args[0] == run.CleanupRole }
 func Cleanup(ctx context.Context, p Process) int {
 	ctx, stop := ui.WithSignals(ctx)
 	defer stop()
-	e := engine.New(engine.Options{Build: p.Build, Getenv: p.Getenv, Args: p.Args, Environ: p.Environ, Stderr: p.Streams.Err})
-	return ui.Reporting{Failure: ui.CodeFailure}.Report(ctx, p.Streams.Err, e.Cleanup(ctx, p.Args))
+	report := ui.Reporting{Failure: ui.CodeFailure}
+	g, words, err := parseGlobals(run.CleanupRole, p.Args[1:])
+	if err != nil {
+		return report.Report(ctx, p.Streams.Err, err)
+	}
+	o := g.options()
+	o.Build, o.Getenv, o.Args, o.Environ, o.Stderr = p.Build, p.Getenv, p.Args, p.Environ, p.Streams.Err
+	return report.Report(ctx, p.Streams.Err, engine.New(o).Cleanup(ctx, words))
 }

@@ -69,6 +69,11 @@ func execute(ctx context.Context, name string, p Process, g *globals, rest []str
 		return err
 	}
 	o := g.options()
+	if len(rest) > 1 && isCompletion(rest[0]) { // the flags stand in the line that is completed
+		if typed, cmd, err := parseGlobals(name, rest[1:]); err == nil && len(cmd) > 0 {
+			o = typed.options()
+		}
+	}
 	o.Build, o.Getenv, o.Args, o.Environ, o.Docker = p.Build, p.Getenv, p.Args, p.Environ, name == "docker"
 	o.Stdin, o.Stdout, o.Stderr = p.Streams.In, p.Streams.Out, p.Streams.Err
 	e := engine.New(o)
@@ -136,7 +141,12 @@ func build(name string, e *engine.Engine, s ui.Streams, g *globals, args []strin
 
 // needsAll reports whether the command works on the whole tree.
 func needsAll(name string) bool {
-	return name == "help" || name == cobra.ShellCompRequestCmd || name == cobra.ShellCompNoDescRequestCmd
+	return name == "help" || isCompletion(name)
+}
+
+// isCompletion reports whether a shell asks, by the completion scripts.
+func isCompletion(name string) bool {
+	return name == cobra.ShellCompRequestCmd || name == cobra.ShellCompNoDescRequestCmd
 }
 
 func newRoot(name string, s ui.Streams) *cobra.Command {

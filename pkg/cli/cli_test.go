@@ -2,6 +2,8 @@ package cli
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -143,5 +145,20 @@ func TestCleanupIsChosenByNameAlone(t *testing.T) {
 		if got := IsCleanup(Process{Args: []string{name}}); got != want {
 			t.Errorf("IsCleanup(%q) = %t", name, got)
 		}
+	}
+}
+
+func TestCompletionLooksWhereTheFlagsSay(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "overlay-images")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	doc := `[{"id":"abc","names":["docker.io/library/box:1"]}]`
+	if err := os.WriteFile(filepath.Join(dir, "images.json"), []byte(doc), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, out, _ := call(t, "cais", "__complete", "--root", root, "run", ""); !strings.HasPrefix(out, "box:1\n") {
+		t.Errorf("got %q", out)
 	}
 }

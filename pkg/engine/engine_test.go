@@ -151,9 +151,22 @@ func TestFindImage(t *testing.T) {
 }
 
 func TestGlobalFlagsAreHandedOn(t *testing.T) {
-	e := New(Options{GraphRoot: "/g", StorageOpts: []string{"a=b", "c=d"}, Debug: true})
-	if got, want := e.globalFlags(), []string{"--root=/g", "--storage-opt=a=b", "--storage-opt=c=d", "--debug"}; !slices.Equal(got, want) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	e := New(Options{GraphRoot: "/g", RunRoot: "r", StorageOpts: []string{"a=b", "c=d"}, Debug: true, LogLevel: "info"})
+	if got, want := e.globalFlags(), []string{"--root=/g", "--runroot=" + dir + "/r", "--storage-opt=a=b", "--storage-opt=c=d", "--debug"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestEnvironForElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for root, want := range map[string]string{"": "CAIS_ROOT=", "/abs": "CAIS_ROOT=/abs", "rel": "CAIS_ROOT=" + dir + "/rel"} {
+		e := New(Options{Getenv: env("CAIS_ROOT=" + root), Environ: []string{"CAIS_ROOT=" + root, "A=b"}})
+		if got := e.environ(); len(got) != 2 || !slices.Contains(got, want) || !slices.Contains(got, "A=b") {
+			t.Errorf("%q: got %q, want %q", root, got, want)
+		}
 	}
 }
 

@@ -138,21 +138,15 @@ func (e *Engine) newContainers() (*run.Service, error) {
 		Store:   store,
 		Images:  images{e},
 		Log:     e.Log(),
-		Environ: e.o.Environ,
+		Environ: e.environ(),
+		Flags:   e.globalFlags(),
 	}), nil
 }
 
 // Cleanup is the whole program's third role, [run.CleanupRole]: what neither a
 // command as the user nor a monitor can do.
-func (e *Engine) Cleanup(ctx context.Context, argv []string) error {
-	if len(argv) != 3 || argv[1] != "container" {
-		return run.Helper(ctx, argv)
-	}
-	svc, err := e.Containers()
-	if err != nil {
-		return err
-	}
-	return svc.Cleanup(ctx, argv[2])
+func (e *Engine) Cleanup(ctx context.Context, words []string) error {
+	return run.Cleanup(ctx, words, e.Containers)
 }
 
 // images is the part of the image store that containers need.

@@ -6,7 +6,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -196,7 +198,20 @@ func (e *Engine) program() string {
 	return "cais"
 }
 
-// globalFlags are the flags that this engine was made by.
+// environ is the environment for programs that work elsewhere: a directory that
+// it names is not relative to ours.
+func (e *Engine) environ() []string {
+	root := e.o.Getenv("CAIS_ROOT")
+	abs, err := filepath.Abs(root)
+	if root == "" || err != nil || abs == root {
+		return e.o.Environ
+	}
+	env := slices.DeleteFunc(slices.Clone(e.o.Environ), func(kv string) bool { return strings.HasPrefix(kv, "CAIS_ROOT=") })
+	return append(env, "CAIS_ROOT="+abs)
+}
+
+// globalFlags are the flags that this engine was made by, for a program that
+// may work in another directory.
 func (e *Engine) globalFlags() []string {
 	var flags []string
 	add := func(name, value string) {
@@ -204,14 +219,22 @@ func (e *Engine) globalFlags() []string {
 			flags = append(flags, name+"="+value)
 		}
 	}
-	add("--config", e.o.ConfigDir)
-	add("--root", e.o.GraphRoot)
-	add("--runroot", e.o.RunRoot)
+	dir := func(name, value string) {
+		if abs, err := filepath.Abs(value); err == nil && value != "" {
+			value = abs
+		}
+		add(name, value)
+	}
+	dir("--config", e.o.ConfigDir)
+	dir("--root", e.o.GraphRoot)
+	dir("--runroot", e.o.RunRoot)
 	add("--storage-driver", e.o.StorageDriver)
 	for _, o := range e.o.StorageOpts {
 		add("--storage-opt", o)
 	}
-	add("--log-level", e.o.LogLevel)
+	if e.o.LogLevel != "info" { // the default
+		add("--log-level", e.o.LogLevel)
+	}
 	if e.o.Debug {
 		flags = append(flags, "--debug")
 	}

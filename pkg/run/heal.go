@@ -177,9 +177,9 @@ func (s *Service) healNotes(ctx context.Context, known map[string]bool) error {
 	return err
 }
 
-// Cleanup does what is left to do for an ended container whose command is gone.
-// It is what the cleanup role calls, and idempotent.
-func (s *Service) Cleanup(ctx context.Context, id string) error {
+// cleanup does what is left to do for an ended container whose command is gone.
+// It is idempotent.
+func (s *Service) cleanup(ctx context.Context, id string) error {
 	if !container.IsID(id) {
 		return errs.New(errs.Invalid, "no container id: "+id)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
@@ -17,20 +18,25 @@ import (
 // mapped ids in the user's namespace. main looks for it first.
 const CleanupRole = "cais-cleanup"
 
-// What a CleanupRole process is asked for: its first argument.
+// What a CleanupRole process is asked for: its first word behind the flags.
 const (
-	helperContainer = "container" // ROOT RUN ID: finish an ended container
+	helperContainer = "container" // ID: finish an ended container
 	helperRemove    = "remove"    // DIR...: remove trees
 	helperVolume    = "volume"    // TMP TARGET LAYER...: fill a volume from an image
 )
 
+// cleanupArgv starts this program in CleanupRole, with the global flags that it
+// needs to find the same store.
+func (s *Service) cleanupArgv(words ...string) []string {
+	return slices.Concat([]string{CleanupRole}, s.o.Flags, words)
+}
+
 func (s *Service) needU() bool { return userns.Needed() }
 
 // inU runs one of the helpers, in the user's namespace where there is one.
-func (s *Service) inU(ctx context.Context, args ...string) error {
-	argv := append([]string{CleanupRole}, args...)
+func (s *Service) inU(ctx context.Context, words ...string) error {
 	if !s.needU() {
-		return Helper(ctx, argv)
+		return helper(ctx, words)
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -43,7 +49,7 @@ func (s *Service) inU(ctx context.Context, args ...string) error {
 	}
 	defer null.Close()
 	p, err := userns.Start(ctx, s.store.Run, &userns.Cmd{
-		Path: s.o.Exe, Args: argv, Env: s.o.Environ, Dir: "/", Files: []*os.File{null, w, w},
+		Path: s.o.Exe, Args: s.cleanupArgv(words...), Env: s.o.Environ, Dir: "/", Files: []*os.File{null, w, w},
 	})
 	if err = errors.Join(err, w.Close()); err != nil {
 		return fmt.Errorf("enter the user namespace: %w", err)
@@ -55,19 +61,31 @@ func (s *Service) inU(ctx context.Context, args ...string) error {
 		return err
 	}
 	if code != 0 {
-		return errs.E(args[0]+" in the user namespace", errs.Internal, errors.New(strings.TrimSpace(text.String())))
+		return errs.E(words[0]+" in the user namespace", errs.Internal, errors.New(strings.TrimSpace(text.String())))
 	}
 	return nil
 }
 
-// Helper does what argv asks for, if it needs no service: it reports
-// ErrNotHelper for helperContainer, which does.
-func Helper(ctx context.Context, argv []string) error {
-	if len(argv) < 2 {
+// Cleanup does what words ask of a process in [CleanupRole]. service is called
+// only where one is needed.
+func Cleanup(ctx context.Context, words []string, service func() (*Service, error)) error {
+	if len(words) != 2 || words[0] != helperContainer {
+		return helper(ctx, words)
+	}
+	s, err := service()
+	if err != nil {
+		return err
+	}
+	return s.cleanup(ctx, words[1])
+}
+
+// helper does what needs no service.
+func helper(ctx context.Context, words []string) error {
+	if len(words) == 0 {
 		return errors.New("cais-cleanup: nothing to do")
 	}
-	args := argv[2:]
-	switch argv[1] {
+	args := words[1:]
+	switch words[0] {
 	case helperRemove:
 		var all []error
 		for _, dir := range args {
@@ -80,5 +98,5 @@ func Helper(ctx context.Context, argv []string) error {
 		}
 		return fillVolume(ctx, args[0], args[1], args[2:])
 	}
-	return fmt.Errorf("cais-cleanup: %q is unknown", argv[1])
+	return fmt.Errorf("cais-cleanup: %q is unknown", words[0])
 }

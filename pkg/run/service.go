@@ -62,6 +62,7 @@ type Options struct {
 	Exe     string // this program, to start again in its roles; "": /proc/self/exe
 	Log     *slog.Logger
 	Environ []string // for the programs it starts
+	Flags   []string // the global flags for this program in [CleanupRole]
 }
 
 // Service is the life of one user's containers. Its methods may be called at

@@ -213,7 +213,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Restart: wire.Restart{Name: settings.Restart.Name, Max: settings.Restart.Max},
 		Timeout: req.Timeout, StopSignal: int(stop), Cgroups: dirs.Remove,
 		AutoRemove: req.AutoRemove,
-		Cleanup:    []string{CleanupRole, helperContainer, rec.ID},
+		Cleanup:    s.cleanupArgv(helperContainer, rec.ID),
 		CleanupEnv: s.cleanupEnv(),
 	}, nil
 }
