@@ -29,6 +29,8 @@ import (
 type StartOptions struct {
 	Attach wire.Attach // streams to follow from the first byte; the zero value for none
 	Size   session.Size
+
+	monitor *session.Monitor // started beforehand, or nil
 }
 
 // Started is a running container.
@@ -74,8 +76,15 @@ func (s *Service) Start(ctx context.Context, ref string, o StartOptions) (*Start
 // exists, or if the container is to be removed at its end, nothing is left.
 // Created is set as soon as there is a container.
 func (s *Service) Run(ctx context.Context, o CreateOptions, so StartOptions) (*Created, *Started, error) {
+	// Beside the planning. If that comes to nothing, the monitor was nobody.
+	m, err := session.Ready(ctx, s.o.Exe, s.store.Run)
+	if err != nil {
+		return nil, nil, err
+	}
+	so.monitor = m
 	c, err := s.create(ctx, o)
 	if err != nil {
+		m.Discard()
 		return nil, nil, err
 	}
 	defer c.lock.Release()
@@ -111,6 +120,12 @@ func (s *Service) failedRun(ctx context.Context, c *Created, settings *container
 // start makes everything that a run needs and the monitor. The caller holds the
 // container's lock.
 func (s *Service) start(ctx context.Context, rec *container.Record, settings *container.Settings, spec *specs.Spec, o StartOptions) (st *Started, err error) {
+	m := o.monitor
+	defer func() {
+		if m != nil {
+			m.Discard()
+		}
+	}()
 	if err := s.store.EnsureRunDir(rec.ID); err != nil {
 		return nil, err
 	}
@@ -131,14 +146,14 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	if err != nil {
 		return nil, err
 	}
-	ses, err := session.Spawn(ctx, session.SpawnOptions{Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size})
+	m = nil // Spawn's from here on
+	ses, err := session.Spawn(ctx, session.SpawnOptions{
+		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: o.monitor, Go: true,
+	})
 	if err != nil {
 		return nil, err
 	}
 	u.steps = nil // from here on the monitor cleans up
-	if err := ses.Start(ctx); err != nil {
-		return nil, errors.Join(err, ses.Close())
-	}
 	return &Started{ID: rec.ID, Session: ses, Warnings: warnings}, nil
 }
 

@@ -39,7 +39,7 @@ func (m *monitor) begin() error {
 		}
 		m.extra[slot] = fds[1+i]
 	}
-	attach := create.Attach // create shares the buffer
+	attach, now := create.Attach, create.Go // create shares the buffer
 	if err := m.prepare(); err != nil {
 		return err
 	}
@@ -47,11 +47,13 @@ func (m *monitor) begin() error {
 	if err != nil {
 		return err
 	}
-	if err := send(Control, wire.Marshal(&wire.Created{PID: p.pid})); err != nil {
-		gated.Abort()
-		return errGone
+	p.resize(attach.Rows, attach.Cols)
+	if now {
+		err = m.askedStill()
+	} else {
+		err = m.awaitStart(p)
 	}
-	if err := m.awaitStart(p, attach); err != nil {
+	if err != nil {
 		gated.Abort()
 		return err
 	}
@@ -155,9 +157,22 @@ func (m *monitor) clone() (*proc, gated, error) {
 	return p, gated{child, unmap}, nil
 }
 
-// awaitStart waits for the word of the client, who may size the terminal first.
-func (m *monitor) awaitStart(p *proc, a wire.Attach) error {
-	p.resize(a.Rows, a.Cols)
+// askedStill fails if the client has died or given up meanwhile.
+func (m *monitor) askedStill() error {
+	var b [1]byte
+	n, _, err := syscall.Recvfrom(Control, b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	if n == 0 && !blocked(err) {
+		return errGone
+	}
+	return nil
+}
+
+// awaitStart says that the child waits, and waits for the word of the client,
+// who may size the terminal first.
+func (m *monitor) awaitStart(p *proc) error {
+	if err := send(Control, wire.Marshal(&wire.Created{PID: p.pid})); err != nil {
+		return errGone
+	}
 	for {
 		packet, fds, err := receive(Control, m.buf)
 		closeAll(fds)

@@ -1,6 +1,7 @@
 // Package session is the client's side of a container's monitor: it starts one,
 // attaches to one, asks one for an exec, and copies the streams.
 //
+//	m := session.Ready(ctx, …)        // a monitor that waits for its job, if there is time
 //	s, err := session.Spawn(ctx, …)   // the child exists and waits at its gate
 //	err = s.Start(ctx)                // it runs
 //	exit, err := s.Stream(ctx, …)     // until it ends or the user detaches
@@ -62,6 +63,9 @@ type SpawnOptions struct {
 	Attach wire.Attach      // streams to follow from the first byte; the zero value for none (-d)
 	Slots  map[int]*os.File // further descriptors for the plan, by slot
 	Size   Size             // of the terminal that the container gets
+	// Monitor is one that was started beforehand with Ready, or nil.
+	Monitor *Monitor
+	Go      bool // start the container at once: Start need not be called
 }
 
 // ExecOptions describes a process to add to a container.
@@ -292,9 +296,11 @@ func (s *Session) Start(ctx context.Context) error {
 	if err := s.ask(ctx, &wire.Start{}, nil, &r); err != nil {
 		return err
 	}
-	s.pid, s.started = r.PID, time.Unix(0, r.StartedAt)
+	s.running(&r)
 	return nil
 }
+
+func (s *Session) running(r *wire.Running) { s.pid, s.started = r.PID, time.Unix(0, r.StartedAt) }
 
 // PID returns the process, as the monitor's pid namespace numbers it.
 func (s *Session) PID() int { return s.pid }

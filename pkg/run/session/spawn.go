@@ -15,15 +15,18 @@ import (
 // imports role becomes what it dispatches to.
 const monitorRole = "cais-monitor"
 
-// Spawn starts a monitor for o.Job, in the user's namespace when one is needed.
-// It returns when the container's child exists and waits at its gate; a
-// *StartError says why it does not.
-func Spawn(ctx context.Context, o SpawnOptions) (*Session, error) {
-	job, err := sys.Memfd("job", wire.Marshal(o.Job))
-	if err != nil {
-		return nil, err
-	}
-	defer job.Close()
+// Monitor is a monitor without a job. To start one takes as long as to plan a
+// container, more so when the user's namespace must be made: so it is started
+// while the caller plans.
+type Monitor struct {
+	conn  int
+	ready chan error // how its start went
+}
+
+// Ready starts a monitor, in the user's namespace when one is needed, and does
+// not wait for it. It ends in [Spawn] or with Discard. exe is this program; "":
+// /proc/self/exe. runDir is config.Paths.Run.
+func Ready(ctx context.Context, exe, runDir string) (*Monitor, error) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -33,52 +36,95 @@ func Spawn(ctx context.Context, o SpawnOptions) (*Session, error) {
 		_ = syscall.Close(pair[0]) // nothing was said
 		return nil, errors.Join(os.NewSyscallError("fcntl", err), theirs.Close())
 	}
-	s := newSession(pair[0], o.Job.Dir)
+	m := &Monitor{conn: pair[0], ready: make(chan error, 1)}
+	go func() {
+		err := startMonitor(ctx, exe, runDir, theirs)
+		m.ready <- errors.Join(err, theirs.Close())
+	}()
+	return m, nil
+}
+
+// Discard ends a monitor that gets no job. It is not to be called after Spawn.
+func (m *Monitor) Discard() {
+	_ = syscall.Close(m.conn) // it reads this as the end; nothing was said
+	<-m.ready                 // whether there ever was one matters no more
+}
+
+// Spawn starts a monitor for o.Job, or gives the job to o.Monitor. It returns
+// when the container's child exists and waits at its gate, or, with o.Go, when
+// the container runs; a *StartError says why it does not.
+func Spawn(ctx context.Context, o SpawnOptions) (*Session, error) {
+	m := o.Monitor
+	if m == nil {
+		var err error
+		if m, err = Ready(ctx, o.Exe, o.RunDir); err != nil {
+			return nil, err
+		}
+	}
+	s := newSession(m.conn, o.Job.Dir)
 	s.tty, s.openStdin, s.stdin = o.Job.TTY, o.Job.OpenStdin, o.Attach.Stdin && o.Job.OpenStdin
 	// The request waits in the socket until the monitor looks.
+	asked := s.create(o)
+	if err := errors.Join(<-m.ready, asked); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	var err error
+	if o.Go {
+		var r wire.Running
+		err = s.await(ctx, &r)
+		s.running(&r)
+	} else {
+		var c wire.Created
+		err = s.await(ctx, &c)
+		s.pid = c.PID
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// create asks the monitor for the container.
+func (s *Session) create(o SpawnOptions) error {
+	job, err := sys.Memfd("job", wire.Marshal(o.Job))
+	if err != nil {
+		return err
+	}
+	defer job.Close()
 	slots, files := descriptors(job, o.Slots)
 	a := o.Attach
 	a.Rows, a.Cols = o.Size.Rows, o.Size.Cols
-	err = s.send(wire.Marshal(&wire.Create{Slots: slots, Attach: a}), files)
-	if err == nil {
-		err = startMonitor(ctx, o, theirs)
-	}
-	if err = errors.Join(err, theirs.Close()); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	var c wire.Created
-	if err := s.await(ctx, &c); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	s.pid = c.PID
-	return s, nil
+	return s.send(wire.Marshal(&wire.Create{Slots: slots, Attach: a, Go: o.Go}), files)
 }
 
 // startMonitor starts this program in the role. The monitor is nobody's to wait
 // for: it outlives this process.
-func startMonitor(ctx context.Context, o SpawnOptions, control *os.File) error {
-	exe := o.Exe
+func startMonitor(ctx context.Context, exe, runDir string, control *os.File) error {
 	if exe == "" {
 		exe = "/proc/self/exe"
 	}
-	// One thread runs Go code in a monitor, and its heap is to stay far below the
-	// 4 MB at which Go would first look for garbage.
-	env := []string{"GOMAXPROCS=1", "GOGC=10"}
-	if how := os.Getenv(wire.InitEnv); how != "" {
-		env = append(env, wire.InitEnv+"="+how)
-	}
+	// One thread runs Go code in a monitor. Its heap stays below 1 MB, at which Go
+	// first looks for garbage with this: at its start there is no time for that.
+	env := []string{"GOMAXPROCS=1", "GOGC=25"}
 	if userns.Needed() {
-		_, err := userns.Start(ctx, o.RunDir, &userns.Cmd{
+		_, err := userns.Start(ctx, runDir, &userns.Cmd{
 			Path: exe, Args: []string{monitorRole}, Env: env, Dir: "/",
 			Files: []*os.File{nil, nil, nil, control}, Setsid: true,
 		})
 		return err
 	}
-	p, err := os.StartProcess(exe, []string{monitorRole}, &os.ProcAttr{
-		Dir: "/", Env: env, Files: []*os.File{nil, nil, nil, control}, Sys: &syscall.SysProcAttr{Setsid: true},
-	})
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	return p.Release()
+	defer null.Close()
+	// Not os.StartProcess, which first starts a process to see whether pidfds work.
+	n := null.Fd()
+	_, err = syscall.ForkExec(exe, []string{monitorRole}, &syscall.ProcAttr{
+		Dir: "/", Env: env, Files: []uintptr{n, n, n, control.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return &os.PathError{Op: "fork/exec", Path: exe, Err: err}
+	}
+	return nil
 }

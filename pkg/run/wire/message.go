@@ -82,6 +82,7 @@ type Message interface {
 type Create struct {
 	Slots  []byte
 	Attach Attach // the streams that this connection follows from the first byte
+	Go     bool   // wait for no Start and say no Created: the next word is Running
 }
 
 // Created says that the child exists and waits at the plan's gate.
@@ -205,6 +206,7 @@ func (*Job) Kind() Kind      { return KindJob }      // Kind returns the message
 func (m *Create) fields(c *coder) {
 	c.bytes(&m.Slots)
 	m.Attach.fields(c)
+	c.flag(&m.Go)
 }
 func (m *Created) fields(c *coder) { c.int(&m.PID) }
 func (*Start) fields(*coder)       {}
