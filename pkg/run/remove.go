@@ -11,7 +11,6 @@ import (
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
-	"cais.dev/cais/pkg/lock"
 )
 
 // RemoveOptions say what to remove.
@@ -141,16 +140,4 @@ func (s *Service) removeTree(ctx context.Context, dir string) error {
 		return err
 	}
 	return s.inU(ctx, helperRemove, dir)
-}
-
-// waitDead waits until the monitor of id is gone.
-func (s *Service) waitDead(ctx context.Context, id string) error {
-	l, err := lock.Acquire(ctx, filepath.Join(s.store.Dir(id), "alive"), false)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // removed meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	return l.Release()
 }

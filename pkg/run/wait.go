@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/run/session"
+	"cais.dev/cais/pkg/run/wire"
 )
 
 // Wait waits until the container does not run and returns its exit code. It
@@ -22,13 +24,13 @@ func (s *Service) Wait(ctx context.Context, ref string) (int, error) {
 	if c.Status() == container.Created && !c.Alive && c.Exit == nil {
 		return 0, nil // Docker's answer for one that never ran
 	}
-	before := c
 	if c.Alive {
-		if err := waitAlive(ctx, filepath.Join(c.Dir, "alive")); err != nil {
+		word := s.lastWord(ctx, c)
+		if err := s.waitDead(ctx, c.ID); err != nil {
 			return 0, err
 		}
 		if c, err = s.store.Load(c.ID); err != nil {
-			return lastWord(before, err)
+			return word(err)
 		}
 	}
 	e := c.LastExit()
@@ -38,23 +40,41 @@ func (s *Service) Wait(ctx context.Context, ref string) (int, error) {
 	return e.Code, nil
 }
 
-// lastWord is the exit code of a container that --rm took away while we waited,
-// through the directory that we knew.
-func lastWord(_ *container.Container, err error) (int, error) { return 0, err }
+// lastWord listens to the monitor of a --rm container, whose files may be gone
+// before we have read them. What it returns gives the exit code, or err if the
+// monitor did not say.
+func (s *Service) lastWord(ctx context.Context, c *container.Container) func(err error) (int, error) {
+	silent := func(err error) (int, error) { return 0, err }
+	if !c.Record.AutoRemove() {
+		return silent
+	}
+	ses, err := session.Attach(ctx, c.Dir, wire.Attach{})
+	if err != nil { // its end came first
+		return silent
+	}
+	return func(err error) (int, error) {
+		defer ses.Close()
+		exit, failed := ses.Stream(ctx, session.Streams{})
+		if failed != nil {
+			return 0, err
+		}
+		return exit.Code, nil
+	}
+}
 
 // waitExit waits for the end of a container that was killed.
 func (s *Service) waitExit(ctx context.Context, c *container.Container) error {
 	if c.Settings.Restart.Name != "" && c.Settings.Restart.Name != "no" {
 		return nil // its monitor may go on
 	}
-	return waitAlive(ctx, filepath.Join(c.Dir, "alive"))
+	return s.waitDead(ctx, c.ID)
 }
 
-// waitAlive returns when nobody holds path exclusively.
-func waitAlive(ctx context.Context, path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_CLOEXEC, 0)
+// waitDead waits until the monitor of id is gone.
+func (s *Service) waitDead(ctx context.Context, id string) error {
+	f, err := os.OpenFile(filepath.Join(s.store.Dir(id), "alive"), os.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil // removed meanwhile
 	}
 	if err != nil {
 		return err
