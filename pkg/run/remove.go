@@ -120,6 +120,15 @@ func (s *Service) releaseAll(id string) error {
 // discard removes the container's directory, record or not.
 func (s *Service) discard(ctx context.Context, id string) error {
 	dir := s.store.Dir(id)
+	if s.needU() {
+		// The kernel makes these in mode 0, but as root of the user's namespace: they
+		// are ours, and this spares a process there. The container cannot reach them.
+		for _, d := range []string{"work", "work/incompat", "work/incompat/volatile"} {
+			if os.Chmod(filepath.Join(dir, "work", d), 0o700) != nil {
+				break // none is there, or the removal will tell
+			}
+		}
+	}
 	for _, tree := range []string{"upper", "work", "volume.tmp"} {
 		if err := s.removeTree(ctx, filepath.Join(dir, tree)); err != nil {
 			return err
