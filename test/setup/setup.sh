@@ -16,6 +16,8 @@ if command -v apt-get >/dev/null 2>&1; then
 	need docker-registry docker-registry
 	need podman podman
 	need crun crun
+	need runc runc
+	need skopeo skopeo
 	need useradd passwd
 	if [ -n "$want" ]; then
 		export DEBIAN_FRONTEND=noninteractive
