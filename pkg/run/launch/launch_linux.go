@@ -21,6 +21,7 @@ import (
 
 	"cais.dev/cais/pkg/run/launch/nofile"
 	"cais.dev/cais/pkg/run/wire"
+	"cais.dev/cais/pkg/sys/raw"
 )
 
 // Proc is a process that a plan made. It is the caller's child, and he reaps it.
@@ -135,6 +136,23 @@ func Start(p *wire.Plan, slots *[wire.NumSlots]int) (*Proc, error) {
 	return pr, nil
 }
 
+// openNull opens the null device for a container's stream. Root in a container
+// is root: by way of the stream it could change the mode of the host's device,
+// so where we have the power to it gets a read-only mount of it. (An ordinary
+// user lacks the power, and his container has none over the device.)
+func openNull() (int, error) {
+	path := "/dev/null"
+	if twin, err := raw.ReadOnlyTwin(path); err == nil {
+		defer func() { _ = syscall.Close(twin) }() // a handle
+		path = "/proc/self/fd/" + strconv.Itoa(twin)
+	}
+	fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: "/dev/null", Err: err}
+	}
+	return fd, nil
+}
+
 // spawn clones the child.
 func (pr *Proc) spawn(slots [wire.NumSlots]int, f *fallback) error {
 	null := -1
@@ -144,8 +162,8 @@ func (pr *Proc) spawn(slots [wire.NumSlots]int, f *fallback) error {
 		}
 		if null < 0 {
 			var err error
-			if null, err = syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0); err != nil {
-				return &os.PathError{Op: "open", Path: "/dev/null", Err: err}
+			if null, err = openNull(); err != nil {
+				return err
 			}
 			defer func() { _ = syscall.Close(null) }() // nothing was written
 		}

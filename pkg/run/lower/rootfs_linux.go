@@ -234,6 +234,8 @@ func (b *builder) mask(p string) {
 	b.Do(wire.OpSet, what, 0, b.empty).To(cover)
 	b.Land(file)
 	b.Call(what, unix.SYS_OPEN_TREE, cover, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).To(cover)
+	// The null device is the host's: its mode and owner are not the container's to change.
+	b.setattr(what, cover, 0, attr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC})
 	b.Call(what, unix.SYS_MOVE_MOUNT, cover, "", at, "", movedByFD)
 	b.close(cover)
 	b.close(at)

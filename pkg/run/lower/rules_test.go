@@ -119,6 +119,18 @@ func TestMasksAndReadOnly(t *testing.T) {
 	}
 }
 
+// A masked file is the host's null device, and root in a container that has no
+// user namespace of its own is its owner.
+func TestMaskIsReadOnly(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	c := sh(t, "chmod 600 /proc/keys; stat -c %a /proc/keys")
+	if out := mustRun(t, c); !strings.Contains(out, "Read-only file system\n666") {
+		t.Errorf("got %q", out)
+	}
+}
+
 func TestNoHostDescriptorSurvives(t *testing.T) {
 	if !inNamespace(t) {
 		return

@@ -85,7 +85,7 @@ func newContainer(t testing.TB, args ...string) *container {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields("sh cat ls id mount true grep echo sleep readlink stat touch mkdir hostname umask ps kill tr wc env head sort sed") {
+	for _, name := range strings.Fields("sh cat ls id mount true grep echo sleep readlink stat touch mkdir chmod hostname umask ps kill tr wc env head sort sed") {
 		if err := os.Symlink("busybox", filepath.Join(dir, "image/bin", name)); err != nil {
 			t.Fatal(err)
 		}

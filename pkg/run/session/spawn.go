@@ -3,12 +3,16 @@ package session
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
+	"strconv"
 	"syscall"
 
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/sys"
+	"cais.dev/cais/pkg/sys/raw"
 	"cais.dev/cais/pkg/userns"
+	"golang.org/x/sys/unix"
 )
 
 // monitorRole is run/role's Monitor: a constant of its own, because whoever
@@ -103,6 +107,11 @@ func startMonitor(ctx context.Context, exe, runDir string, control *os.File) err
 	if exe == "" {
 		exe = "/proc/self/exe"
 	}
+	// What our own caller left open by accident, the lock of a shell script say,
+	// must not stay open for the life of a container.
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return os.NewSyscallError("close_range", err)
+	}
 	// One thread runs Go code in a monitor. Its heap stays below 1 MB, at which Go
 	// first looks for garbage with this: at its start there is no time for that.
 	env := []string{"GOMAXPROCS=1", "GOGC=25"}
@@ -118,6 +127,14 @@ func startMonitor(ctx context.Context, exe, runDir string, control *os.File) err
 		return err
 	}
 	defer null.Close()
+	// An image whose entry point is /proc/self/exe gets hold of the program that
+	// the monitor is. Beneath a read-only mount it cannot be overwritten, whatever
+	// becomes of the descriptor. An ordinary user cannot make one; there the kernel
+	// refuses to write to a program that runs, as a monitor does all the time.
+	if twin, err := raw.ReadOnlyTwin(exe); err == nil {
+		defer func() { _ = syscall.Close(twin) }() // a handle
+		exe = "/proc/self/fd/" + strconv.Itoa(twin)
+	}
 	// Not os.StartProcess, which first starts a process to see whether pidfds work.
 	n := null.Fd()
 	_, err = syscall.ForkExec(exe, []string{monitorRole}, &syscall.ProcAttr{

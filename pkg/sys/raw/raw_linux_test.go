@@ -2,6 +2,7 @@ package raw
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
@@ -47,5 +48,30 @@ func TestWait(t *testing.T) {
 	_ = w.Close()
 	if !Wait(int(r.Fd()), 10000) {
 		t.Error("the end of a pipe is not seen")
+	}
+}
+
+func TestReadOnlyTwin(t *testing.T) {
+	name := t.TempDir() + "/file"
+	if err := os.WriteFile(name, []byte("here"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := ReadOnlyTwin(name)
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSYS) {
+		t.Skip("only root can make a mount") // CAP_SYS_ADMIN
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	twin := fmt.Sprintf("/proc/self/fd/%d", fd)
+	if b, err := os.ReadFile(twin); err != nil || string(b) != "here" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	if _, err := os.OpenFile(twin, os.O_WRONLY, 0); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("writing: %v, want EROFS", err)
+	}
+	if err := os.Chmod(twin, 0o666); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("chmod: %v, want EROFS", err)
 	}
 }
