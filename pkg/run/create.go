@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -265,7 +264,7 @@ func (s *Service) fill(p *decided) error {
 	if err := writeEtc(dir, p.files); err != nil {
 		return err
 	}
-	text, err := json.Marshal(p.spec)
+	text, err := encodeSpec(p.spec)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ package run
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -148,8 +147,8 @@ func (s *Service) spec(id string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(text, spec); err != nil {
+	spec, err := decodeSpec(text)
+	if err != nil {
 		return nil, fmt.Errorf("read the container's spec: %w", err)
 	}
 	return spec, nil
