@@ -22,12 +22,15 @@ import (
 // of mapped ids: it must run again by [Engine.EnterUserNS].
 var ErrOutside = errors.New("this must run inside the user's namespace")
 
-// PullerOptions are a command's flags about registries.
+// PullerOptions are a command's flags about registries, and about what it takes
+// from them.
 type PullerOptions struct {
 	AuthFile  string
 	Creds     string
 	CertDir   string
 	TLSVerify *bool
+	Unlimited bool // layers may unpack to any size
+	NoSync    bool // a power cut may cost what was pulled
 }
 
 // Puller returns what pulls and loads images, and what ends its use. It finds
@@ -77,7 +80,7 @@ func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err 
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &pullStore{e: e}
+	s := &pullStore{e: e, unlimited: o.Unlimited, noSync: o.NoSync}
 	p = pull.New(pull.Options{
 		Registry: client, Images: s, Open: s.open, Allow: policy.Check,
 		Spool: so.GraphRoot, // where there must be room for images anyway
@@ -87,7 +90,8 @@ func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err 
 
 // pullStore is the image store as pull wants it.
 type pullStore struct {
-	e *Engine
+	e                 *Engine
+	unlimited, noSync bool
 
 	mu    sync.Mutex
 	store *storage.Store // nil until it is needed
@@ -100,7 +104,7 @@ func (s *pullStore) open(ctx context.Context) (pull.Store, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.store == nil {
-		st, err := s.e.Store(ctx)
+		st, err := s.e.openStore(ctx, s.noSync)
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +159,7 @@ func (s *pullStore) LockDigest(ctx context.Context, digest string, waiting func(
 
 func (s *pullStore) Stage(ctx context.Context, l pull.Layer) (pull.Staged, error) {
 	st, err := s.store.StageLayer(ctx, storage.LayerSource{
-		DiffID: l.DiffID, BlobDigest: l.BlobDigest, Size: l.Size, Body: l.Body, Progress: l.Unpacked,
+		DiffID: l.DiffID, BlobDigest: l.BlobDigest, Size: l.Size, Body: l.Body, Progress: l.Unpacked, Unlimited: s.unlimited,
 	})
 	if err != nil {
 		return pull.Staged{}, err

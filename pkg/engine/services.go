@@ -106,7 +106,9 @@ func (e *Engine) newReader() (*storage.Reader, error) {
 
 // Store opens the changing side of the image store; the caller closes it. The
 // process must be root, or root of the user's namespace: see [Engine.EnterUserNS].
-func (e *Engine) Store(ctx context.Context) (*storage.Store, error) {
+func (e *Engine) Store(ctx context.Context) (*storage.Store, error) { return e.openStore(ctx, false) }
+
+func (e *Engine) openStore(ctx context.Context, noSync bool) (*storage.Store, error) {
 	if err := e.Prepare(); err != nil {
 		return nil, err
 	}
@@ -114,6 +116,7 @@ func (e *Engine) Store(ctx context.Context) (*storage.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.NoSync = noSync
 	return storage.Open(ctx, o)
 }
 
@@ -200,6 +203,17 @@ func (i images) Unprotect(ctx context.Context, id string) error {
 		return err
 	}
 	return r.RemoveContainer(ctx, id)
+}
+
+// RemoveUnused asks a command of its own, which may enter the user's namespace,
+// where this process must not be.
+func (i images) RemoveUnused(ctx context.Context, ref string) error {
+	args := append(append([]string{i.e.program()}, i.e.globalFlags()...), "rmi", "--", ref)
+	code, err := i.e.runChild(ctx, args, nil)
+	if err == nil && code != 0 { // in use, or gone: both are fine
+		i.e.Log().Info("the image stays", "image", ref, "code", code)
+	}
+	return err
 }
 
 func (i images) Protected(ctx context.Context) ([]string, error) {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/userns"
 )
 
@@ -174,7 +175,11 @@ func (e *Engine) runHere(ctx context.Context, path string, args []string, files 
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT) // the terminal's: the child has them, too
 	defer signal.Stop(signals)
-	p, err := os.StartProcess(path, args, &os.ProcAttr{Env: e.o.Environ, Files: files[:]})
+	attr := &os.ProcAttr{Env: e.o.Environ, Files: files[:]}
+	if userns.Inside() { // who changes the store mounts, where nobody else is to see it
+		attr.Sys = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	}
+	p, err := os.StartProcess(path, args, attr)
 	if err != nil {
 		return 0, err
 	}
@@ -190,9 +195,10 @@ func (e *Engine) runHere(ctx context.Context, path string, args []string, files 
 	return state.ExitCode(), nil
 }
 
-// program is the name to call the program by.
+// program is the name to call the program by, which as the name of a role would
+// mean another.
 func (e *Engine) program() string {
-	if len(e.o.Args) > 0 {
+	if len(e.o.Args) > 0 && e.o.Args[0] != run.CleanupRole {
 		return e.o.Args[0]
 	}
 	return "cais"

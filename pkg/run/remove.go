@@ -97,7 +97,11 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 	if err := s.store.Forget(c.ID); err != nil {
 		return err
 	}
-	return errors.Join(s.releaseNames(c), s.discard(ctx, c.ID))
+	err := errors.Join(s.releaseNames(c), s.discard(ctx, c.ID))
+	if err == nil && c.Record.Request.RemoveImage {
+		err = s.o.Images.RemoveUnused(ctx, c.Record.ImageRef)
+	}
+	return err
 }
 
 func (s *Service) releaseNames(c *container.Container) error {

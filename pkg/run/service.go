@@ -50,6 +50,9 @@ type images interface {
 	Protect(ctx context.Context, p Protection) error
 	// Unprotect takes the note away; none is no error.
 	Unprotect(ctx context.Context, id string) error
+	// RemoveUnused removes the image that the user named so; one that something
+	// else uses stays, without error.
+	RemoveUnused(ctx context.Context, ref string) error
 	// Protected returns the ids of the containers that cais noted.
 	Protected(ctx context.Context) ([]string, error)
 }

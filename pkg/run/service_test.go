@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,8 @@ import (
 type fakeImages struct {
 	lower []string
 	fail  error // of Protect
+
+	removed []string // by RemoveUnused
 
 	mu    sync.Mutex
 	notes map[string]Protection
@@ -44,6 +47,10 @@ func (f *fakeImages) Unprotect(_ context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.notes, id)
+	return nil
+}
+func (f *fakeImages) RemoveUnused(_ context.Context, ref string) error {
+	f.removed = append(f.removed, ref)
 	return nil
 }
 func (f *fakeImages) Protected(context.Context) ([]string, error) {
@@ -120,6 +127,18 @@ func TestCreateAndRemove(t *testing.T) {
 	s.empty(t, images)
 	if err := s.Remove(t.Context(), "web", RemoveOptions{}); errs.KindOf(err) != errs.NotFound {
 		t.Errorf("a second removal: %v", err)
+	}
+}
+
+func TestRemoveTakesTheImage(t *testing.T) {
+	s, images := newService(t)
+	for _, req := range []plan.Request{{AutoRemove: true}, {AutoRemove: true, RemoveImage: true}} {
+		if err := s.Remove(t.Context(), s.mustCreate(t, CreateOptions{Request: req}).ID, RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(images.removed, []string{"box"}) {
+		t.Errorf("removed %q, want box for --rmi", images.removed)
 	}
 }
 

@@ -153,7 +153,7 @@ func (d *differ) limit(unpacked, compressed int64) error {
 		return nil
 	}
 	err := errs.New(errs.Invalid, fmt.Sprintf("it unpacks to more than %d GiB, over %d times its compressed size", limitSize>>30, limitFactor))
-	return errs.WithHint(err, "If you trust the image, pull it with --unlimited.")
+	return errs.WithHint(err, "If you trust the image, pull or load it with --unlimited.")
 }
 
 // blame finds out why unpacking failed: if the blob is not what its digest

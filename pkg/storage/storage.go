@@ -42,7 +42,7 @@ type Options struct {
 
 	IgnoreChown bool // owners outside the user namespace become root
 
-	NoSync bool         // do not flush before a layer is recorded
+	NoSync bool         // do not flush before layers are recorded
 	Log    *slog.Logger // nil: says nothing
 }
 

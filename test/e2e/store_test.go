@@ -207,9 +207,10 @@ func cgroups() map[string]bool {
 	return found
 }
 
-var idInName = regexp.MustCompile(`[0-9a-f]{64}`)
+var idInName = regexp.MustCompile(`/cais-[0-9a-f]{64}`)
 
-// newCgroups lists the containers' cgroups that have come since.
+// newCgroups lists cais's cgroups that have come since. Others' containers come
+// and go as they like.
 func newCgroups(before map[string]bool) []string {
 	var left []string
 	for c := range cgroups() {

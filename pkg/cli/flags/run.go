@@ -19,16 +19,15 @@ import (
 
 // RunOptions are what run and create do with a container, beyond what it is.
 type RunOptions struct {
-	Name        string // --name; empty: one is made up
-	Detach      bool
-	Attach      []string // -a: stdin, stdout, stderr; empty: what the flags imply
-	SigProxy    bool
-	Pull        string // always, missing, never, newer
-	Quiet       bool   // no progress while pulling
-	Platform    string // os[/arch[/variant]], from --platform, --os, --arch, --variant, $DOCKER_DEFAULT_PLATFORM
-	Replace     bool   // remove a container of that name first
-	RemoveImage bool   // --rmi
-	CIDFile     string
+	Name     string // --name; empty: one is made up
+	Detach   bool
+	Attach   []string // -a: stdin, stdout, stderr; empty: what the flags imply
+	SigProxy bool
+	Pull     string // always, missing, never, newer
+	Quiet    bool   // no progress while pulling
+	Platform string // os[/arch[/variant]], from --platform, --os, --arch, --variant, $DOCKER_DEFAULT_PLATFORM
+	Replace  bool   // remove a container of that name first
+	CIDFile  string
 
 	// How the registry is spoken to, when the image must be pulled.
 	AuthFile  string
@@ -113,7 +112,7 @@ func (f *RunFlags) general() {
 	fs.IntVar(&f.stopTimeout, "stop-timeout", 0, "`Seconds` to wait before killing (default 10)")
 	fs.IntVar(&r.Timeout, "timeout", 0, "Kill the container after this many `seconds`")
 	fs.BoolVar(&o.Replace, "replace", false, "Remove a container of the same name first")
-	fs.BoolVar(&o.RemoveImage, "rmi", false, "Remove the image when the container is removed")
+	fs.BoolVar(&r.RemoveImage, "rmi", false, "Like --rm, and remove the image unless something else uses it")
 	fs.StringVar(&o.Pull, "pull", "missing", "Pull the image: always, missing, never, newer")
 	fs.BoolVarP(&o.Quiet, "quiet", "q", false, "Do not show the pull's progress")
 	fs.StringVar(&f.platform, "platform", "", "Platform of the image: `os[/arch[/variant]]`")
@@ -388,6 +387,7 @@ func (f *RunFlags) setStreams(r *plan.Request, o *RunOptions, _ Env) error {
 
 func (f *RunFlags) setLife(r *plan.Request, o *RunOptions, env Env) (err error) {
 	r.Restart = f.restart
+	r.AutoRemove = r.AutoRemove || r.RemoveImage
 	if f.entrypoint != nil {
 		r.Entrypoint = parseEntrypoint(*f.entrypoint)
 	}

@@ -24,6 +24,7 @@ type loader interface {
 func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var path, platform string
 	var quiet bool
+	var o engine.PullerOptions
 	cmd := &cobra.Command{
 		Use:               "load [OPTIONS]",
 		Short:             "Take images from a tar that save wrote, Docker's or an OCI layout",
@@ -53,7 +54,7 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
 				return ended(code, err)
 			}
-			p, end, err := e.Puller(engine.PullerOptions{})
+			p, end, err := e.Puller(o)
 			if err != nil {
 				return err
 			}
@@ -64,6 +65,7 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVarP(&path, "input", "i", "", "Read this `file` instead of stdin")
 	f.StringVar(&platform, "platform", "", "Of an image for several platforms, take `OS[/ARCH[/VARIANT]]`")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Show no progress")
+	storeFlags(f, &o)
 	_ = cmd.MarkFlagFilename("input")
 	return cmd
 }

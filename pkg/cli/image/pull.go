@@ -91,6 +91,7 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.IntVar(&o.retry, "retry", 3, "How often to try again")
 	f.StringVar(&o.retryDelay, "retry-delay", "", "How long to wait before trying again")
 	registryFlags(f, &o.registry, &o.tlsVerify)
+	storeFlags(f, &o.registry)
 	_ = cmd.RegisterFlagCompletionFunc("policy", complete.Words("always", "missing", "newer", "never"))
 	return cmd
 }
@@ -101,6 +102,12 @@ func registryFlags(f *pflag.FlagSet, o *engine.PullerOptions, tlsVerify *bool) {
 	f.StringVar(&o.CertDir, "cert-dir", "", "Read certificates and keys from this `directory`")
 	f.StringVar(&o.Creds, "creds", "", "Log in as `USER:PASSWORD`")
 	f.BoolVar(tlsVerify, "tls-verify", true, "Demand TLS with a certificate that can be verified")
+}
+
+// storeFlags are the flags of the commands that unpack layers.
+func storeFlags(f *pflag.FlagSet, o *engine.PullerOptions) {
+	f.BoolVar(&o.Unlimited, "unlimited", false, "Take layers that unpack to absurd sizes, too")
+	f.BoolVar(&o.NoSync, "no-sync", false, "Do not wait for the disk: a power cut may cost the image")
 }
 
 // ended is how a command ends that has run in the user's namespace.

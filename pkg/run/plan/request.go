@@ -30,7 +30,8 @@ type Request struct {
 	AttachStderr bool   `json:"attachStderr,omitempty"`
 	DetachKeys   string `json:"detachKeys,omitempty"`
 
-	AutoRemove  bool          `json:"autoRemove,omitempty"` // --rm
+	AutoRemove  bool          `json:"autoRemove,omitempty"`  // --rm
+	RemoveImage bool          `json:"removeImage,omitempty"` // --rmi, which implies --rm
 	Restart     RestartPolicy `json:"restart"`
 	Init        bool          `json:"init,omitempty"`
 	StopSignal  string        `json:"stopSignal,omitempty"`
