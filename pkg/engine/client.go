@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // ClientDir is the directory of Docker's client configuration.
@@ -22,23 +23,51 @@ func (e *Engine) ClientDir() string {
 
 // ClientFormat returns the --format that the user's Docker configuration has
 // for a list ("psFormat", "imagesFormat", also "detachKeys"); empty if it has
-// none. A file that cannot be read is none: it says how things look, no more.
+// none.
 func (e *Engine) ClientFormat(key string) string {
-	dir := e.ClientDir()
-	if dir == "" {
-		return ""
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
-	if err != nil {
-		return ""
-	}
-	var c map[string]json.RawMessage
-	if json.Unmarshal(data, &c) != nil {
-		return ""
-	}
 	var format string
-	if json.Unmarshal(c[key], &format) != nil {
+	if json.Unmarshal(e.client()[key], &format) != nil {
 		return ""
 	}
 	return format
+}
+
+// ClientProxies are the variables that the "proxies" of Docker's configuration
+// give to new containers, in capitals and in small letters.
+func (e *Engine) ClientProxies() []string {
+	var proxies map[string]map[string]string
+	if json.Unmarshal(e.client()["proxies"], &proxies) != nil {
+		return nil
+	}
+	p, ok := proxies["unix:///var/run/docker.sock"] // by the daemon's address, of which we stand in for this one
+	if !ok {
+		p = proxies["default"]
+	}
+	var env []string
+	for _, v := range [][2]string{
+		{"HTTP_PROXY", "httpProxy"}, {"HTTPS_PROXY", "httpsProxy"}, {"NO_PROXY", "noProxy"}, {"FTP_PROXY", "ftpProxy"}, {"ALL_PROXY", "allProxy"},
+	} {
+		if value := p[v[1]]; value != "" {
+			env = append(env, v[0]+"="+value, strings.ToLower(v[0])+"="+value)
+		}
+	}
+	return env
+}
+
+// readClient reads config.json. A file that cannot be read is none: it says how
+// things look and where proxies are; who needs it for credentials complains.
+func (e *Engine) readClient() map[string]json.RawMessage {
+	dir := e.ClientDir()
+	if dir == "" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return nil
+	}
+	var c map[string]json.RawMessage
+	if json.Unmarshal(data, &c) != nil {
+		return nil
+	}
+	return c
 }

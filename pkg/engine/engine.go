@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -53,10 +54,11 @@ type Options struct {
 
 // Engine makes services. Each is made once, when first asked for.
 type Engine struct {
-	o     Options
-	paths func() (config.Paths, error)
-	ready func() error
-	s     services
+	o      Options
+	paths  func() (config.Paths, error)
+	ready  func() error
+	client func() map[string]json.RawMessage // Docker's config.json
+	s      services
 }
 
 // New returns an engine. It opens nothing.
@@ -67,6 +69,7 @@ func New(o Options) *Engine {
 	e := &Engine{o: o}
 	e.paths = sync.OnceValues(e.locate)
 	e.ready = sync.OnceValue(e.prepare)
+	e.client = sync.OnceValue(e.readClient)
 	e.wire()
 	return e
 }

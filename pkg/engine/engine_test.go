@@ -170,19 +170,25 @@ func TestEnvironForElsewhere(t *testing.T) {
 	}
 }
 
-func TestClientFormat(t *testing.T) {
+func TestClientConfig(t *testing.T) {
 	dir := t.TempDir()
 	e := New(Options{Getenv: env("DOCKER_CONFIG=" + dir)})
 	if got := e.ClientFormat("psFormat"); got != "" {
 		t.Errorf("no file: %q", got)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"psFormat":"{{.ID}}","auths":{}}`), 0o600); err != nil {
+	doc := `{"psFormat":"{{.ID}}","auths":{},"proxies":{"default":{"httpProxy":"http://p:1","noProxy":"a,b","other":"x"},"tcp://h":{"allProxy":"no"}}}`
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(doc), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	e = New(Options{Getenv: env("DOCKER_CONFIG=" + dir)})
 	if got := e.ClientFormat("psFormat"); got != "{{.ID}}" {
 		t.Errorf("got %q", got)
 	}
 	if got := e.ClientFormat("auths"); got != "" {
 		t.Errorf("what is no string: %q", got)
+	}
+	want := []string{"HTTP_PROXY=http://p:1", "http_proxy=http://p:1", "NO_PROXY=a,b", "no_proxy=a,b"}
+	if got := e.ClientProxies(); !slices.Equal(got, want) {
+		t.Errorf("proxies %q, want %q", got, want)
 	}
 }

@@ -51,6 +51,7 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 		if err != nil {
 			return ui.FlagError(cmd, err)
 		}
+		req.Env = append(e.ClientProxies(), req.Env...) // what is given here counts more
 		c := &runner{e: e, s: s, req: req, o: o, ref: args[0]}
 		if run {
 			return startFailure(interrupted(cmd.Context(), c.run(cmd.Context())), ui.CodeUsage)
