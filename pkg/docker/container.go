@@ -542,7 +542,7 @@ func throttles(rates []plan.Rate) []ThrottleDevice {
 
 func networkSettings(c *container.Container) *NetworkSettings {
 	n := &NetworkSettings{Ports: map[string][]PortBinding{}, Networks: map[string]*Endpoint{}}
-	if c.Running() {
+	if c.Running() && !NoPorts(c.Record) {
 		for port := range c.Record.Image.ExposedPorts {
 			n.Ports[port] = nil
 		}
@@ -552,6 +552,13 @@ func networkSettings(c *container.Container) *NetworkSettings {
 		n.Networks[mode] = &Endpoint{}
 	}
 	return n
+}
+
+// NoPorts reports whether the container's network is one whose ports Docker does
+// not list: none, the host's or another container's.
+func NoPorts(rec *container.Record) bool {
+	n := rec.Request.Network
+	return n == "none" || n == "host" || strings.HasPrefix(n, "container:")
 }
 
 // Command is a container's command line on one line.

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +49,16 @@ func facts() ContainerFacts {
 
 func TestContainerJSON(t *testing.T) {
 	golden.JSON(t, "testdata/container.json", NewContainer(facts()))
+}
+
+func TestExposedPorts(t *testing.T) {
+	for network, want := range map[string]int{"": 1, "bridge": 1, "none": 0, "host": 0, "container:" + strings.Repeat("0", 64): 0} {
+		f := facts()
+		f.Container.Record.Request.Network = network
+		if got := NewContainer(f).NetworkSettings.Ports; len(got) != want {
+			t.Errorf("network %q: %v", network, got)
+		}
+	}
 }
 
 func TestContainerStates(t *testing.T) {

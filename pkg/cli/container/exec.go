@@ -53,9 +53,14 @@ func NewExec(e *engine.Engine, s ui.Streams) *cobra.Command {
 				args = args[1:]
 			}
 			o.Request.Args = args
-			if o.Request.Env, err = environment(o.env, o.envFiles, lookup(e)); err != nil {
+			if o.Request.Env, err = environment(nil, o.envFiles, lookup(e)); err != nil {
+				return err
+			}
+			given, err := environment(o.env, nil, lookup(e))
+			if err != nil {
 				return ui.FlagError(cmd, err)
 			}
+			o.Request.Env = append(o.Request.Env, given...)
 			return exec(cmd.Context(), e, s, svc, ref, o)
 		},
 	}

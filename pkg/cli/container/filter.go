@@ -108,7 +108,7 @@ func (f *filters) resolve(all []*container.Container) error {
 
 // impliesAll reports whether stopped containers are meant too.
 func (f *filters) impliesAll() bool {
-	return len(f.values["status"]) > 0 || len(f.values["exited"]) > 0
+	return len(f.values["status"]) > 0
 }
 
 // match reports whether c passes every key. Of several values of one key one

@@ -230,7 +230,7 @@ func commandText(rec *container.Record, full bool) string {
 
 // ports are those that the image exposes, while the container runs.
 func ports(c *container.Container) string {
-	if !c.Running() {
+	if !c.Running() || docker.NoPorts(c.Record) {
 		return ""
 	}
 	var list []string

@@ -197,7 +197,8 @@ func (t Table[T]) raw(w io.Writer, rows []T, quiet bool) error {
 			if quiet && f.Name != t.Quiet {
 				continue
 			}
-			if _, err := fmt.Fprintf(w, "%s: %v\n", f.Key, t.field(f.Name).Value(r)); err != nil {
+			line := strings.TrimSuffix(fmt.Sprintf("%s: %v", f.Key, t.field(f.Name).Value(r)), " ")
+			if _, err := fmt.Fprintln(w, line); err != nil {
 				return err
 			}
 		}

@@ -130,7 +130,7 @@ func Exec(spec *specs.Spec, proc *specs.Process, o ExecOptions) (*wire.Plan, err
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{spec: spec, ns: ns, proc: proc,
+	b := &builder{spec: spec, ns: ns, proc: proc, running: true,
 		o: Options{InUserNS: o.InUserNS, SingleID: o.SingleID, CgroupProcs: o.CgroupProcs}}
 	b.begin()
 	b.enterRunning()
@@ -191,6 +191,8 @@ type builder struct {
 	proc *specs.Process
 	o    Options
 	ns   namespaces
+
+	running bool // the container is there already: this is an exec
 
 	root  wire.Arg // descriptor of the container's root
 	pts   wire.Arg // of its devpts, if it mounts one

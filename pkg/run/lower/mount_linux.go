@@ -222,10 +222,14 @@ func (b *builder) mount(m *mount) {
 		resolve = noLinks
 	}
 	mark := b.Mark()
-	at := b.target(m.what, m.target, m.k, m.fd, resolve)
 	if m.fstype == "tmpfs" && !m.bind && !m.mode {
-		b.takeMode(m, at)
+		covered := b.lookup(m.what, b.root, m.target, unix.O_PATH, resolve, uint16(unix.ENOENT))
+		missing := b.Jump(wire.OpJumpEq, covered, -int(unix.ENOENT))
+		b.takeMode(m, covered)
+		b.close(covered)
+		b.Land(missing)
 	}
+	at := b.target(m.what, m.target, m.k, m.fd, resolve)
 	b.Call(m.what, unix.SYS_MOVE_MOUNT, m.fd, "", at, "", movedByFD)
 	if m.attr.prop != 0 && m.attr.prop != unix.MS_PRIVATE && !m.bind {
 		b.setattr(m.what, m.fd, 0, attr{propagation: m.attr.prop})
@@ -241,7 +245,8 @@ func (b *builder) mount(m *mount) {
 }
 
 // takeMode gives a tmpfs the mode of the directory that it covers: /tmp stays
-// what the image made it.
+// what the image made it. One that covers nothing keeps the kernel's, 1777, so
+// that every user can write to it.
 func (b *builder) takeMode(m *mount, at wire.Arg) {
 	mode, dir := b.NewReg(), b.NewReg()
 	b.statx(m.what, at)

@@ -135,11 +135,16 @@ func (b *builder) stdio() {
 	}
 }
 
-// workdir opens the working directory, and makes it if it is missing. A link of
-// /proc/*/fd in it would lead to a directory of the host's: magic links are refused.
+// workdir opens the working directory, and makes a new container's if it is
+// missing. A link of /proc/*/fd in it would lead to a directory of the host's:
+// magic links are refused.
 func (b *builder) workdir() wire.Arg {
 	dir := path.Clean(b.proc.Cwd)
-	return b.target("open the working directory "+dir, dir, aDir, wire.Arg{}, inRoot)
+	what := "open the working directory " + dir
+	if b.running {
+		return b.lookup(what, b.root, dir, unix.O_PATH|unix.O_DIRECTORY, inRoot)
+	}
+	return b.target(what, dir, aDir, wire.Arg{}, inRoot)
 }
 
 // enterDir changes to the working directory as the user who will work there, or

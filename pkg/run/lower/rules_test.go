@@ -149,7 +149,7 @@ func TestMounts(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	c := sh(t, `cat /data/f; echo new > /data/g && cat /data/g; echo x > /ro/f; stat -c %a /tmp; grep ' /tmp ' /proc/mounts; cat /deep/er/file; cat /etc/hosts`)
+	c := sh(t, `cat /data/f; echo new > /data/g && cat /data/g; echo x > /ro/f; stat -c %a /tmp /new/tmp; grep ' /tmp ' /proc/mounts; cat /deep/er/file; cat /etc/hosts`)
 	src := t.TempDir()
 	if err := os.WriteFile(filepath.Join(src, "f"), []byte("from the host\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -158,10 +158,11 @@ func TestMounts(t *testing.T) {
 		return specs.Mount{Destination: target, Type: "bind", Source: source, Options: append([]string{"rbind", "rprivate"}, options...)}
 	}
 	c.spec.Mounts = append(c.spec.Mounts, bind(src, "/data"), bind(src, "/ro", "ro", "rro"), bind(src+"/f", "/deep/er/file"),
-		specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"noexec", "nosuid", "nodev", "size=1m"}})
+		specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"noexec", "nosuid", "nodev", "size=1m"}},
+		specs.Mount{Destination: "/new/tmp", Type: "tmpfs", Source: "tmpfs"})
 	c.o.Files = []File{{Target: "/etc/hosts", Source: src + "/f"}}
 	out := mustRun(t, c)
-	for _, want := range []string{"from the host\nnew\n", "Read-only file system", "size=1024k"} {
+	for _, want := range []string{"from the host\nnew\n", "Read-only file system", "\n1777\n", "size=1024k"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q lacks %q", out, want)
 		}
@@ -403,6 +404,15 @@ func TestExec(t *testing.T) {
 	slots[wire.SlotInit] = pr.PidFD
 	if out, code := terminal(t, plan, slots, "", "there\n"); code != 0 || !strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "got there") {
 		t.Errorf("code %d: %q", code, out)
+	}
+
+	missing := proc
+	missing.Args, missing.Cwd, missing.Terminal = []string{"pwd"}, "/not/there", false
+	if plan, err = Exec(c.spec, &missing, ExecOptions{InUserNS: c.o.InUserNS, SingleID: c.o.SingleID}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = launch.Start(plan, slots); !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "/not/there") {
+		t.Errorf("a missing directory: %v", err)
 	}
 
 	proc.Args, proc.Terminal = []string{"nope"}, false
