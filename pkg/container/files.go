@@ -115,6 +115,20 @@ func (s Store) Load(id string) (*Container, error) {
 	return c, c.Refresh()
 }
 
+// Monitor returns the pid and the start time of the process that holds alive, as
+// it wrote them there. It is for a container whose state is lost: else state.json
+// says more.
+func (c *Container) Monitor() (pid int, start uint64, err error) {
+	b, err := os.ReadFile(filepath.Join(c.Dir, aliveFile))
+	if err != nil {
+		return 0, 0, err
+	}
+	if _, err := fmt.Sscanf(string(b), "%d %d\n", &pid, &start); err != nil || pid <= 0 {
+		return 0, 0, errs.New(errs.Unavailable, "the monitor of container "+ShortID(c.ID)+" has not said who it is")
+	}
+	return pid, start, nil
+}
+
 // Refresh reads again what a run changes: alive, state and exit, in this order:
 // a monitor writes the exit before it gives alive up, so a container that is
 // seen as dead has its exit read.

@@ -8,7 +8,8 @@
 //	settings.json  what may change: name, restart policy, limits, stopped by the user
 //	exit.json      how it last ended, written by its monitor
 //	lock           flock held for one change of the container
-//	alive          flock held exclusively by the monitor for as long as it lives
+//	alive          flock held exclusively by the monitor for as long as it lives;
+//	               says "PID START" of the monitor
 //	upper/ work/   the overlay's writable layer
 //	<id>-json.log  its log; rotated ones beside it
 //	monitor.log    what the monitor had to say; usually absent

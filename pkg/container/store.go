@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -44,7 +46,16 @@ func (s Store) Dir(id string) string { return filepath.Join(s.Root, "containers"
 // RunDir is the directory that a new container gets below the run root. An
 // existing container's is what its "run" link says: its creator may have had
 // another environment.
-func (s Store) RunDir(id string) string { return filepath.Join(s.Run, "containers", id) }
+func (s Store) RunDir(id string) string { return filepath.Join(s.RunDirs(), id) }
+
+// RunDirs is what all of this store's run directories are in. Another store of
+// the same user (another HOME) has another: who finds a run directory here that
+// belongs to no container may remove it.
+func (s Store) RunDirs() string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(filepath.Clean(s.Root))) // never fails
+	return filepath.Join(s.Run, "containers", strconv.FormatUint(h.Sum64(), 36))
+}
 
 // Create makes the directory of a new container, with its run directory, and
 // returns it locked: as long as the lock is held and no record is written,

@@ -149,7 +149,7 @@ func (s *Service) healNames(known map[string]bool) error {
 
 // healRunDirs removes run directories whose container is gone.
 func (s *Service) healRunDirs() error {
-	dir := filepath.Join(s.store.Run, "containers")
+	dir := s.store.RunDirs()
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -61,7 +61,7 @@ func (s *Service) tryRemove(ctx context.Context, id, ref string, o RemoveOptions
 	if !o.Force {
 		return false, running(c, ref)
 	}
-	if err := s.killAll(c); err != nil {
+	if err := s.killAll(ctx, c); err != nil {
 		return false, err
 	}
 	if err := l.Release(); err != nil {

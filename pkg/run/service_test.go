@@ -87,7 +87,11 @@ func (s *Service) mustCreate(t *testing.T, o CreateOptions) *Created {
 // empty fails unless nothing is left of any container.
 func (s *Service) empty(t *testing.T, images *fakeImages) {
 	t.Helper()
-	for _, dir := range []string{"containers", "names", "volumes", "run/containers"} {
+	runDirs, err := filepath.Rel(s.store.Root, s.store.RunDirs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"containers", "names", "volumes", runDirs} {
 		list, err := os.ReadDir(filepath.Join(s.store.Root, dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
@@ -205,6 +209,20 @@ func TestHealCollectsWhatKilledCommandsLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.empty(t, images)
+}
+
+// Another HOME is another store, but the same user, with the same run root.
+func TestHealLeavesAnotherStoresRunDirectories(t *testing.T) {
+	s, _ := newService(t)
+	other := container.Store{Root: t.TempDir(), Run: s.store.Run}
+	dir := other.RunDir(container.NewID())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Heal(t.Context())
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestHealWritesTheExitThatAMonitorCouldNot(t *testing.T) {

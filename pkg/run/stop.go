@@ -65,7 +65,10 @@ func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if err := s.markStopped(ctx, c.ID); err != nil {
 		return gone(err)
 	}
-	if timeout != 0 {
+	if err := settle(ctx, c); err != nil {
+		return gone(err)
+	}
+	if timeout != 0 && c.State != nil {
 		if err := s.signal(c, sig); err != nil {
 			return err
 		}
@@ -85,7 +88,7 @@ func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if !c.Alive {
 		return nil
 	}
-	if err := s.killAll(c); err != nil {
+	if err := s.killAll(ctx, c); err != nil {
 		return err
 	}
 	return s.waitDead(ctx, c.ID)
@@ -145,7 +148,7 @@ func (s *Service) Kill(ctx context.Context, ref, signal string) error {
 		}
 	}
 	if sig == syscall.SIGKILL {
-		if err := s.killAll(c); err != nil {
+		if err := s.killAll(ctx, c); err != nil {
 			return err
 		}
 		return s.waitExit(ctx, c)
@@ -171,9 +174,12 @@ func (s *Service) signal(c *container.Container, sig syscall.Signal) error {
 
 // killAll kills the container: with its first process, the kernel ends its pid
 // namespace. One that shares another's needs its cgroups for that.
-func (s *Service) killAll(c *container.Container) error {
-	if c.State == nil && c.Alive {
-		return errs.New(errs.Unavailable, "container "+c.Name()+" is just being started")
+func (s *Service) killAll(ctx context.Context, c *container.Container) error {
+	if err := settle(ctx, c); err != nil || !c.Alive {
+		return gone(err)
+	}
+	if c.State == nil {
+		return s.killStateless(c)
 	}
 	if dirs := s.dirs(c); c.Record.Request.PIDMode != "" && len(dirs.Remove) > 0 {
 		if err := cgroup.KillAll(dirs.Remove); err != nil {
@@ -184,3 +190,38 @@ func (s *Service) killAll(c *container.Container) error {
 }
 
 func (s *Service) signalKill(c *container.Container) error { return s.signal(c, syscall.SIGKILL) }
+
+// settle gives a container that is just being started a moment to get its state.
+func settle(ctx context.Context, c *container.Container) error {
+	for pause := time.Millisecond; c.Alive && c.State == nil && pause < time.Second; pause *= 2 {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := c.Refresh(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killStateless kills a container whose monitor lives but has no state.json: the
+// run directory was removed under it, and the monitor is all that is known.
+func (s *Service) killStateless(c *container.Container) error {
+	pid, start, err := c.Monitor()
+	if err != nil {
+		return err
+	}
+	s.log.Warn("the container's run directory is gone; its monitor is killed", "container", c.ID)
+	// First what it started, which may have seen to it that it outlives its parent.
+	for _, child := range sys.Children(pid) {
+		if began, err := sys.ProcessStart(child); err == nil && began >= start {
+			_ = sys.SignalProcess(child, began, syscall.SIGKILL) // it may have ended
+		}
+	}
+	if err := sys.SignalProcess(pid, start, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("kill the monitor of container %s: %w", c.Name(), err)
+	}
+	return nil
+}

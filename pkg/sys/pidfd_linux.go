@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -51,4 +52,23 @@ func ProcessStart(pid int) (uint64, error) {
 		return 0, errors.New("/proc/PID/stat is cut off")
 	}
 	return strconv.ParseUint(string(fields[field]), 10, 64)
+}
+
+// Children returns the children of process pid, as far as the kernel tells
+// (CONFIG_PROC_CHILDREN).
+func Children(pid int) []int {
+	tasks, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children") // the pattern is fine
+	var all []int
+	for _, t := range tasks {
+		b, err := os.ReadFile(t)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		for f := range bytes.FieldsSeq(b) {
+			if n, err := strconv.Atoi(string(f)); err == nil {
+				all = append(all, n)
+			}
+		}
+	}
+	return all
 }

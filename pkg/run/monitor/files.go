@@ -84,7 +84,6 @@ func (s state) json() []byte {
 func (m *monitor) writeState(status string) {
 	if m.bootID == "" {
 		m.bootID, _ = readSmall("/proc/sys/kernel/random/boot_id") // without it nobody signals by pid
-		m.pidStart = startTime(os.Getpid())
 	}
 	s := state{status: status, monitor: os.Getpid(), monitor0: m.pidStart, boot: m.bootID, started: m.startedAt, restarts: m.restarts}
 	if m.main != nil {

@@ -100,6 +100,16 @@ func (m *monitor) takeAlive() error {
 		return &os.PathError{Op: "flock", Path: path, Err: err}
 	}
 	m.alive = fd
+	// Who holds it, for the case that the run directory, where state.json is, gets
+	// lost: systemd removes a user's at his last logout.
+	m.pidStart = startTime(os.Getpid())
+	who := strconv.AppendUint(append(strconv.AppendInt(nil, int64(os.Getpid()), 10), ' '), m.pidStart, 10)
+	if err := syscall.Ftruncate(fd, 0); err != nil {
+		return &os.PathError{Op: "truncate", Path: path, Err: err}
+	}
+	if _, err := again(func() (int, error) { return syscall.Write(fd, append(who, '\n')) }); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
 	return nil
 }
 
