@@ -11,6 +11,7 @@ import (
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
+	"cais.dev/cais/pkg/plainjson"
 )
 
 // Container is all that the files say of one container at one moment.
@@ -55,7 +56,7 @@ func (s Store) Spec(id string) ([]byte, error) {
 }
 
 func write(path string, v any, durable bool) error {
-	b, err := json.Marshal(v)
+	b, err := plainjson.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

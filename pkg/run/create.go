@@ -16,6 +16,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
+	"cais.dev/cais/pkg/plainjson"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/probe"
 )
@@ -264,7 +265,7 @@ func (s *Service) fill(p *decided) error {
 	if err := writeEtc(dir, p.files); err != nil {
 		return err
 	}
-	text, err := encodeSpec(p.spec)
+	text, err := plainjson.Marshal(p.spec)
 	if err != nil {
 		return err
 	}

@@ -3,17 +3,16 @@ package run
 import (
 	"encoding/json"
 	"errors"
-	"reflect"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// specFile is a spec as config.json holds it, in the very same words. Package
-// encoding/json looks at every type that a value could contain before it writes
-// or reads the first byte, and a spec could contain those of five operating
-// systems: that took a seventh of the time that `run` has. So what is hardly
-// ever there is hidden behind fields of the same names, which outer structs
-// have, and is looked at only if it is there.
+// specFile is a spec for reading config.json. Package encoding/json looks at every
+// type that a value could contain before it reads the first byte, and a spec could
+// contain those of five operating systems: a sixth of the time that `exec` has. So
+// what is hardly ever there is hidden behind fields of the same names, which outer
+// structs have, and is looked at only if it is there. (Package plainjson is the
+// same for writing.)
 type specFile struct {
 	specs.Spec
 	Process *processFile    `json:"process,omitempty"`
@@ -54,64 +53,40 @@ type resourcesFile struct {
 	Rdma           json.RawMessage `json:"rdma,omitempty"`
 }
 
-// rare visits what is hidden: the text, and where the value is.
-func (f *specFile) rare(visit func(text *json.RawMessage, value any) error) error {
+// rare visits what is hidden: the text, and where the value goes.
+func (f *specFile) rare(visit func(text json.RawMessage, value any) error) error {
 	all := []error{
-		visit(&f.Hooks, &f.Spec.Hooks), visit(&f.Solaris, &f.Spec.Solaris), visit(&f.Windows, &f.Spec.Windows),
-		visit(&f.VM, &f.Spec.VM), visit(&f.ZOS, &f.Spec.ZOS), visit(&f.FreeBSD, &f.Spec.FreeBSD),
+		visit(f.Hooks, &f.Spec.Hooks), visit(f.Solaris, &f.Spec.Solaris), visit(f.Windows, &f.Spec.Windows),
+		visit(f.VM, &f.Spec.VM), visit(f.ZOS, &f.Spec.ZOS), visit(f.FreeBSD, &f.Spec.FreeBSD),
 	}
 	if p := f.Process; p != nil {
-		all = append(all, visit(&p.Scheduler, &p.Process.Scheduler), visit(&p.IOPriority, &p.Process.IOPriority),
-			visit(&p.ExecCPUAffinity, &p.Process.ExecCPUAffinity))
+		all = append(all, visit(p.Scheduler, &p.Process.Scheduler), visit(p.IOPriority, &p.Process.IOPriority),
+			visit(p.ExecCPUAffinity, &p.Process.ExecCPUAffinity))
 	}
 	if l := f.Linux; l != nil {
-		all = append(all, visit(&l.NetDevices, &l.Linux.NetDevices), visit(&l.Seccomp, &l.Linux.Seccomp),
-			visit(&l.IntelRdt, &l.Linux.IntelRdt), visit(&l.MemoryPolicy, &l.Linux.MemoryPolicy),
-			visit(&l.Personality, &l.Linux.Personality), visit(&l.TimeOffsets, &l.Linux.TimeOffsets))
+		all = append(all, visit(l.NetDevices, &l.Linux.NetDevices), visit(l.Seccomp, &l.Linux.Seccomp),
+			visit(l.IntelRdt, &l.Linux.IntelRdt), visit(l.MemoryPolicy, &l.Linux.MemoryPolicy),
+			visit(l.Personality, &l.Linux.Personality), visit(l.TimeOffsets, &l.Linux.TimeOffsets))
 		if r := l.Resources; r != nil {
 			v := &r.LinuxResources
-			all = append(all, visit(&r.Memory, &v.Memory), visit(&r.CPU, &v.CPU), visit(&r.BlockIO, &v.BlockIO),
-				visit(&r.HugepageLimits, &v.HugepageLimits), visit(&r.Network, &v.Network), visit(&r.Rdma, &v.Rdma))
+			all = append(all, visit(r.Memory, &v.Memory), visit(r.CPU, &v.CPU), visit(r.BlockIO, &v.BlockIO),
+				visit(r.HugepageLimits, &v.HugepageLimits), visit(r.Network, &v.Network), visit(r.Rdma, &v.Rdma))
 		}
 	}
 	return errors.Join(all...)
 }
 
-// encodeSpec returns config.json.
-func encodeSpec(spec *specs.Spec) ([]byte, error) {
-	f := &specFile{Spec: *spec}
-	if spec.Process != nil {
-		f.Process = &processFile{Process: *spec.Process}
-	}
-	if spec.Linux != nil {
-		f.Linux = &linuxFile{Linux: *spec.Linux}
-		if r := spec.Linux.Resources; r != nil {
-			f.Linux.Resources = &resourcesFile{LinuxResources: *r}
-		}
-	}
-	err := f.rare(func(text *json.RawMessage, value any) (err error) {
-		if !reflect.ValueOf(value).Elem().IsZero() {
-			*text, err = json.Marshal(value)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(f)
-}
-
-// decodeSpec reads it.
+// decodeSpec reads config.json.
 func decodeSpec(text []byte) (*specs.Spec, error) {
 	f := new(specFile)
 	if err := json.Unmarshal(text, f); err != nil {
 		return nil, err
 	}
-	err := f.rare(func(text *json.RawMessage, value any) error {
-		if len(*text) == 0 {
+	err := f.rare(func(text json.RawMessage, value any) error {
+		if len(text) == 0 {
 			return nil
 		}
-		return json.Unmarshal(*text, value)
+		return json.Unmarshal(text, value)
 	})
 	if err != nil {
 		return nil, err
