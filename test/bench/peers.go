@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var errNotInstalled = errors.New("is not installed")
@@ -191,6 +193,7 @@ func (b *bench) podman(w *who) *peer {
 	b.undo = append(b.undo, func() {
 		runQuiet(p.cmd("rm", "-f", "-t", "0", "-a"))
 		runQuiet(p.cmd("unshare", "rm", "-rf", filepath.Join(w.home, "ps"), filepath.Join(w.home, "pr")))
+		unix.Unmount(filepath.Join(w.home, "ps", "overlay"), unix.MNT_DETACH) // root's podman mounts it on itself
 	})
 	return p
 }
