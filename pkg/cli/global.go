@@ -37,7 +37,7 @@ func (g *globals) flags() *pflag.FlagSet {
 	f.StringVarP(&g.logLevel, "log-level", "l", "info", "Least important `level` to print (debug, info, warn, error, fatal)")
 	f.StringVar(&g.root, "root", "", "`Directory` of the image store")
 	f.StringVar(&g.runroot, "runroot", "", "`Directory` of the image store's state")
-	f.StringVar(&g.driver, "storage-driver", "", "The image store's `driver` (overlay, vfs)")
+	f.StringVar(&g.driver, "storage-driver", "", "The image store's `driver`: overlay")
 	f.StringArrayVar(&g.storageOpts, "storage-opt", nil, "`Option` of the image store's driver")
 	f.BoolVar(&g.tls, "tls", false, "Use TLS to a daemon; without effect")
 	f.StringVar(&g.tlsFiles[0], "tlscacert", "", "Trust certificates signed by this `CA`; without effect")

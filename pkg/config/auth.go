@@ -83,17 +83,6 @@ func (a AuthSource) Find(ctx context.Context, name string) (Credentials, error) 
 	return Credentials{Warning: warning}, nil
 }
 
-// LoginFile returns the file that a login is written to: the one that was named,
-// else Docker's, so that Docker and its tools share it.
-func (a AuthSource) LoginFile() string {
-	for _, f := range []string{a.AuthFile, a.Env.Getenv("REGISTRY_AUTH_FILE")} {
-		if f != "" {
-			return f
-		}
-	}
-	return a.Env.dockerConfig()
-}
-
 // authPlace is one source: a file, or inline text.
 type authPlace struct {
 	name   string // for messages

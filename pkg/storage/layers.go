@@ -160,15 +160,19 @@ func (r *Reader) LowerDirs(ctx context.Context, img *Image) ([]string, error) {
 		}
 		dirs = append(dirs, filepath.Join(home, "diff"))
 	}
+	if len(dirs) > manyLayers {
+		shorten(dirs)
+	}
 	return dirs, nil
 }
 
-// ShortLowerDirs is LowerDirs by the short links of the store
-// (<graphroot>/overlay/l/<26 characters>), for kernels before 6.7, which want
-// all directories in one page of mount options. A layer without such a link
-// keeps its long path.
-func (r *Reader) ShortLowerDirs(ctx context.Context, img *Image) ([]string, error) {
-	dirs, err := r.LowerDirs(ctx, img)
+// manyLayers is a number of long paths that surely fit into a page.
+const manyLayers = 30
+
+// shorten replaces directories by the store's short links to them
+// (<graphroot>/overlay/l/<26 characters>): kernels before 6.7 want all in one
+// page of mount options. A layer without such a link keeps its long path.
+func shorten(dirs []string) {
 	for i, dir := range dirs {
 		layer := filepath.Dir(dir)
 		link, err := os.ReadFile(filepath.Join(layer, "link"))
@@ -180,7 +184,6 @@ func (r *Reader) ShortLowerDirs(ctx context.Context, img *Image) ([]string, erro
 			dirs[i] = l
 		}
 	}
-	return dirs, err
 }
 
 // mountable tells whether native overlay can mount the store's layers.

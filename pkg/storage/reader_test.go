@@ -164,9 +164,10 @@ func TestReadsWhatPodmanWrote(t *testing.T) {
 	if err != nil || len(dirs) != 1 {
 		t.Fatalf("LowerDirs = %v, %v", dirs, err)
 	}
-	short, err := r.ShortLowerDirs(t.Context(), img)
-	if err != nil || len(short) != 1 || filepath.Base(filepath.Dir(short[0])) != "l" {
-		t.Fatalf("ShortLowerDirs = %v, %v", short, err)
+	short := slices.Clone(dirs)
+	shorten(short)
+	if filepath.Base(filepath.Dir(short[0])) != "l" {
+		t.Fatalf("shortened to %v", short)
 	}
 	for _, dir := range append(dirs, short...) {
 		if b, err := os.ReadFile(filepath.Join(dir, "hello")); err != nil || string(b) != "docker.io/library/one:1" {

@@ -14,12 +14,6 @@ func Size(bytes int64) string {
 	return scale(float64(bytes), 1000, "%.3g%s", "B", "kB", "MB", "GB", "TB", "PB", "EB")
 }
 
-// SizePrecise is Size with four digits, which Docker prints in summaries such
-// as cp's.
-func SizePrecise(bytes int64) string {
-	return scale(float64(bytes), 1000, "%.4g%s", "B", "kB", "MB", "GB", "TB", "PB", "EB")
-}
-
 // BinarySize prints bytes in powers of 1024 with four significant digits:
 // "23.54GiB".
 func BinarySize(bytes int64) string {

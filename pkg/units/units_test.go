@@ -17,9 +17,6 @@ func TestSize(t *testing.T) {
 	if got := BinarySize(25275884011); got != "23.54GiB" {
 		t.Error(got)
 	}
-	if got := SizePrecise(2048); got != "2.048kB" {
-		t.Error(got)
-	}
 }
 
 func TestParseSize(t *testing.T) {

@@ -192,6 +192,9 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	if o.Rootless {
 		i.SecurityOptions = append(i.SecurityOptions, "name=rootless")
 	}
+	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(b), "Y") {
+		i.Warnings = append(i.Warnings, "WARNING: AppArmor is enabled, but containers get a profile of it only by --security-opt apparmor=NAME")
+	}
 	if i.CgroupVersion == "2" {
 		i.SecurityOptions = append(i.SecurityOptions, "name=cgroupns")
 	}
