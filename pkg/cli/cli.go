@@ -193,6 +193,8 @@ type node struct {
 	new      constructor
 	children []node
 	later    string // what it is, for commands that are not here yet
+
+	instead string // what to do until then
 }
 
 // constructor makes one command.

@@ -34,5 +34,9 @@ func laterError(cmd *cobra.Command, n node) error {
 	if n.later == never {
 		return errs.E("", errs.Unsupported, errors.New(`"docker `+strings.TrimPrefix(path, cmd.Root().Name()+" ")+`" is not supported by cais`))
 	}
-	return errs.E("", errs.Unsupported, ui.Later(path+" ("+n.later+")"))
+	err := errs.E("", errs.Unsupported, ui.Later(path+" ("+n.later+")"))
+	if n.instead != "" {
+		return errs.WithHint(err, n.instead)
+	}
+	return err
 }

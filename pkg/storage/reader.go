@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -43,7 +44,9 @@ func (r *Reader) Close() error {
 }
 
 // Driver returns the name of the store's driver: what the options say, else
-// what the store holds, else overlay.
+// what the store holds, else overlay. A user's vfs is passed over: it is what
+// Podman 4.3 takes for a user without storage.conf, and nothing can be mounted
+// from it; overlay goes beside it (see [Reader.Beside]).
 func (r *Reader) Driver() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,11 +64,35 @@ func driverOf(o Options) string {
 		return o.Driver
 	}
 	for _, d := range []string{"overlay", "vfs", "btrfs", "zfs"} {
+		if d == "vfs" && o.Rootless {
+			continue
+		}
 		if _, err := os.Stat(filepath.Join(o.GraphRoot, d+"-images")); err == nil {
 			return d
 		}
 	}
 	return "overlay"
+}
+
+// Beside returns the driver with which another program keeps images of its own in
+// the same directory, where they are not ours nor ours its, or nothing. One that
+// the options rule out counts only while it holds images.
+func (r *Reader) Beside() string {
+	if r.Driver() != "overlay" {
+		return ""
+	}
+	const other = "vfs"
+	list, err := os.ReadFile(filepath.Join(r.o.GraphRoot, other+"-images", "images.json"))
+	switch {
+	case err == nil && len(bytes.TrimSpace(list)) > len("[]"):
+		return other
+	case r.o.Driver != "":
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(r.o.GraphRoot, other+"-images")); err != nil {
+		return ""
+	}
+	return other
 }
 
 // roots returns the directories that hold images, ours first.

@@ -40,6 +40,49 @@ func TestEmptyStoreIsEmptyAndStaysAway(t *testing.T) {
 	}
 }
 
+// What another program left in the directory decides the driver, but not vfs of a
+// user's: Podman 4.3 takes it for want of a storage.conf.
+func TestDriver(t *testing.T) {
+	const images = `[{"id":"x"}]`
+	tests := []struct {
+		name           string
+		dirs           []string
+		images         string // of vfs
+		o              Options
+		driver, beside string
+	}{
+		{name: "empty", driver: "overlay"},
+		{name: "overlay", dirs: []string{"overlay-images"}, driver: "overlay"},
+		{name: "btrfs", dirs: []string{"btrfs-images"}, o: Options{Rootless: true}, driver: "btrfs"},
+		{name: "root's vfs", dirs: []string{"vfs-images"}, driver: "vfs"},
+		{name: "user's vfs", dirs: []string{"vfs-images"}, o: Options{Rootless: true}, driver: "overlay", beside: "vfs"},
+		{name: "both", dirs: []string{"vfs-images", "overlay-images"}, images: images, o: Options{Rootless: true}, driver: "overlay", beside: "vfs"},
+		{name: "vfs asked for", dirs: []string{"vfs-images"}, o: Options{Rootless: true, Driver: "vfs"}, driver: "vfs"},
+		{name: "overlay asked for", dirs: []string{"vfs-images"}, images: "[]", o: Options{Rootless: true, Driver: "overlay"}, driver: "overlay"},
+		{name: "images forgotten", dirs: []string{"vfs-images"}, images: images, o: Options{Rootless: true, Driver: "overlay"}, driver: "overlay", beside: "vfs"},
+	}
+	for _, c := range tests {
+		t.Run(c.name, func(t *testing.T) {
+			c.o.GraphRoot = t.TempDir()
+			for _, d := range c.dirs {
+				if err := os.Mkdir(filepath.Join(c.o.GraphRoot, d), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.images != "" {
+				if err := os.WriteFile(filepath.Join(c.o.GraphRoot, "vfs-images/images.json"), []byte(c.images), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := NewReader(c.o)
+			defer r.Close()
+			if r.Driver() != c.driver || r.Beside() != c.beside {
+				t.Errorf("driver %q beside %q, want %q beside %q", r.Driver(), r.Beside(), c.driver, c.beside)
+			}
+		})
+	}
+}
+
 func TestFind(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("d", 64)
 	imgs := []*Image{

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -224,6 +225,13 @@ func count(ctx context.Context, e *engine.Engine, i *info) error {
 		return err
 	}
 	i.Images = len(imgs)
+	if other := r.Beside(); other != "" {
+		o, err := e.StorageOptions()
+		if err != nil {
+			return err
+		}
+		i.Warnings = append(i.Warnings, unshared(other, o.GraphRoot))
+	}
 	store, err := e.ContainerStore()
 	if err != nil {
 		return err
@@ -244,6 +252,17 @@ func count(ctx context.Context, e *engine.Engine, i *info) error {
 		}
 	}
 	return nil
+}
+
+// unshared says why Podman and cais do not see each other's images, and what
+// changes it. Podman remembers its driver with its containers.
+func unshared(driver, root string) string {
+	memory := "libpod/bolt_state.db"
+	if _, err := os.Stat(filepath.Join(root, "db.sql")); err == nil {
+		memory = "db.sql"
+	}
+	return fmt.Sprintf("WARNING: Podman keeps its images in %s with the driver %s, and cais its own with overlay: neither sees the other's. "+
+		"To share, set driver = \"overlay\" below [storage] in storage.conf, remove Podman's containers, then %s", root, driver, filepath.Join(root, memory))
 }
 
 // identity is stable for one user's containers on one machine, and says
