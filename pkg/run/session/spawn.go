@@ -131,14 +131,22 @@ func startMonitor(ctx context.Context, exe, runDir string, control *os.File) err
 	// the monitor is. Beneath a read-only mount it cannot be overwritten, whatever
 	// becomes of the descriptor. An ordinary user cannot make one; there the kernel
 	// refuses to write to a program that runs, as a monitor does all the time.
+	above := 4
 	if twin, err := raw.ReadOnlyTwin(exe); err == nil {
 		defer func() { _ = syscall.Close(twin) }() // a handle
 		exe = "/proc/self/fd/" + strconv.Itoa(twin)
+		// In the child ForkExec uses the numbers above all that it is to pass on, and
+		// would put something else into the twin's place.
+		above = twin + 1
 	}
 	// Not os.StartProcess, which first starts a process to see whether pidfds work.
-	n := null.Fd()
+	n, err := unix.FcntlInt(null.Fd(), unix.F_DUPFD_CLOEXEC, above)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	defer func() { _ = syscall.Close(n) }() // nothing is written
 	_, err = syscall.ForkExec(exe, []string{monitorRole}, &syscall.ProcAttr{
-		Dir: "/", Env: env, Files: []uintptr{n, n, n, control.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Dir: "/", Env: env, Files: []uintptr{uintptr(n), uintptr(n), uintptr(n), control.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return &os.PathError{Op: "fork/exec", Path: exe, Err: err}
