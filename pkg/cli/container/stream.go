@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -72,49 +73,73 @@ type signals struct {
 // would end at the first one.
 func ownSignals(ctx context.Context) signals {
 	ch := make(chan os.Signal, 16)
-	signal.Notify(ch)
+	signal.Notify(ch, first...)
 	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of write, not our end
-	signal.Reset(syscall.SIGCHLD, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT)
+	// Go switches threads four times for each signal that is asked for: more than
+	// 1 ms for all of them, which a short command does not wait for.
+	late := time.AfterFunc(100*time.Millisecond, func() { signal.Notify(ch, rest()...) })
 	ui.OwnSignals(ctx)
-	return signals{ch, func() { signal.Stop(ch) }}
+	return signals{ch, func() { late.Stop() }}
+}
+
+// first are the signals that somebody may send to a command that has just been
+// started. Until the rest is asked for, Go ignores it or ends the program, as the
+// kernel would.
+var first = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
+
+// rest are the other signals that can be caught and passed on.
+func rest() []os.Signal {
+	var list []os.Signal
+	for n := syscall.Signal(1); n <= 64; n++ {
+		switch n {
+		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGPIPE, syscall.SIGWINCH,
+			syscall.SIGCHLD, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT:
+			continue
+		}
+		if !slices.Contains(first, os.Signal(n)) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// fatal does to this process what sig does to one that never asked for it.
+func fatal(sig os.Signal) {
+	switch sig {
+	case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT:
+		signal.Reset(sig)
+		_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal)) // ourselves: it cannot fail
+	}
 }
 
 // proxied are the signals to pass on: SIGWINCH is the session's, the runtime's
-// own and those about children are nobody's.
+// own and those about children are nobody's. Once ctx is done, signals have their
+// default effect again, without the price of telling Go so.
 func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.CancelCauseFunc, proxy bool) <-chan os.Signal {
 	out := make(chan os.Signal, 16)
 	go func() {
 		var last time.Time
-		for {
+		for sig := range g.ch {
+			if ctx.Err() != nil { // the process has ended, and what is left to do is ours
+				fatal(sig)
+				continue
+			}
+			if !proxy {
+				if s, ok := sig.(syscall.Signal); ok && (s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP) {
+					cancel(&ui.SignalError{Signal: s})
+				}
+				continue
+			}
+			if sig == syscall.SIGINT {
+				// Not at once: that is one key press that reached us twice.
+				if d := time.Since(last); d > 50*time.Millisecond && d < 2*time.Second {
+					fmt.Fprintln(s.Err, "The container's first process seems to ignore SIGINT: 'cais stop' ends it, and --init would have made it listen.")
+				}
+				last = time.Now()
+			}
 			select {
-			case <-ctx.Done():
-				return
-			case sig, ok := <-g.ch:
-				if !ok {
-					return
-				}
-				switch sig {
-				case syscall.SIGURG, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGWINCH:
-					continue
-				}
-				if !proxy {
-					if s, ok := sig.(syscall.Signal); ok && (s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP) {
-						cancel(&ui.SignalError{Signal: s})
-						return
-					}
-					continue
-				}
-				if sig == syscall.SIGINT {
-					// Not at once: that is one key press that reached us twice.
-					if d := time.Since(last); d > 50*time.Millisecond && d < 2*time.Second {
-						fmt.Fprintln(s.Err, "The container's first process seems to ignore SIGINT: 'cais stop' ends it, and --init would have made it listen.")
-					}
-					last = time.Now()
-				}
-				select {
-				case out <- sig:
-				default: // a burst of signals is not worth blocking for
-				}
+			case out <- sig:
+			default: // a burst of signals is not worth blocking for
 			}
 		}
 	}()
