@@ -308,7 +308,7 @@ func modes(req *plan.Request) map[string]*string {
 
 // joined replaces the names of other containers in req by their ids.
 func (s *Service) joined(req *plan.Request) error {
-	for _, mode := range modes(req) {
+	for kind, mode := range modes(req) {
 		ref, ok := strings.CutPrefix(*mode, "container:")
 		if !ok {
 			continue
@@ -317,7 +317,25 @@ func (s *Service) joined(req *plan.Request) error {
 		if err != nil {
 			return err
 		}
+		if kind == "ipc" {
+			if err := s.shareable(id, ref); err != nil {
+				return err
+			}
+		}
 		*mode = "container:" + id
+	}
+	return nil
+}
+
+// shareable refuses a container whose IPC was asked to be its own.
+func (s *Service) shareable(id, ref string) error {
+	c, err := s.store.Load(id)
+	if err != nil {
+		return err
+	}
+	if mode := c.Record.Request.IPCMode; mode == "private" || mode == "none" {
+		err := errs.New(errs.Conflict, fmt.Sprintf("can't join IPC of container %s: it was made with --ipc %s", ref, mode))
+		return errs.WithHint(err, "Make that container with --ipc shareable.")
 	}
 	return nil
 }

@@ -170,6 +170,11 @@ func (s *Service) refresh(spec *specs.Spec, req plan.Request) error {
 				spec.Linux.Namespaces[i].Path = path
 			}
 		}
+		for i := range spec.Mounts {
+			if m := &spec.Mounts[i]; kind == "ipc" && m.Type == "bind" && strings.HasPrefix(m.Source, "/proc/") && strings.HasSuffix(m.Source, "/root/dev/shm") {
+				m.Source = plan.ShmOf(path)
+			}
+		}
 	}
 	return nil
 }

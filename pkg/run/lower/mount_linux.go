@@ -150,8 +150,45 @@ func (b *builder) openBind(m *mount) {
 	if m.rbind {
 		flags |= unix.AT_RECURSIVE
 	}
-	b.Call(m.what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, m.source, flags).To(m.fd)
+	if ns, ok := elsewhere(m.source); ok {
+		b.openElsewhere(m, ns, flags)
+	} else {
+		b.Call(m.what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, m.source, flags).To(m.fd)
+	}
 	b.bindAttrs(m.what, m.fd, m.attr, m.rbind)
+}
+
+const shm = "/dev/shm"
+
+// elsewhere reports whether source is /proc/PID/root/dev/shm, the shared memory
+// of another container, and returns the path of its mount namespace: nobody may
+// copy a mount from outside of it.
+func elsewhere(source string) (ns string, ok bool) {
+	proc, ok := strings.CutSuffix(source, "/root"+shm)
+	pid, in := strings.CutPrefix(proc, "/proc/")
+	if !ok || !in || pid == "" || strings.Trim(pid, "0123456789") != "" {
+		return "", false
+	}
+	return proc + "/ns/mnt", true
+}
+
+// openElsewhere copies the shared memory of another container from inside of it.
+// There the name is resolved below the other container's root, so that no link
+// leads out of it; coming back resets root and working directory.
+func (b *builder) openElsewhere(m *mount, ns string, flags int) {
+	defer b.Free(b.Mark())
+	root, own, other := b.NewReg(), b.NewReg(), b.NewReg()
+	b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).To(root)
+	b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC).To(own)
+	b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, ns, unix.O_RDONLY|unix.O_CLOEXEC).To(other)
+	b.Call(m.what, unix.SYS_SETNS, other, unix.CLONE_NEWNS)
+	b.Call(m.what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, shm, flags).To(m.fd)
+	b.Call(m.what, unix.SYS_SETNS, own, unix.CLONE_NEWNS)
+	b.Call(m.what, unix.SYS_FCHDIR, root)
+	b.Call(m.what, unix.SYS_CHROOT, ".")
+	for _, fd := range []wire.Arg{root, own, other} {
+		b.close(fd)
+	}
 }
 
 func (b *builder) bindAttrs(what string, fd wire.Arg, a mountAttr, rbind bool) {

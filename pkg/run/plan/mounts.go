@@ -79,6 +79,8 @@ func (b *builder) defaultMounts() []specs.Mount {
 	switch {
 	case b.hostIPC:
 		list = append(list, bind("/dev/shm", "nosuid", "noexec", "nodev"))
+	case b.joinIPC && b.shm() != "":
+		list = append(list, specs.Mount{Destination: shm, Type: "bind", Source: b.shm(), Options: []string{"bind", "rprivate", "nosuid", "noexec", "nodev"}})
 	case b.req.IPCMode == "none":
 	default:
 		size := b.req.ShmSize
@@ -88,6 +90,22 @@ func (b *builder) defaultMounts() []specs.Mount {
 		list = append(list, fs("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)))
 	}
 	return list
+}
+
+const shm = "/dev/shm"
+
+// shm is where the /dev/shm of the container is whose IPC namespace is joined.
+func (b *builder) shm() string { return ShmOf(b.in.Namespaces["ipc"]) }
+
+// ShmOf is the /dev/shm of the container with the IPC namespace at path,
+// /proc/PID/ns/ipc; "" for another path. It is in another mount namespace: the
+// lowering enters that for a moment.
+func ShmOf(path string) string {
+	proc, ok := strings.CutSuffix(path, "/ns/ipc")
+	if !ok || !strings.HasPrefix(proc, "/proc/") {
+		return ""
+	}
+	return proc + "/root" + shm
 }
 
 func (b *builder) cgroupAccess() string {

@@ -377,6 +377,18 @@ func TestWhatIsMissingIsAWarningOrAnError(t *testing.T) {
 	}
 }
 
+func TestSharedMemoryComesWithIPC(t *testing.T) {
+	req := Request{Args: []string{"x"}, IPCMode: "container:web"}
+	s, _, err := Spec(req, oci.Config{}, userHost(), Inputs{Namespaces: map[string]string{"ipc": "/proc/7/ns/ipc"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
+	if i < 0 || s.Mounts[i].Type != "bind" || s.Mounts[i].Source != "/proc/7/root/dev/shm" {
+		t.Errorf("mounts %+v", s.Mounts)
+	}
+}
+
 func TestJoiningContainers(t *testing.T) {
 	req := Request{Args: []string{"x"}, PIDMode: "container:web", Network: "container:web"}
 	in := inputs()
