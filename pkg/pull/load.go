@@ -242,6 +242,11 @@ func (a *archive) dockerImages() ([]archived, error) {
 			if err != nil {
 				return nil, err
 			}
+			// Who asks for an image by digest is to get that image: an archive's word
+			// for it would be no proof.
+			if ref.Digest != "" {
+				return nil, errs.New(errs.Invalid, fmt.Sprintf("the archive names its image %q: only tags are allowed", t))
+			}
 			img.names = append(img.names, ref.WithDefaultTag())
 		}
 		all = append(all, img)
@@ -343,6 +348,7 @@ func (a *archive) ociImage(d oci.Descriptor, platform *oci.Platform) (archived, 
 
 // annotatedName is the name that an OCI layout gives an image: containerd's and
 // Docker's annotation is a full one, OCI's often only a tag, which names nothing.
+// One with a digest names nothing either: it would be believed.
 func annotatedName(d oci.Descriptor) (oci.Reference, bool) {
 	s := d.Annotations["io.containerd.image.name"]
 	if s == "" {
@@ -351,7 +357,7 @@ func annotatedName(d oci.Descriptor) (oci.Reference, bool) {
 		}
 	}
 	ref, err := oci.Parse(s)
-	return ref.WithDefaultTag(), err == nil
+	return ref.WithDefaultTag(), err == nil && ref.Digest == ""
 }
 
 // legacyImages reads the form before manifest.json: a directory for each layer
@@ -373,6 +379,9 @@ func (a *archive) legacyImages() ([]archived, error) {
 			ref, err := oci.Parse(repo + ":" + tag)
 			if err != nil {
 				return nil, err
+			}
+			if ref.Digest != "" {
+				return nil, errs.New(errs.Invalid, fmt.Sprintf("the archive names its image %q: only tags are allowed", repo+":"+tag))
 			}
 			i, ok := by[id]
 			if !ok {

@@ -308,6 +308,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"no such layer", "the archive lacks nope/layer.tar", replace("manifest.json", `[{"Config":"`+img.Config.Digest[7:]+`.json","Layers":["`+short(img.Layers[0].DiffID)+`/layer.tar","nope/layer.tar","../../etc/passwd"]}]`)},
 		{"path outside", "the archive lacks /etc/passwd", replace("manifest.json", `[{"Config":"/etc/passwd"}]`)},
 		{"wrong layer", "does not have its digest", replace(short(img.Layers[2].DiffID)+"/layer.tar", "x")},
+		{"name with a digest", "only tags are allowed", tarball(t, dockerArchive(t, img, "x@sha256:"+strings.Repeat("a", 64))...)},
 		{"bad name", "invalid reference format", tarball(t, dockerArchive(t, img, "Not A Name")...)},
 		{"not JSON", "manifest.json", replace("manifest.json", "x")},
 		{"no images", "holds no image", replace("manifest.json", "[]")},
@@ -334,6 +335,16 @@ func TestLoadRefuses(t *testing.T) {
 			}
 			f.clean(t)
 		})
+	}
+}
+
+func TestAnnotatedName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"host.x/y:1": true, "y": true, "y@sha256:" + strings.Repeat("a", 64): false, "y:1@sha256:" + strings.Repeat("a", 64): false, "": false,
+	} {
+		if _, ok := annotatedName(oci.Descriptor{Annotations: map[string]string{"io.containerd.image.name": name}}); ok != want {
+			t.Errorf("%q: %v, want %v", name, ok, want)
+		}
 	}
 }
 

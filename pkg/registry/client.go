@@ -178,7 +178,7 @@ type edge struct {
 func (e *edge) RoundTrip(req *http.Request) (*http.Response, error) {
 	home := sameHost(req.URL.Host, e.s.host)
 	insecure := home && e.s.Insecure
-	if req.URL.Scheme != "https" && !e.s.Insecure {
+	if req.URL.Scheme != "https" && !insecure && !e.mayStray(req) {
 		return nil, &plainHTTPError{host: req.URL.Host, redirected: !home}
 	}
 	t, err := e.c.base(base{host: req.URL.Host, insecure: insecure})
@@ -186,6 +186,14 @@ func (e *edge) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return t.RoundTrip(req)
+}
+
+// mayStray reports whether an insecure registry may send req to another host
+// without TLS: to where it keeps its blobs, but not to a token service that would
+// be told a password, unless that is on this machine.
+func (e *edge) mayStray(req *http.Request) bool {
+	secret := req.Header.Get("Authorization") != "" || req.Method != http.MethodGet && req.Method != http.MethodHead
+	return e.s.Insecure && (!secret || isLoopback(req.URL.Host))
 }
 
 // base is what decides how connections to a host are made.

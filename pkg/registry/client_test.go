@@ -420,6 +420,22 @@ func TestNoPlainHTTP(t *testing.T) {
 	}
 }
 
+// An insecure registry's realm is not told the password in the clear.
+func TestPlainRealmGetsNoCredentials(t *testing.T) {
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://192.0.2.1:1/token",service="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	for _, creds := range []config.Credentials{{Username: "u", Password: "p"}, {IdentityToken: "t"}} {
+		c, _ := client(t, Options{Credentials: func(context.Context, string) (config.Credentials, error) { return creds, nil }})
+		_, err := c.Manifest(t.Context(), parse(t, host+"/app:1"))
+		var plain *plainHTTPError
+		if !errors.As(err, &plain) {
+			t.Errorf("%v, want a refusal", err)
+		}
+	}
+}
+
 func TestHubEndpoint(t *testing.T) {
 	c, _ := client(t, Options{})
 	list, err := c.endpoints(parse(t, "alpine"))
