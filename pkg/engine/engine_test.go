@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,6 +157,21 @@ func TestGlobalFlagsAreHandedOn(t *testing.T) {
 	e := New(Options{GraphRoot: "/g", RunRoot: "r", StorageOpts: []string{"a=b", "c=d"}, Debug: true, LogLevel: "info"})
 	if got, want := e.globalFlags(), []string{"--root=/g", "--runroot=" + dir + "/r", "--storage-opt=a=b", "--storage-opt=c=d", "--debug"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestLog(t *testing.T) {
+	for level, want := range map[string]string{
+		"info":  "WARNING: mirror failed (mirror: m.x, reason: gone)\n",
+		"fatal": "",
+	} {
+		var out strings.Builder
+		log := New(Options{LogLevel: level, Stderr: &out}).Log()
+		log.Info("nobody cares")
+		log.Warn("mirror failed", "mirror", "m.x", "reason", errors.New("gone"))
+		if out.String() != want {
+			t.Errorf("%s: %q, want %q", level, out.String(), want)
+		}
 	}
 }
 

@@ -92,6 +92,7 @@ func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err 
 type pullStore struct {
 	e                 *Engine
 	unlimited, noSync bool
+	warned            sync.Map // texts: once for an image of many layers
 
 	mu    sync.Mutex
 	store *storage.Store // nil until it is needed
@@ -165,7 +166,9 @@ func (s *pullStore) Stage(ctx context.Context, l pull.Layer) (pull.Staged, error
 		return pull.Staged{}, err
 	}
 	for _, w := range st.Warnings {
-		s.e.Log().Warn(w, "layer", l.DiffID)
+		if _, again := s.warned.LoadOrStore(w, true); !again {
+			s.e.Log().Warn("a layer of the image: " + w)
+		}
 	}
 	return pull.Staged{Handle: st, Blob: st.BlobDigest, Size: st.BlobSize}, nil
 }

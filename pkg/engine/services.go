@@ -34,16 +34,6 @@ func (e *Engine) wire() {
 	}
 }
 
-// Log returns the logger: on stderr with --debug, else silent.
-func (e *Engine) Log() *slog.Logger { return e.s.log() }
-
-func (e *Engine) newLog() *slog.Logger {
-	if !e.o.Debug && e.o.LogLevel != "debug" || e.o.Stderr == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return slog.New(slog.NewTextHandler(e.o.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
 // StorageOptions say which image store it is, from the flags, the environment
 // and storage.conf.
 func (e *Engine) StorageOptions() (storage.Options, error) { return e.s.storage() }
@@ -211,7 +201,7 @@ func (i images) RemoveUnused(ctx context.Context, ref string) error {
 	args := append(append([]string{i.e.program()}, i.e.globalFlags()...), "rmi", "--", ref)
 	code, err := i.e.runChild(ctx, args, nil)
 	if err == nil && code != 0 { // in use, or gone: both are fine
-		i.e.Log().Info("the image stays", "image", ref, "code", code)
+		i.e.Log().Debug("the image stays", "image", ref, "code", code)
 	}
 	return err
 }

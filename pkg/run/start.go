@@ -213,7 +213,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Files:        s.etcMounts(dir, req),
 		Init:         req.Init,
 		CgroupProcs:  dirs.Procs,
-		Warn:         func(text string) { s.log.Warn(text, "container", rec.ID) },
+		Warn:         func(text string) { s.log.Warn(text) },
 	})
 	if err != nil {
 		return nil, err

@@ -213,7 +213,7 @@ func (s *Service) killStateless(c *container.Container) error {
 	if err != nil {
 		return err
 	}
-	s.log.Warn("the container's run directory is gone; its monitor is killed", "container", c.ID)
+	s.log.Debug("the container's run directory is gone; its monitor is killed", "container", c.ID)
 	// First what it started, which may have seen to it that it outlives its parent.
 	for _, child := range sys.Children(pid) {
 		if began, err := sys.ProcessStart(child); err == nil && began >= start {
