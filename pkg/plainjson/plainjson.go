@@ -8,6 +8,7 @@
 package plainjson
 
 import (
+	"encoding"
 	"encoding/json"
 	"reflect"
 	"slices"
@@ -28,7 +29,7 @@ func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 		return append(b, "null"...), nil
 	}
 	t := v.Type()
-	if t.PkgPath() != "" && (t.NumMethod() > 0 || v.CanAddr() && reflect.PointerTo(t).NumMethod() > 0) {
+	if t.PkgPath() != "" && (speaks(t) || v.CanAddr() && speaks(reflect.PointerTo(t))) {
 		return appendOther(b, v)
 	}
 	switch v.Kind() {
@@ -44,10 +45,8 @@ func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 		if v.IsNil() {
 			return append(b, "null"...), nil
 		}
-		if v.Kind() == reflect.Pointer && t.NumMethod() > 0 {
-			if _, ok := v.Interface().(json.Marshaler); ok {
-				return appendOther(b, v)
-			}
+		if v.Kind() == reflect.Pointer && speaks(t) {
+			return appendOther(b, v)
 		}
 		return appendValue(b, v.Elem())
 	case reflect.Slice:
@@ -61,13 +60,18 @@ func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 	case reflect.Array:
 		return appendList(b, v)
 	case reflect.Map:
-		if t.Key().Kind() == reflect.String && t.Key().NumMethod() == 0 {
+		if t.Key().Kind() == reflect.String && !speaks(t.Key()) {
 			return appendMap(b, v)
 		}
 	case reflect.Struct:
 		return appendStruct(b, v)
 	}
 	return appendOther(b, v)
+}
+
+// speaks reports whether a value of type t says itself how it is written.
+func speaks(t reflect.Type) bool {
+	return t.NumMethod() > 0 && (t.Implements(reflect.TypeFor[json.Marshaler]()) || t.Implements(reflect.TypeFor[encoding.TextMarshaler]()))
 }
 
 // appendOther leaves v to encoding/json.

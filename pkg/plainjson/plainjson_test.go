@@ -20,6 +20,10 @@ type pointed struct{ A int }
 
 func (p *pointed) MarshalJSON() ([]byte, error) { return []byte(`"pointed"`), nil }
 
+type talks struct{ A, B int }
+
+func (*talks) String() string { return "talks" }
+
 type inner struct{ Hidden, Shown int }
 
 type all struct {
@@ -43,6 +47,7 @@ type all struct {
 	Text    text
 	Texts   map[text]int
 	Pointed pointed
+	Talks   talks
 	Points  []*pointed
 	Any     any
 	Dur     time.Duration
