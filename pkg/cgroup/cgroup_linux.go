@@ -35,8 +35,8 @@ type Options struct {
 // Dirs are the directories made for one container, one in each hierarchy that
 // can be used; empty when none can.
 type Dirs struct {
-	// Procs are the files that a process joins the cgroups by: its pid is
-	// written there, or "0" by itself.
+	// Procs are the files that a process of one thread joins the cgroups by: its
+	// pid is written there, or "0" by itself.
 	Procs []string
 	// Remove are the directories to remove once no process is left, in order.
 	Remove []string
@@ -70,7 +70,7 @@ func Create(ctx context.Context, h *Host, o Options) (d Dirs, warnings []plan.Wa
 			return d, warnings, errs.E("make the container's cgroup", errs.Denied, err)
 		}
 		d.Remove = append(d.Remove, dir)
-		d.Procs = append(d.Procs, filepath.Join(dir, "cgroup.procs"))
+		d.Procs = append(d.Procs, hy.door(dir))
 		a.apply(hy, dir)
 	}
 	if len(res.Devices) > 0 && !a.devicesDone {
@@ -80,6 +80,18 @@ func Create(ctx context.Context, h *Host, o Options) (d Dirs, warnings []plan.Wa
 		return d, warnings, errs.New(errs.Unsupported, a.warnings[0].Text)
 	}
 	return d, a.warnings, nil
+}
+
+// door is the file by which a process of a single thread joins dir. To move a whole
+// process the kernel stops every fork and exit on the machine, for which it waits
+// until each processor has passed a quiet state: 5 to 15 ms, unless it was done
+// just before. A thread that moves itself by v1's tasks spares that (Linux 5.8). On
+// v2 a thread cannot move alone.
+func (hy *hierarchy) door(dir string) string {
+	if hy.version == 1 {
+		return filepath.Join(dir, "tasks")
+	}
+	return filepath.Join(dir, "cgroup.procs")
 }
 
 // needed says whether a container gets a directory in this hierarchy. Joining

@@ -20,7 +20,7 @@ func (h *Host) Find(path string) Dirs {
 		dir := filepath.Join(hy.base, path)
 		if _, err := os.Lstat(dir); err == nil {
 			d.Remove = append(d.Remove, dir)
-			d.Procs = append(d.Procs, filepath.Join(dir, "cgroup.procs"))
+			d.Procs = append(d.Procs, hy.door(dir))
 		}
 	}
 	return d

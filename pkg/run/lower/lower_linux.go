@@ -37,7 +37,7 @@ type Options struct {
 	// refuses a new one, as it does in a container whose own /proc is masked.
 	OuterProc bool
 
-	// CgroupProcs are the cgroup.procs files that the container joins by.
+	// CgroupProcs are the files (cgroup.procs, tasks) that the container joins by.
 	CgroupProcs []string
 	// Cgroups is what a mount of type cgroup shows; nil: what [CgroupView] finds.
 	Cgroups []CgroupMount
