@@ -25,6 +25,7 @@
 package container
 
 import (
+	"maps"
 	"time"
 
 	"cais.dev/cais/pkg/oci"
@@ -60,6 +61,14 @@ type Record struct {
 
 // AutoRemove reports whether the container goes when it ends: --rm.
 func (r *Record) AutoRemove() bool { return r.Request.AutoRemove }
+
+// Labels are the container's: the image's, under those of the request.
+func (r *Record) Labels() map[string]string {
+	all := make(map[string]string, len(r.Image.Labels)+len(r.Request.Labels))
+	maps.Copy(all, r.Image.Labels)
+	maps.Copy(all, r.Request.Labels)
+	return all
+}
 
 // Volume is an anonymous volume: <root>/volumes/<Name>/_data at Target.
 type Volume struct {

@@ -324,7 +324,7 @@ func logAttrs(rec *container.Record) map[string]string {
 			}
 		}
 	}
-	pick(rec.Request.LogOpts["labels"], func(k string) (string, bool) { v, ok := Labels(rec)[k]; return v, ok })
+	pick(rec.Request.LogOpts["labels"], func(k string) (string, bool) { v, ok := rec.Labels()[k]; return v, ok })
 	pick(rec.Request.LogOpts["env"], func(k string) (string, bool) {
 		for i := len(rec.Request.Env) - 1; i >= 0; i-- {
 			if name, v, _ := strings.Cut(rec.Request.Env[i], "="); name == k {
@@ -334,16 +334,4 @@ func logAttrs(rec *container.Record) map[string]string {
 		return "", false
 	})
 	return attrs
-}
-
-// Labels are a container's labels: the image's, under those of the request.
-func Labels(rec *container.Record) map[string]string {
-	all := make(map[string]string, len(rec.Image.Labels)+len(rec.Request.Labels))
-	for k, v := range rec.Image.Labels {
-		all[k] = v
-	}
-	for k, v := range rec.Request.Labels {
-		all[k] = v
-	}
-	return all
 }

@@ -12,7 +12,6 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/oci"
-	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/units"
 )
 
@@ -143,7 +142,7 @@ func (f *filters) match(c *container.Container) bool {
 
 func hasLabel(c *container.Container, want string) bool {
 	k, v, valued := strings.Cut(want, "=")
-	have, ok := run.Labels(c.Record)[k]
+	have, ok := c.Record.Labels()[k]
 	return ok && (!valued || have == v)
 }
 

@@ -126,7 +126,7 @@ func psTable(o psOptions) ui.Table[row] {
 			{Key: "created_at", Name: "CreatedAt"}, {Key: "state", Name: "State"}, {Key: "status", Name: "Status"},
 			{Key: "names", Name: "Names"}, {Key: "labels", Name: "Labels"}, {Key: "ports", Name: "Ports"},
 		},
-		Label: func(r row, key string) string { return run.Labels(r.c.Record)[key] },
+		Label: func(r row, key string) string { return r.c.Record.Labels()[key] },
 	}
 	if o.size {
 		t.Columns = append(t.Columns, "Size")
@@ -253,7 +253,7 @@ func ports(c *container.Container) string {
 
 func labelText(rec *container.Record) string {
 	var list []string
-	for k, v := range run.Labels(rec) {
+	for k, v := range rec.Labels() {
 		list = append(list, k+"="+v)
 	}
 	slices.Sort(list)

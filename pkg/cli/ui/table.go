@@ -1,0 +1,313 @@
+package ui
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"text/template/parse"
+)
+
+// Field is one thing that --format can show of a row.
+type Field[T any] struct {
+	Name   string // in templates and as JSON key
+	Header string // above its column
+	Value  func(row T) any
+}
+
+// RawField is a line of --format raw.
+type RawField struct{ Key, Name string }
+
+// Table is a list that a command prints, in any of the forms that --format
+// names: table, table TEMPLATE, json, raw, TEMPLATE.
+type Table[T any] struct {
+	Type    string // as Docker's errors name a row: "*formatter.containerContext"
+	Fields  []Field[T]
+	Columns []string   // of the table that is printed without --format
+	Quiet   string     // the field that -q prints
+	Raw     []RawField // raw is an error without
+	// Label is the method .Label "key"; nil if rows have none.
+	Label func(row T, key string) string
+}
+
+// TableOptions are the choices of one call.
+type TableOptions struct {
+	Format    string // --format; empty is "table"
+	Quiet     bool   // -q; it has no say over a template
+	NoHeading bool   // --noheading
+}
+
+// Uses reports whether printing in this format needs the field named name, so
+// that a command can spare itself what is expensive to find out. It is true if
+// in doubt.
+func (t Table[T]) Uses(o TableOptions, name string) bool {
+	kind, text := split(o.Format)
+	switch {
+	case kind == "json":
+		return true
+	case kind == "raw":
+		return !o.Quiet && slices.ContainsFunc(t.Raw, func(f RawField) bool { return f.Name == name })
+	case text != "":
+		return strings.Contains(text, name) || usesAll(text)
+	case o.Quiet:
+		return t.Quiet == name
+	}
+	return slices.Contains(t.Columns, name)
+}
+
+// usesAll reports whether a template may use a whole row, as {{json .}} does.
+func usesAll(text string) bool {
+	tmpl, err := newTemplate(text, functions)
+	if err != nil || tmpl.Tree == nil {
+		return true
+	}
+	return anyNode(tmpl.Root, func(n parse.Node) bool { return n.Type() == parse.NodeDot })
+}
+
+// anyNode reports whether is holds for n or for a node below it.
+func anyNode(n parse.Node, is func(parse.Node) bool) bool {
+	if is(n) {
+		return true
+	}
+	below := func(b *parse.BranchNode) bool {
+		return anyNode(b.Pipe, is) || anyNode(b.List, is) || b.ElseList != nil && anyNode(b.ElseList, is)
+	}
+	switch n := n.(type) {
+	case *parse.ListNode:
+		return slices.ContainsFunc(n.Nodes, func(n parse.Node) bool { return anyNode(n, is) })
+	case *parse.ActionNode:
+		return anyNode(n.Pipe, is)
+	case *parse.PipeNode:
+		return slices.ContainsFunc(n.Cmds, func(c *parse.CommandNode) bool { return anyNode(c, is) })
+	case *parse.CommandNode:
+		return slices.ContainsFunc(n.Args, func(a parse.Node) bool { return anyNode(a, is) })
+	case *parse.ChainNode:
+		return anyNode(n.Node, is)
+	case *parse.IfNode:
+		return below(&n.BranchNode)
+	case *parse.RangeNode:
+		return below(&n.BranchNode)
+	case *parse.WithNode:
+		return below(&n.BranchNode)
+	}
+	return false
+}
+
+// Write prints the rows. A template that names a field which rows do not have
+// is an error even if there are no rows.
+func (t Table[T]) Write(w io.Writer, rows []T, o TableOptions) error {
+	kind, text := split(o.Format)
+	switch kind {
+	case "json":
+		return t.json(w, rows)
+	case "raw":
+		return t.raw(w, rows, o.Quiet)
+	}
+	if text != "" {
+		return t.template(w, rows, text, kind == "table", o)
+	}
+	if o.Quiet {
+		f := t.field(t.Quiet)
+		for _, r := range rows {
+			if _, err := fmt.Fprintln(w, f.Value(r)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return t.table(w, rows, o)
+}
+
+func (t Table[T]) field(name string) Field[T] {
+	i := slices.IndexFunc(t.Fields, func(f Field[T]) bool { return f.Name == name })
+	return t.Fields[i]
+}
+
+// NewTabWriter returns a writer with the widths of Docker's tables.
+func NewTabWriter(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 10, 1, 3, ' ', 0) }
+
+// table is the form without any template: the one that must be quick.
+func (t Table[T]) table(w io.Writer, rows []T, o TableOptions) error {
+	tw := NewTabWriter(w)
+	columns := make([]Field[T], len(t.Columns))
+	for i, name := range t.Columns {
+		columns[i] = t.field(name)
+	}
+	cells := make([]string, len(columns))
+	if !o.NoHeading {
+		for i, f := range columns {
+			cells[i] = f.Header
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+	}
+	for _, r := range rows {
+		for i, f := range columns {
+			cells[i] = fmt.Sprint(f.Value(r))
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+	}
+	return tw.Flush()
+}
+
+func (t Table[T]) json(w io.Writer, rows []T) error {
+	for _, r := range rows {
+		line, err := json.Marshal(t.row(r, t.Fields).fields)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "%s\n", line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t Table[T]) raw(w io.Writer, rows []T, quiet bool) error {
+	if len(t.Raw) == 0 {
+		return errors.New("this list has no raw form")
+	}
+	for _, r := range rows {
+		for _, f := range t.Raw {
+			if quiet && f.Name != t.Quiet {
+				continue
+			}
+			line := strings.TrimSuffix(fmt.Sprintf("%s: %v", f.Key, t.field(f.Name).Value(r)), " ")
+			if _, err := fmt.Fprintln(w, line); err != nil {
+				return err
+			}
+		}
+		if !quiet {
+			fmt.Fprintln(w)
+		}
+	}
+	return nil
+}
+
+// templateRow is what a template sees of a row: a map with a method.
+type templateRow struct {
+	fields map[string]any
+	label  func(key string) string
+}
+
+func (t Table[T]) row(r T, fields []Field[T]) templateRow {
+	m := make(map[string]any, len(fields))
+	for _, f := range fields {
+		m[f.Name] = f.Value(r)
+	}
+	var label func(string) string
+	if t.Label != nil {
+		label = func(key string) string { return t.Label(r, key) }
+	}
+	return templateRow{m, label}
+}
+
+// header is the row of headers. .Label "com.example.some-key" is headed by
+// "some key".
+func (t Table[T]) header() templateRow {
+	m := make(map[string]any, len(t.Fields))
+	for _, f := range t.Fields {
+		m[f.Name] = f.Header
+	}
+	var label func(string) string
+	if t.Label != nil {
+		label = func(key string) string {
+			last := key[strings.LastIndexByte(key, '.')+1:]
+			return strings.NewReplacer("-", " ", "_", " ").Replace(last)
+		}
+	}
+	return templateRow{m, label}
+}
+
+// plainRow and labelledRow are maps, so that a template can print and index
+// them; only the second has the method. As JSON their values are escaped for
+// HTML, as Docker's rows are ("\u003cnone\u003e"), though {{json .}} itself is not.
+type plainRow map[string]any
+
+// MarshalJSON escapes.
+func (r plainRow) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]any(r)) }
+
+// labelKey is where a labelledRow keeps its function; no template can spell it.
+const labelKey = "\x00label"
+
+type labelledRow map[string]any
+
+// Label is called by templates.
+func (r labelledRow) Label(key string) string {
+	label, _ := r[labelKey].(func(string) string)
+	return label(key)
+}
+
+// MarshalJSON leaves the function out.
+func (r labelledRow) MarshalJSON() ([]byte, error) {
+	m := maps.Clone(map[string]any(r))
+	delete(m, labelKey)
+	return json.Marshal(m)
+}
+
+func (r templateRow) data() any {
+	if r.label == nil {
+		return plainRow(r.fields)
+	}
+	m := labelledRow(r.fields)
+	m[labelKey] = r.label
+	return m
+}
+
+func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o TableOptions) error {
+	tmpl, err := newTemplate(text, functions)
+	if err != nil {
+		return err
+	}
+	tmpl.Option("missingkey=error")
+	head, err := newTemplate(text, headerFunctions)
+	if err != nil {
+		return err
+	}
+	head.Option("missingkey=error")
+	var header bytes.Buffer
+	if err := head.Execute(&header, t.header().data()); err != nil && t.unknown(err) != nil {
+		return t.unknown(err)
+	}
+	var out io.Writer = w
+	if table {
+		tw := NewTabWriter(w)
+		defer tw.Flush()
+		out = tw
+		if !o.NoHeading {
+			fmt.Fprintln(out, header.String())
+		}
+	}
+	fields := t.Fields
+	if !usesAll(text) {
+		fields = slices.DeleteFunc(slices.Clone(fields), func(f Field[T]) bool { return !strings.Contains(text, f.Name) })
+	}
+	for _, r := range rows {
+		var line bytes.Buffer
+		if err := tmpl.Execute(&line, t.row(r, fields).data()); err != nil {
+			if e := t.unknown(err); e != nil {
+				return e
+			}
+			return fmt.Errorf("template parsing error: %w", err)
+		}
+		line.WriteByte('\n')
+		if _, err := line.WriteTo(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unknown is the error for a field that rows do not have, in the words that
+// Docker's rows, which are structs, give; nil if err is another one.
+func (t Table[T]) unknown(err error) error {
+	before, key, ok := strings.Cut(err.Error(), "map has no entry for key ")
+	if !ok {
+		return nil
+	}
+	return fmt.Errorf("template parsing error: %scan't evaluate field %s in type %s", before, strings.Trim(key, `"`), t.Type)
+}

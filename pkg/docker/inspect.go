@@ -1,0 +1,320 @@
+package docker
+
+import (
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/run/plan"
+)
+
+// ContainerFacts are what an inspected container is made from.
+type ContainerFacts struct {
+	Container     *container.Container
+	Hostname      string   // as the spec has it
+	Env           []string // the container's whole environment
+	Masked        []string
+	ReadOnly      []string
+	Driver        string
+	VolumeDir     func(name string) string
+	CgroupPrivate bool // it has a cgroup namespace of its own
+	SizeRw        *int64
+	SizeRootFs    *int64
+}
+
+// NewContainer returns the JSON form of a container.
+func NewContainer(f ContainerFacts) *Container {
+	c, rec := f.Container, f.Container.Record
+	own := func(name string) string { return path.Join(c.Dir, name) }
+	out := &Container{
+		ID: c.ID, Created: stamp(rec.Created), Path: rec.Path, Args: notNil(rec.Args),
+		State: newState(c), Image: "sha256:" + rec.ImageID,
+		ResolvConfPath: own("resolv.conf"), HostnamePath: own("hostname"), HostsPath: own("hosts"),
+		LogPath: rec.LogPath, Name: "/" + c.Name(), RestartCount: restarts(c), Driver: f.Driver,
+		Platform: "linux", AppArmorProfile: rec.Request.Security.AppArmor,
+		HostConfig: hostConfig(f), GraphDriver: containerDriver(f), SizeRw: f.SizeRw, SizeRootFs: f.SizeRootFs,
+		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(c),
+	}
+	return out
+}
+
+// stamp is a moment as Docker's JSON has it.
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+func notNil(l []string) []string {
+	if l == nil {
+		return []string{}
+	}
+	return l
+}
+
+func newState(c *container.Container) *State {
+	status := c.Status()
+	s := &State{
+		Status: string(status), Running: status == container.Running || status == container.Paused || status == container.Restarting,
+		Paused: status == container.Paused, Restarting: status == container.Restarting, Dead: status == container.Dead,
+		StartedAt: stamp(c.StartedAt()), FinishedAt: stamp(time.Time{}),
+	}
+	if c.Running() {
+		s.Pid = c.State.PID
+	}
+	if e := c.LastExit(); e != nil {
+		s.FinishedAt = stamp(e.FinishedAt)
+		if status != container.Running && status != container.Paused {
+			s.ExitCode, s.OOMKilled, s.Error = e.Code, e.OOMKilled, e.Error
+		}
+	}
+	return s
+}
+
+func restarts(c *container.Container) int {
+	if c.State != nil {
+		return c.State.RestartCount
+	}
+	if c.Exit != nil {
+		return c.Exit.Restarts
+	}
+	return 0
+}
+
+func containerDriver(f ContainerFacts) GraphDriver {
+	dir := f.Container.Dir
+	return GraphDriver{Name: f.Driver, Data: map[string]string{
+		"LowerDir": strings.Join(f.Container.Record.Lower, ":"), "UpperDir": path.Join(dir, "upper"),
+		"WorkDir": path.Join(dir, "work"), "MergedDir": path.Join(dir, "run", "rootfs"),
+	}}
+}
+
+func containerConfig(f ContainerFacts) *ContainerConfig {
+	rec := f.Container.Record
+	req, img := rec.Request, rec.Image
+	c := &ContainerConfig{
+		Hostname: f.Hostname, Domainname: req.Domainname, User: first(req.User, img.User),
+		AttachStdin: req.AttachStdin, AttachStdout: req.AttachStdout, AttachStderr: req.AttachStderr,
+		ExposedPorts: img.ExposedPorts, Tty: req.TTY, OpenStdin: req.OpenStdin, StdinOnce: req.StdinOnce,
+		Env: notNil(configEnv(req, img, f.Env)), Cmd: req.Args, Healthcheck: img.Healthcheck, ArgsEscaped: img.ArgsEscaped,
+		Image: rec.ImageRef, Volumes: volumes(rec), WorkingDir: first(req.Workdir, img.WorkingDir), Entrypoint: img.Entrypoint,
+		OnBuild: img.OnBuild, Labels: rec.Labels(), StopSignal: first(req.StopSignal, img.StopSignal),
+		StopTimeout: req.StopTimeout, Shell: img.Shell,
+	}
+	if req.Entrypoint != nil {
+		c.Entrypoint = *req.Entrypoint
+	}
+	if len(c.Cmd) == 0 && req.Entrypoint == nil {
+		c.Cmd = img.Cmd
+	}
+	return c
+}
+
+// configEnv is the environment as Docker shows it: without what only the
+// container's own start adds.
+func configEnv(req plan.Request, img oci.Config, all []string) []string {
+	given := map[string]bool{}
+	for _, kv := range slices.Concat(req.Env, img.Env) {
+		name, _, _ := strings.Cut(kv, "=")
+		given[name] = true
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return !given[name] && name != "PATH"
+	})
+}
+
+func first(s ...string) string {
+	for _, v := range s {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func volumes(rec *container.Record) map[string]struct{} {
+	var out map[string]struct{}
+	for _, v := range rec.Volumes {
+		if out == nil {
+			out = map[string]struct{}{}
+		}
+		out[v.Target] = struct{}{}
+	}
+	return out
+}
+
+// MountPoints are a container's mounts: its own and its anonymous volumes, by
+// destination.
+func MountPoints(rec *container.Record, volumeDir func(string) string) []MountPoint {
+	points := []MountPoint{}
+	for _, m := range rec.Request.Mounts {
+		if m.Type != "bind" {
+			continue // tmpfs is not listed; a volume is below
+		}
+		p := MountPoint{Type: "bind", Source: m.Source, Destination: m.Target, Mode: mode(m), RW: !m.ReadOnly, Propagation: m.Propagation}
+		if p.Propagation == "" {
+			p.Propagation = "rprivate"
+		}
+		points = append(points, p)
+	}
+	for _, v := range rec.Volumes {
+		ro := slices.ContainsFunc(rec.Request.Mounts, func(m plan.Mount) bool { return m.Target == v.Target && m.ReadOnly })
+		points = append(points, MountPoint{
+			Type: "volume", Name: v.Name, Source: path.Join(volumeDir(v.Name), "_data"), Destination: v.Target, Driver: "local", RW: !ro,
+		})
+	}
+	slices.SortFunc(points, func(a, b MountPoint) int { return strings.Compare(a.Destination, b.Destination) })
+	return points
+}
+
+// mode is the third part of -v as typed.
+func mode(m plan.Mount) string {
+	if m.Flag != "v" {
+		return ""
+	}
+	if parts := strings.SplitN(m.Raw, ":", 3); len(parts) == 3 {
+		return parts[2]
+	}
+	return ""
+}
+
+func hostConfig(f ContainerFacts) *HostConfig {
+	req := f.Container.Record.Request
+	r := req.Resources
+	h := &HostConfig{
+		ContainerIDFile: req.CIDFile, LogConfig: LogConfig{Type: first(req.LogDriver, "json-file"), Config: map[string]string{}},
+		NetworkMode: networkMode(req), PortBindings: map[string][]PortBinding{}, AutoRemove: req.AutoRemove,
+		RestartPolicy: RestartPolicy{Name: first(f.Container.Settings.Restart.Name, "no"), MaximumRetryCount: f.Container.Settings.Restart.Max},
+		Annotations:   req.Annotations, CapAdd: capNames(req.CapAdd), CapDrop: capNames(req.CapDrop),
+		CgroupnsMode: "host", DNS: []string{}, DNSOptions: []string{}, DNSSearch: []string{},
+		GroupAdd: req.GroupAdd, IpcMode: first(req.IPCMode, "private"), OomScoreAdj: req.OOMScoreAdj, PidMode: privateless(req.PIDMode),
+		Privileged: req.Privileged, ReadonlyRootfs: req.ReadOnly, SecurityOpt: req.SecurityOpt, StorageOpt: req.StorageOpt,
+		UTSMode: req.UTSMode, UsernsMode: req.UserNS, ShmSize: req.ShmSize, Sysctls: req.Sysctls, Runtime: first(req.Runtime, "cais"),
+		CPUShares: r.CPUShares, Memory: r.Memory, NanoCPUs: r.NanoCPUs, CgroupParent: req.CgroupParent, BlkioWeight: r.BlkioWeight,
+		BlkioWeightDevice: []WeightDevice{}, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
+		CPURealtimePeriod: r.CPURTPeriod, CPURealtimeRuntime: r.CPURTRuntime, CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
+		Devices: []DeviceMapping{}, DeviceCgroupRules: req.DeviceCgroupRules,
+		MemoryReservation: r.MemoryReservation, MemorySwap: memorySwap(r), MemorySwappiness: r.MemorySwappiness,
+		OomKillDisable: req.OOMKillDisable, PidsLimit: r.PidsLimit, Ulimits: ulimits(req.Ulimits),
+		MaskedPaths: notNil(f.Masked), ReadonlyPaths: notNil(f.ReadOnly),
+		BlkioDeviceReadBps: throttles(r.ReadBPS), BlkioDeviceWriteBps: throttles(r.WriteBPS),
+		BlkioDeviceReadIOps: throttles(r.ReadIOPS), BlkioDeviceWriteIOps: throttles(r.WriteIOPS),
+	}
+	if f.CgroupPrivate {
+		h.CgroupnsMode = "private"
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = 64 << 20
+	}
+	if req.Init {
+		yes := true
+		h.Init = &yes
+	}
+	for k, v := range req.LogOpts {
+		h.LogConfig.Config[k] = v
+	}
+	for _, w := range r.BlkioWeightDevice {
+		h.BlkioWeightDevice = append(h.BlkioWeightDevice, WeightDevice(w))
+	}
+	for _, d := range req.Devices {
+		h.Devices = append(h.Devices, DeviceMapping{d.Host, d.Container, d.Perms})
+	}
+	hostMounts(h, req)
+	return h
+}
+
+// hostMounts sorts the request's mounts into where Docker keeps each flag's.
+func hostMounts(h *HostConfig, req plan.Request) {
+	for _, m := range req.Mounts {
+		switch {
+		case m.Flag == "v" && m.Type == "bind":
+			h.Binds = append(h.Binds, first(m.Raw, m.Source+":"+m.Target))
+		case m.Flag == "tmpfs":
+			if h.Tmpfs == nil {
+				h.Tmpfs = map[string]string{}
+			}
+			h.Tmpfs[m.Target] = strings.Join(m.Options, ",")
+		case m.Flag == "mount":
+			h.Mounts = append(h.Mounts, Mount{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		}
+	}
+}
+
+func networkMode(req plan.Request) string { return first(req.Network, "default") }
+
+// privateless is a mode in Docker's words, where private is the empty one.
+func privateless(mode string) string {
+	if mode == "private" {
+		return ""
+	}
+	return mode
+}
+
+func capNames(list []string) []string {
+	var out []string
+	for _, c := range list {
+		c = strings.ToUpper(c)
+		if c != "ALL" && !strings.HasPrefix(c, "CAP_") {
+			c = "CAP_" + c
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// memorySwap is memory and swap together: twice the memory, unless something
+// else was asked for.
+func memorySwap(r plan.Resources) int64 {
+	if r.MemorySwap == 0 {
+		return 2 * r.Memory
+	}
+	return r.MemorySwap
+}
+
+func ulimits(list []plan.Ulimit) []Ulimit {
+	out := []Ulimit{}
+	for _, u := range list {
+		out = append(out, Ulimit(u))
+	}
+	return out
+}
+
+func throttles(rates []plan.Rate) []ThrottleDevice {
+	out := []ThrottleDevice{}
+	for _, r := range rates {
+		out = append(out, ThrottleDevice(r))
+	}
+	return out
+}
+
+func networkSettings(c *container.Container) *NetworkSettings {
+	n := &NetworkSettings{Ports: map[string][]PortBinding{}, Networks: map[string]*Endpoint{}}
+	if c.Running() && !NoPorts(c.Record) {
+		for port := range c.Record.Image.ExposedPorts {
+			n.Ports[port] = nil
+		}
+	}
+	mode := c.Record.Request.Network
+	if mode == "none" || mode == "host" {
+		n.Networks[mode] = &Endpoint{}
+	}
+	return n
+}
+
+// NoPorts reports whether the container's network is one whose ports Docker does
+// not list: none, the host's or another container's.
+func NoPorts(rec *container.Record) bool {
+	n := rec.Request.Network
+	return n == "none" || n == "host" || strings.HasPrefix(n, "container:")
+}
+
+// Command is a container's command line on one line.
+func Command(rec *container.Record) string {
+	args := slices.Concat([]string{rec.Path}, rec.Args)
+	for i, a := range args {
+		if strings.ContainsAny(a, " \t\n") {
+			args[i] = "'" + a + "'"
+		}
+	}
+	return strings.Join(args, " ")
+}
