@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"cais.dev/cais/pkg/container"
@@ -91,13 +92,22 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 	if err := s.removeTree(ctx, filepath.Join(s.store.Dir(c.ID), "upper")); err != nil {
 		return err
 	}
-	if err := s.o.Images.Unprotect(ctx, c.ID); err != nil {
-		return fmt.Errorf("release the image: %w", err)
+	// Still full, perhaps of somebody else's data: then the rest goes, and the note
+	// in the store is taken back last, or by the next command that writes.
+	note := s.o.Images.Unprotect(ctx, c.ID)
+	full := errors.Is(note, syscall.ENOSPC) || errors.Is(note, syscall.EDQUOT)
+	if note != nil && !full {
+		return fmt.Errorf("release the image: %w", note)
 	}
 	if err := s.store.Forget(c.ID); err != nil {
 		return err
 	}
 	err := errors.Join(s.releaseNames(c), s.discard(ctx, c.ID))
+	if full {
+		if note := s.o.Images.Unprotect(ctx, c.ID); note != nil {
+			s.log.Warn("the image stays in use until there is room on the disk", "image", c.Record.ImageRef, "error", note)
+		}
+	}
 	if err == nil && c.Record.Request.RemoveImage {
 		err = s.o.Images.RemoveUnused(ctx, c.Record.ImageRef)
 	}

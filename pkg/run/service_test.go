@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,8 +47,10 @@ func (f *fakeImages) Protect(_ context.Context, p Protection) error {
 func (f *fakeImages) Unprotect(_ context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.notes, id)
-	return nil
+	if f.fail == nil {
+		delete(f.notes, id)
+	}
+	return f.fail
 }
 func (f *fakeImages) RemoveUnused(_ context.Context, ref string) error {
 	f.removed = append(f.removed, ref)
@@ -207,6 +210,25 @@ func TestHealCollectsWhatKilledCommandsLeave(t *testing.T) {
 	}
 	if err := s.Remove(t.Context(), "keep", RemoveOptions{}); err != nil {
 		t.Fatal(err)
+	}
+	s.empty(t, images)
+}
+
+// On a full disk a container can be removed all the same.
+func TestRemoveOnAFullDisk(t *testing.T) {
+	s, images := newService(t)
+	s.mustCreate(t, CreateOptions{Name: "web"})
+	images.fail = &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}
+	if err := s.Remove(t.Context(), "web", RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	images.fail = nil
+	if len(images.notes) != 1 {
+		t.Fatal("the note is gone already")
+	}
+	s.Heal(t.Context())
+	if len(images.notes) != 0 {
+		t.Error("the note is left")
 	}
 	s.empty(t, images)
 }
