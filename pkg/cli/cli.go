@@ -78,14 +78,14 @@ func execute(ctx context.Context, name string, p Process, g *globals, rest []str
 	o.Stdin, o.Stdout, o.Stderr = p.Streams.In, p.Streams.Out, p.Streams.Err
 	e := engine.New(o)
 
+	if g.version {
+		return system.VersionLine(p.Streams.Out, e)
+	}
 	root, err := build(name, e, p.Streams, g, rest)
 	if err != nil {
 		return err
 	}
-	switch {
-	case g.version:
-		return system.VersionLine(p.Streams.Out, e)
-	case g.help || len(rest) == 0:
+	if g.help || len(rest) == 0 {
 		root.SetOut(p.Streams.Out)
 		if !g.help {
 			root.SetOut(p.Streams.Err)

@@ -96,17 +96,23 @@ func tooNew(path string, version int) error {
 // Load reads the container id: its record and settings, and what is known of
 // its last or present run. It waits for no lock.
 func (s Store) Load(id string) (*Container, error) {
-	dir := s.Dir(id)
-	c := &Container{ID: id, Dir: dir, Record: new(Record), Settings: new(Settings)}
-	if err := read(filepath.Join(dir, recordFile), c.Record); err != nil {
+	path, record := filepath.Join(s.Dir(id), recordFile), new(Record)
+	if err := read(path, record); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, noSuch(ShortID(id))
 		}
 		return nil, err
 	}
-	if c.Record.Version > Version {
-		return nil, tooNew(filepath.Join(dir, recordFile), c.Record.Version)
+	if record.Version > Version {
+		return nil, tooNew(path, record.Version)
 	}
+	return s.Reload(record)
+}
+
+// Reload is Load for whoever has the container's record, which never changes.
+func (s Store) Reload(record *Record) (*Container, error) {
+	id, dir := record.ID, s.Dir(record.ID)
+	c := &Container{ID: id, Dir: dir, Record: record, Settings: new(Settings)}
 	if err := read(filepath.Join(dir, settingsFile), c.Settings); err != nil {
 		return nil, gone(id, err)
 	}

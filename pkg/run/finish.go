@@ -4,14 +4,15 @@ import (
 	"context"
 	"path/filepath"
 
+	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
 )
 
 // Finish returns when a --rm container that has ended is gone: it removes the
 // container if its monitor left that to us (ours), else waits until whoever
-// does it has done it.
-func (s *Service) Finish(ctx context.Context, id string, ours bool) error {
+// does it has done it. made is what Run returned, if this process started it.
+func (s *Service) Finish(ctx context.Context, id string, made *Created, ours bool) error {
 	if !ours {
 		l, err := lock.Acquire(ctx, filepath.Join(s.store.Dir(id), "alive"), true)
 		if err == nil {
@@ -26,7 +27,12 @@ func (s *Service) Finish(ctx context.Context, id string, ours bool) error {
 		return gone(err)
 	}
 	defer l.Release()
-	c, err := s.store.Load(id)
+	var c *container.Container
+	if made != nil {
+		c, err = s.store.Reload(made.record)
+	} else {
+		c, err = s.store.Load(id)
+	}
 	if err != nil {
 		return gone(err)
 	}

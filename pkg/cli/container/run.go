@@ -180,12 +180,12 @@ func (c *runner) run(ctx context.Context) error {
 		fmt.Fprintln(c.s.Out, made.ID)
 		return nil
 	}
-	return c.attend(ctx, svc, made.ID, started.Session, w)
+	return c.attend(ctx, svc, made, started.Session, w)
 }
 
 // attend copies the streams and takes the container away at its end, if that is
 // left to us.
-func (c *runner) attend(ctx context.Context, svc *run.Service, id string, ses *session.Session, w wanted) error {
+func (c *runner) attend(ctx context.Context, svc *run.Service, made *run.Created, ses *session.Session, w wanted) error {
 	exit, err := stream(ctx, c.s, ses, w)
 	if errors.Is(err, session.ErrDetached) {
 		return nil
@@ -195,7 +195,7 @@ func (c *runner) attend(ctx context.Context, svc *run.Service, id string, ses *s
 	}
 	if c.req.AutoRemove && !exit.Restarts {
 		after := context.WithoutCancel(ctx)
-		if err := svc.Finish(after, id, exit.Cleanup); err != nil {
+		if err := svc.Finish(after, made.ID, made, exit.Cleanup); err != nil {
 			fmt.Fprintln(c.s.Err, "WARNING: the container could not be removed:", err)
 		}
 	}

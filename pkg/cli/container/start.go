@@ -146,7 +146,7 @@ func attend(ctx context.Context, s ui.Streams, svc *run.Service, c *container.Co
 		return err
 	}
 	if c.Record.AutoRemove() && !exit.Restarts {
-		if err := svc.Finish(context.WithoutCancel(ctx), c.ID, exit.Cleanup); err != nil {
+		if err := svc.Finish(context.WithoutCancel(ctx), c.ID, nil, exit.Cleanup); err != nil {
 			fmt.Fprintln(s.Err, "WARNING: the container could not be removed:", err)
 		}
 	}
