@@ -200,7 +200,9 @@ func (pr *Proc) spawn(slots [wire.NumSlots]int, f *fallback) error {
 	if f != nil {
 		m.own = int32(pr.plan.Prefix)
 	}
-	m.parentEnd = uintptr(pair[0])
+	if f == nil { // the init closes nothing: what it needs is not in slots
+		m.closeRest(&slots)
+	}
 	pid, errno := m.clone(uintptr(pr.plan.CloneFlags))
 	_ = syscall.Close(pair[1]) // the child has it
 	syscall.ForkLock.Unlock()

@@ -200,6 +200,33 @@ func TestFork(t *testing.T) {
 }
 
 // TestCleanProcess checks what a program may expect of its parent.
+// Between clone and execve the child can be seen from inside a container.
+func TestChildHasNothingButItsSlots(t *testing.T) {
+	var fds []int
+	for range 40 {
+		fd, err := syscall.Open("/", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(fd)
+		fds = append(fds, fd)
+	}
+	slots := none()
+	slots[wire.SlotUser0], slots[wire.SlotUser0+1] = fds[7], fds[20]
+	for _, fd := range fds {
+		var b wire.Builder
+		b.Call("look", syscall.SYS_FCNTL, fd, syscall.F_GETFD, 0)
+		script(&b, "exit 0")
+		pr, err := Start(mustPlan(t, &b), slots)
+		if err == nil {
+			pr.Abort()
+		}
+		if kept := fd == fds[7] || fd == fds[20]; kept != (err == nil) || !kept && !errors.Is(err, syscall.EBADF) {
+			t.Errorf("descriptor %d, kept: %v: %v", fd, kept, err)
+		}
+	}
+}
+
 func TestCleanProcess(t *testing.T) {
 	var b wire.Builder
 	script(&b, "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ls /proc/self/fd | wc -l")

@@ -22,16 +22,17 @@ type op struct {
 // machine is all that the child touches. Only numbers are written after the
 // clone, so that no write barrier is needed.
 type machine struct {
-	ops       unsafe.Pointer // *op, n of them
-	n         int32
-	start     int32          // the first step to carry out
-	own       int32          // if not 0: steps from here on are not the plan's, and are told as ownStep+n
-	base      unsafe.Pointer // the plan's Data
-	page      *page
-	parentEnd uintptr // the parent's end of the socket, which the child closes
-	nofile    [2]uint64
-	action    [8]uint64 // a zero struct sigaction, and a zero signal set
-	regs      [256]uintptr
+	ops    unsafe.Pointer // *op, n of them
+	n      int32
+	start  int32          // the first step to carry out
+	own    int32          // if not 0: steps from here on are not the plan's, and are told as ownStep+n
+	base   unsafe.Pointer // the plan's Data
+	page   *page
+	holes  [wire.NumSlots + 1][2]uintptr // first and last of descriptors that the child closes
+	nholes int32
+	nofile [2]uint64
+	action [8]uint64 // a zero struct sigaction, and a zero signal set
+	regs   [256]uintptr
 
 	list []op     // what ops points to
 	data []uint64 // the plan's Data, aligned
@@ -71,6 +72,35 @@ func newMachine(p *wire.Plan, slots *[wire.NumSlots]int, pg *page) *machine {
 	return m
 }
 
+// closeRest has the child close all that it inherits but the standard streams and
+// its slots, before it does anything else. They would go at its execve, but until
+// then it may be seen from inside the container, and ptraced there by who was
+// given the right to.
+func (m *machine) closeRest(slots *[wire.NumSlots]int) {
+	const lastFD = 1<<32 - 1
+	first := 3
+	for {
+		next := lastFD // the lowest slot from first on
+		for _, fd := range slots {
+			if fd >= first && fd < next {
+				next = fd
+			}
+		}
+		if next > first {
+			last := next - 1
+			if next == lastFD {
+				last = lastFD
+			}
+			m.holes[m.nholes] = [2]uintptr{uintptr(first), uintptr(last)}
+			m.nholes++
+		}
+		if next == lastFD {
+			return
+		}
+		first = next + 1
+	}
+}
+
 // The hooks around a fork: the first blocks all signals, so that none is handled
 // by Go's handlers in the child; in the child handlers are set back to default
 // before the mask is restored. They are granted to other packages for good
@@ -103,7 +133,7 @@ func (m *machine) clone(flags uintptr) (int, syscall.Errno) {
 }
 
 // prologue gives the child what every program expects: no ignored and no blocked
-// signals, the inherited limit of open files, and not its parent's descriptor.
+// signals, the inherited limit of open files, and no descriptor of its parent's.
 //
 //go:nosplit
 //go:norace
@@ -115,8 +145,9 @@ func (m *machine) prologue() {
 	}
 	const sigSetmask = 2
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetmask, zero, 0, 8, 0, 0)
-	if m.parentEnd != 0 {
-		syscall.RawSyscall6(syscall.SYS_CLOSE, m.parentEnd, 0, 0, 0, 0, 0)
+	const sysCloseRange = 436 // Linux 5.9; before, what is left goes at the execve
+	for i := int32(0); i < m.nholes; i++ {
+		syscall.RawSyscall6(sysCloseRange, m.holes[i][0], m.holes[i][1], 0, 0, 0, 0)
 	}
 	if m.nofile[1] != 0 {
 		syscall.RawSyscall6(sysPrlimit64, 0, syscall.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&m.nofile)), 0, 0, 0)
