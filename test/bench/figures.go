@@ -22,7 +22,7 @@ func (b *bench) size() error {
 
 // version is the price of starting the program at all.
 func (b *bench) version() error {
-	dir := filepath.Join(b.dir, "hello")
+	dir := filepath.Join(b.programs, "hello")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

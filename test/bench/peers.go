@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -143,12 +144,14 @@ func (b *bench) crun(w *who, rootless bool) *peer {
 	}
 	p.must(spec...)
 	if p.err == nil {
-		p.err = editSpec(filepath.Join(p.dir, "config.json"), b.rootfs)
+		p.err = editSpec(filepath.Join(p.dir, "config.json"), b.rootfs, w)
 	}
 	return p
 }
 
-func editSpec(path, rootfs string) error {
+// editSpec makes of crun's example the work that cais does: the same files and, for
+// a user, the same ids.
+func editSpec(path, rootfs string, w *who) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -166,11 +169,38 @@ func editSpec(path, rootfs string) error {
 	spec["root"] = map[string]any{"path": rootfs}
 	if l, ok := spec["linux"].(map[string]any); ok {
 		delete(l, "seccomp")
+		if w.cred != nil && w.name != "you" {
+			l["uidMappings"] = ids(int(w.cred.Uid), "/etc/subuid", w.name)
+			l["gidMappings"] = ids(int(w.cred.Gid), "/etc/subgid", w.name)
+		}
 	}
 	if data, err = json.Marshal(spec); err != nil {
 		return err
 	}
 	return os.WriteFile(path, data, 0o644)
+}
+
+// ids are the user's own id as 0 and his subordinate ones behind it.
+func ids(own int, file, name string) []map[string]int {
+	list := []map[string]int{{"containerID": 0, "hostID": own, "size": 1}}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return list
+	}
+	next := 1
+	for l := range strings.Lines(string(data)) {
+		f := strings.Split(strings.TrimSpace(l), ":")
+		if len(f) != 3 || f[0] != name {
+			continue
+		}
+		first, err1 := strconv.Atoi(f[1])
+		size, err2 := strconv.Atoi(f[2])
+		if err1 == nil && err2 == nil {
+			list = append(list, map[string]int{"containerID": next, "hostID": first, "size": size})
+			next += size
+		}
+	}
+	return list
 }
 
 // podman gets a store and a containers.conf of its own: with Debian's defaults
