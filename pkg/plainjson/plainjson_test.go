@@ -52,6 +52,7 @@ type all struct {
 	Any     any
 	Dur     time.Duration
 	Dash    int `json:"-"`
+	//lint:ignore SA5008 what encoding/json makes of it is the question
 	Comma   int `json:"-,"`
 	Str     int `json:"str,string"`
 	private int

@@ -96,11 +96,17 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
+// opening guards what is one for the process: the environment that the library
+// reads, and its list of open stores, which it forgets to guard when one is closed.
+var opening sync.Mutex
+
 // getStore is the library's GetStore, which reads storage.conf even if every
 // option is given: by rules that break users' stores, and failing for files that
 // have been read, or are none of its business under CAIS_ROOT. So it gets an
 // empty one, and directories that exist in the place of the user's own.
 func getStore(o types.StoreOptions) (_ library.Store, err error) {
+	opening.Lock()
+	defer opening.Unlock()
 	for name, value := range map[string]string{
 		"CONTAINERS_STORAGE_CONF": os.DevNull, "CONTAINERS_STORAGE_CONF_OVERRIDE": os.DevNull,
 		"XDG_RUNTIME_DIR": o.RunRoot, "XDG_DATA_HOME": o.GraphRoot, "XDG_CONFIG_HOME": o.GraphRoot,
@@ -145,6 +151,8 @@ func (s *Store) stateDir() string { return filepath.Join(s.o.GraphRoot, "cais") 
 
 // Close ends the use of the store.
 func (s *Store) Close() error {
+	opening.Lock()
+	defer opening.Unlock()
 	s.lib.Free()
 	return nil
 }
