@@ -151,6 +151,11 @@ func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.Cance
 func stream(ctx context.Context, s ui.Streams, ses *session.Session, w wanted) (session.Exit, error) {
 	g := ownSignals(ctx)
 	defer g.stop()
+	if early, ok := errors.AsType[*ui.SignalError](context.Cause(ctx)); ok && w.proxy {
+		// It came while the process started, and is the process's like any later one.
+		ctx = context.WithoutCancel(ctx)
+		g.ch <- early.Signal
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	st := session.Streams{DetachKeys: w.detachKeys, Signals: g.proxied(ctx, s, cancel, w.proxy)}
