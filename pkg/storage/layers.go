@@ -204,7 +204,7 @@ func (r *Reader) mountable() error {
 		flag, err := os.ReadFile(marker)
 		if err == nil && strings.TrimSpace(string(flag)) == "true" {
 			err := errs.E(op, errs.Unsupported, errors.New("its layers were unpacked for fuse-overlayfs"))
-			return errs.WithHint(err, "Another tool marked it so in "+marker+". 'podman system reset' and a storage.conf without mount_program make it native again.")
+			return errs.WithHint(err, "Another tool marked it so in "+marker+". 'podman system reset', which removes all its images and containers, and a storage.conf without mount_program make it native again.")
 		}
 	}
 	return nil
