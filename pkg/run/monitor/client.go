@@ -38,6 +38,12 @@ type acceptor struct{ m *monitor }
 func (a acceptor) ready(uint32) {
 	m := a.m
 	fd, _, err := syscall.Accept4(m.listener, syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+	if err == syscall.EMFILE || err == syscall.ENFILE { //nolint:errorlint // a system call's own errno
+		// Who knocks cannot be let in, and epoll would tell of him again at once.
+		m.watch(m.listener, 0, nil)
+		m.openAt = m.now.Add(time.Second)
+		return
+	}
 	if err != nil {
 		return // it gave up before we looked
 	}

@@ -70,6 +70,7 @@ type monitor struct {
 	backoff   time.Duration
 	restartAt time.Time // zero: no restart is due
 	killAt    time.Time // --timeout
+	openAt    time.Time // the listener is watched again; zero: it is
 	ended     bool      // alive has been released; only clients are left
 	cleanup   bool      // nobody else removes the container
 }
@@ -210,6 +211,7 @@ func (m *monitor) timeout() int {
 	}
 	sooner(m.restartAt)
 	sooner(m.killAt)
+	sooner(m.openAt)
 	for _, c := range m.clients {
 		sooner(c.dropAt)
 	}
@@ -235,6 +237,10 @@ func (m *monitor) timers() {
 	}
 	if !m.restartAt.IsZero() && !m.now.Before(m.restartAt) {
 		m.restart()
+	}
+	if !m.openAt.IsZero() && !m.now.Before(m.openAt) {
+		m.openAt = time.Time{}
+		m.watch(m.listener, syscall.EPOLLIN, acceptor{m})
 	}
 	for _, c := range m.clients {
 		if !c.dropAt.IsZero() && !m.now.Before(c.dropAt) {

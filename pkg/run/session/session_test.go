@@ -20,6 +20,7 @@ import (
 	"cais.dev/cais/pkg/run/plan"
 	_ "cais.dev/cais/pkg/run/role" // this binary is the monitor, too
 	"cais.dev/cais/pkg/run/wire"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -612,6 +613,65 @@ func TestHostileClient(t *testing.T) {
 	if x, out := finish(t, first, Streams{In: strings.NewReader("\n")}); x.Code != 0 || out != "alive\n" {
 		t.Errorf("exit %+v, output %q", x, out)
 	}
+}
+
+// TestNoMoreDescriptors: clients that cannot be let in cost no processor time.
+func TestNoMoreDescriptors(t *testing.T) {
+	b := newBox(t, "sleep 1000")
+	s := b.start(wire.Attach{})
+	defer func() { _ = errors.Join(s.Signal(syscall.SIGKILL), s.Close()) }() // it has ended if they fail
+	c := container.Container{Dir: b.dir}
+	pid, _, err := c.Monitor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var was unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
+		t.Fatal(err)
+	}
+	few := unix.Rlimit{Cur: uint64(len(fds)), Max: was.Max}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &few, nil); err != nil {
+		t.Fatal(err)
+	}
+	var waiting []*Session
+	for range 30 {
+		w, err := dial(b.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, w)
+	}
+	before := ticks(t, pid)
+	time.Sleep(500 * time.Millisecond)
+	if used := ticks(t, pid) - before; used > 20 {
+		t.Errorf("%d ticks of processor time in half a second", used)
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range waiting {
+		_ = w.Close()
+	}
+}
+
+// ticks is the processor time that pid has had.
+func ticks(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	user, err1 := strconv.Atoi(f[11])
+	system, err2 := strconv.Atoi(f[12])
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	return user + system
 }
 
 // TestLongPath: a socket's path may have 107 bytes, a container's directory more.
