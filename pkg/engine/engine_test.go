@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/storage"
 )
 
@@ -157,6 +158,21 @@ func TestGlobalFlagsAreHandedOn(t *testing.T) {
 	e := New(Options{GraphRoot: "/g", RunRoot: "r", StorageOpts: []string{"a=b", "c=d"}, Debug: true, LogLevel: "info"})
 	if got, want := e.globalFlags(), []string{"--root=/g", "--runroot=" + dir + "/r", "--storage-opt=a=b", "--storage-opt=c=d", "--debug"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestOthersNotesInTheStoreAreNotOurs(t *testing.T) {
+	store, id := t.TempDir(), strings.Repeat("a", 64)
+	mine := images{New(Options{Getenv: env("CAIS_ROOT=" + t.TempDir()), GraphRoot: store})}
+	other := images{New(Options{Getenv: env("CAIS_ROOT=" + t.TempDir()), GraphRoot: store})}
+	if err := mine.Protect(t.Context(), run.Protection{ID: id, Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := mine.Protected(t.Context()); err != nil || !slices.Equal(ids, []string{id}) {
+		t.Errorf("mine: %q, %v", ids, err)
+	}
+	if ids, err := other.Protected(t.Context()); err != nil || len(ids) != 0 {
+		t.Errorf("of another directory: %q, %v", ids, err)
 	}
 }
 

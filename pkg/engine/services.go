@@ -182,8 +182,12 @@ func (i images) Protect(ctx context.Context, p run.Protection) error {
 	if err != nil {
 		return err
 	}
+	paths, err := i.e.Paths()
+	if err != nil {
+		return err
+	}
 	return r.AddContainer(ctx, storage.ContainerRef{
-		ID: p.ID, Name: p.Name, ImageID: p.ImageID, ImageName: p.ImageRef, Created: p.Created, Volatile: p.Volatile,
+		ID: p.ID, Name: p.Name, ImageID: p.ImageID, ImageName: p.ImageRef, Created: p.Created, Volatile: p.Volatile, Owner: paths.Root,
 	})
 }
 
@@ -211,13 +215,17 @@ func (i images) Protected(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	paths, err := i.e.Paths()
+	if err != nil {
+		return nil, err
+	}
 	refs, err := r.Containers(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var ids []string
 	for _, c := range refs {
-		if c.Ours {
+		if c.Ours && c.Owner == paths.Root {
 			ids = append(ids, c.ID)
 		}
 	}

@@ -53,7 +53,8 @@ type images interface {
 	// RemoveUnused removes the image that the user named so; one that something
 	// else uses stays, without error.
 	RemoveUnused(ctx context.Context, ref string) error
-	// Protected returns the ids of the containers that cais noted.
+	// Protected returns the ids of the containers that were noted here, not by
+	// another cais that keeps its containers elsewhere.
 	Protected(ctx context.Context) ([]string, error)
 }
 

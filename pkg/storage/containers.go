@@ -18,7 +18,8 @@ import (
 	"cais.dev/cais/pkg/errs"
 )
 
-// oursFlag marks cais's records among the container records.
+// oursFlag marks cais's records among the container records; its value is the
+// owner.
 const oursFlag = "cais"
 
 // containerFiles are the two files of records, and the directory of their lock.
@@ -69,7 +70,13 @@ func parseContainers(doc []byte, volatile bool) ([]record, error) {
 				c.Created, _ = time.Parse(time.RFC3339Nano, s.str()) // unknown is zero
 			case "flags":
 				s.object(func(flag string) {
-					c.Ours = c.Ours || flag == oursFlag
+					if flag == oursFlag {
+						c.Ours = true
+						if s.peek() == '"' {
+							c.Owner = s.str()
+							return
+						}
+					}
 					c.Volatile = c.Volatile || flag == "Volatile"
 					s.skip()
 				})
@@ -130,7 +137,7 @@ func newRecord(c ContainerRef) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	flags := map[string]any{oursFlag: true}
+	flags := map[string]any{oursFlag: c.Owner}
 	if c.Volatile {
 		flags["Volatile"] = true
 	}

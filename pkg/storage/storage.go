@@ -88,6 +88,9 @@ type ContainerRef struct {
 	ImageName string // what the user asked for, in normal form; for Podman's listing
 	Created   time.Time
 	Volatile  bool // --rm: not flushed to disk
+	// Owner is whose containers it belongs to: config.Paths.Root. Several may use
+	// one store, and nobody may take back what another keeps.
+	Owner string
 
 	// Layer is empty for cais's own containers, which keep their files beside
 	// their records; others have a layer in the store. Not written.
