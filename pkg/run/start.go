@@ -30,7 +30,9 @@ type StartOptions struct {
 	Attach wire.Attach // streams to follow from the first byte; the zero value for none
 	Size   session.Size
 
-	monitor *session.Monitor // started beforehand, or nil
+	// Monitor is what Ready returned, or nil: for Run, which uses it up also when it
+	// fails.
+	Monitor *session.Monitor
 }
 
 // Started is a running container.
@@ -72,19 +74,21 @@ func (s *Service) Start(ctx context.Context, ref string, o StartOptions) (*Start
 	return s.start(ctx, c.Record, c.Settings, spec, o)
 }
 
+// Ready starts a monitor for Run beside what the caller does until then. If that
+// comes to nothing, Discard it.
+func (s *Service) Ready(ctx context.Context) (*session.Monitor, error) {
+	return session.Ready(ctx, s.o.Exe, s.store.Run)
+}
+
 // Run creates a container and starts it. If it fails before the container
 // exists, or if the container is to be removed at its end, nothing is left.
 // Created is set as soon as there is a container.
 func (s *Service) Run(ctx context.Context, o CreateOptions, so StartOptions) (*Created, *Started, error) {
-	// Beside the planning. If that comes to nothing, the monitor was nobody.
-	m, err := session.Ready(ctx, s.o.Exe, s.store.Run)
-	if err != nil {
-		return nil, nil, err
-	}
-	so.monitor = m
 	c, err := s.create(ctx, o)
 	if err != nil {
-		m.Discard()
+		if so.Monitor != nil {
+			so.Monitor.Discard()
+		}
 		return nil, nil, err
 	}
 	defer c.lock.Release()
@@ -120,7 +124,7 @@ func (s *Service) failedRun(ctx context.Context, c *Created, settings *container
 // start makes everything that a run needs and the monitor. The caller holds the
 // container's lock.
 func (s *Service) start(ctx context.Context, rec *container.Record, settings *container.Settings, spec *specs.Spec, o StartOptions) (st *Started, err error) {
-	m := o.monitor
+	m := o.Monitor
 	defer func() {
 		if m != nil {
 			m.Discard()
@@ -148,7 +152,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	}
 	m = nil // Spawn's from here on
 	ses, err := session.Spawn(ctx, session.SpawnOptions{
-		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: o.monitor, Go: true,
+		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: o.Monitor, Go: true,
 	})
 	if err != nil {
 		return nil, err

@@ -87,6 +87,8 @@ type runner struct {
 	req plan.Request
 	o   flags.RunOptions
 	ref string
+
+	monitor *session.Monitor // started beforehand, or nil
 }
 
 func (c *runner) create(ctx context.Context) error {
@@ -152,8 +154,13 @@ func (c *runner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Making the user's namespace takes longer than all that is done here.
+	if c.monitor, err = svc.Ready(ctx); err != nil {
+		return err
+	}
 	img, err := c.image(ctx, svc)
 	if err != nil {
+		c.discard()
 		return err
 	}
 	healed := make(chan struct{})
@@ -163,7 +170,7 @@ func (c *runner) run(ctx context.Context) error {
 	}()
 	defer func() { <-healed }()
 
-	so := run.StartOptions{Attach: w.attach()}
+	so := run.StartOptions{Attach: w.attach(), Monitor: c.monitor}
 	if c.req.TTY {
 		so.Size = size(c.s)
 	}
@@ -214,6 +221,14 @@ func pulls(policy string, have bool) bool {
 	return !have
 }
 
+// discard ends the monitor that was to be.
+func (c *runner) discard() {
+	if c.monitor != nil {
+		c.monitor.Discard()
+		c.monitor = nil
+	}
+}
+
 // image finds the image, and pulls it if the policy says so.
 func (c *runner) image(ctx context.Context, svc *run.Service) (*run.Image, error) {
 	img, err := svc.Image(ctx, c.ref)
@@ -231,6 +246,7 @@ func (c *runner) image(ctx context.Context, svc *run.Service) (*run.Image, error
 		}
 		return img, err
 	}
+	c.discard() // this may take minutes
 	if err != nil && !c.o.Quiet {
 		fmt.Fprintf(c.s.Err, "Unable to find image '%s' locally\n", ref.WithDefaultTag().Familiar())
 	}
