@@ -187,6 +187,9 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 		Image: config, Platform: o.Image.Config.Platform, Request: req,
 		Cgroup: in.CgroupPath, Ephemeral: o.Ephemeral,
 	}
+	if _, err := StopSignal("", rec); err != nil { // an image's, too
+		return nil, err
+	}
 	in.Volumes = map[string]plan.Volume{}
 	for _, target := range plan.Volumes(req, config) {
 		v := container.Volume{Name: container.NewID(), Target: target}

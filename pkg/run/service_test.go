@@ -214,6 +214,20 @@ func TestHealCollectsWhatKilledCommandsLeave(t *testing.T) {
 	s.empty(t, images)
 }
 
+// An image's signal is not the user's, but it is too late to find out at start.
+func TestCreateRefusesASignal(t *testing.T) {
+	s, images := newService(t)
+	img, err := s.Image(t.Context(), "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img.Config.Config.StopSignal = "SIGBOGUS"
+	if _, err := s.Create(t.Context(), CreateOptions{Image: img, Ref: "box"}); errs.KindOf(err) != errs.Invalid {
+		t.Errorf("got %v, want a refusal", err)
+	}
+	s.empty(t, images)
+}
+
 // On a full disk a container can be removed all the same.
 func TestRemoveOnAFullDisk(t *testing.T) {
 	s, images := newService(t)

@@ -106,9 +106,9 @@ func (r Reporting) Report(ctx context.Context, w io.Writer, err error) int {
 		if errors.As(e, &said) && said.Reported() {
 			continue // a child of ours has printed it
 		}
-		fmt.Fprintln(w, r.line(e))
+		fmt.Fprintln(w, harmless(r.line(e)))
 		if hint := errs.HintOf(e); hint != "" {
-			fmt.Fprintln(w, "Hint:", hint)
+			fmt.Fprintln(w, "Hint:", harmless(hint))
 		}
 	}
 	return code
@@ -144,6 +144,24 @@ func flatten(err error) []error {
 		all = append(all, flatten(e)...)
 	}
 	return all
+}
+
+// harmless is text with its control characters spelled out: images and
+// registries have a say in it, and are not to steer the terminal.
+func harmless(text string) string {
+	bad := func(c rune) bool { return c < ' ' && c != '\n' && c != '\t' || c >= 0x7f && c < 0xa0 }
+	if !strings.ContainsFunc(text, bad) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if bad(c) {
+			fmt.Fprintf(&b, `\x%02x`, c)
+			continue
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
 }
 
 // line is an error's line.

@@ -31,6 +31,8 @@ func TestReport(t *testing.T) {
 		{"several", errors.Join(missing, errors.Join(errors.New("b"), errors.New("c"))), 1, "Error: no such container: x\nError: b\nError: c\n",
 			"Error response from daemon: No such container: x\nError: b\nError: c\n"},
 		{"hint", errs.WithHint(errors.New("a"), "Do b."), 1, "Error: a\nHint: Do b.\n", "Error: a\nHint: Do b.\n"},
+		{"an image's words", errs.WithHint(errors.New("unable to find user a\x1b[2J\u009bb\tä"), "\aring\x7f"), 1,
+			"Error: unable to find user a\\x1b[2J\\x9bb\tä\nHint: \\x07ring\\x7f\n", "Error: unable to find user a\\x1b[2J\\x9bb\tä\nHint: \\x07ring\\x7f\n"},
 		{"the container's code", &ExitError{Code: 42}, 42, "", ""},
 		{"a code and a text", Exit(125, missing), 125, "Error: no such container: x\n", "Error response from daemon: No such container: x\n"},
 		{"usage", &UsageError{Command: "cais stop", Usage: "cais stop CONTAINER", Code: 1, Err: errors.New("'cais stop' requires at least 1 argument")}, 1,
