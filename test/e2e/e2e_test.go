@@ -239,7 +239,8 @@ func (b *bench) condition(cond string) (bool, error) {
 	return false, fmt.Errorf("unknown condition %q", cond)
 }
 
-// TestUsers runs the scripts again as each of the two users that make setup has
+// TestUsers runs the scripts, the recorded lines and the hundred at once again as
+// each of the two users that make setup has
 // made: in a process of this test's own, so that all in a script is that user's.
 func TestUsers(t *testing.T) {
 	if os.Getenv("CAIS_E2E") != "root" {
@@ -304,7 +305,7 @@ func (b *bench) runAs(t *testing.T, u *user.User) {
 			t.Fatal(err)
 		}
 	}
-	pattern := "^TestScripts$"
+	pattern := "^(TestScripts|TestParity|TestConcurrent)$"
 	if only := os.Getenv("CAIS_E2E_RUN"); only != "" {
 		pattern += "/" + only
 	}
