@@ -187,26 +187,7 @@ func (c *runner) run(ctx context.Context) error {
 		fmt.Fprintln(c.s.Out, made.ID)
 		return nil
 	}
-	return c.attend(ctx, svc, made, started.Session, w)
-}
-
-// attend copies the streams and takes the container away at its end, if that is
-// left to us.
-func (c *runner) attend(ctx context.Context, svc *run.Service, made *run.Created, ses *session.Session, w wanted) error {
-	exit, err := stream(ctx, c.s, ses, w)
-	if errors.Is(err, session.ErrDetached) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if c.req.AutoRemove && !exit.Restarts {
-		after := context.WithoutCancel(ctx)
-		if err := svc.Finish(after, made.ID, made, exit.Cleanup); err != nil {
-			fmt.Fprintln(c.s.Err, "WARNING: the container could not be removed:", err)
-		}
-	}
-	return exitError(exit.Code)
+	return attend(ctx, c.s, svc, ending{made.ID, made, c.req.AutoRemove}, started.Session, w)
 }
 
 // pulls reports whether the policy wants the image from its registry, given

@@ -121,7 +121,7 @@ func startAttached(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run
 		}
 	}
 	defer ses.Close()
-	return attend(ctx, s, svc, c, ses, w)
+	return attend(ctx, s, svc, ending{id: c.ID, remove: c.Record.AutoRemove()}, ses, w)
 }
 
 // attachTo is what an attach to a container connects: its own flags decide.
@@ -136,8 +136,16 @@ func attachTo(e *engine.Engine, c *container.Container, keys string, stdin, prox
 	return w, err
 }
 
-// attend copies the streams of a container until it ends or the user detaches.
-func attend(ctx context.Context, s ui.Streams, svc *run.Service, c *container.Container, ses *session.Session, w wanted) error {
+// ending is what is left to do for a container when it ends.
+type ending struct {
+	id     string
+	made   *run.Created // by this command; nil: by an earlier one
+	remove bool         // --rm
+}
+
+// attend copies the streams of a container until it ends or the user detaches,
+// and takes it away at its end, if that is left to us.
+func attend(ctx context.Context, s ui.Streams, svc *run.Service, e ending, ses *session.Session, w wanted) error {
 	exit, err := stream(ctx, s, ses, w)
 	if errors.Is(err, session.ErrDetached) {
 		return nil
@@ -145,8 +153,8 @@ func attend(ctx context.Context, s ui.Streams, svc *run.Service, c *container.Co
 	if err != nil {
 		return err
 	}
-	if c.Record.AutoRemove() && !exit.Restarts {
-		if err := svc.Finish(context.WithoutCancel(ctx), c.ID, nil, exit.Cleanup); err != nil {
+	if e.remove && !exit.Restarts {
+		if err := svc.Finish(context.WithoutCancel(ctx), e.id, e.made, exit.Cleanup); err != nil {
 			fmt.Fprintln(s.Err, "WARNING: the container could not be removed:", err)
 		}
 	}
@@ -205,5 +213,5 @@ func attach(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Servic
 		return err
 	}
 	defer ses.Close()
-	return attend(ctx, s, svc, c, ses, w)
+	return attend(ctx, s, svc, ending{id: c.ID, remove: c.Record.AutoRemove()}, ses, w)
 }
