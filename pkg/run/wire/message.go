@@ -13,6 +13,8 @@
 //	 | <-> Stdin Stdout Stderr   |                            |  if Create asks to attach
 //	 | <--------- Exited ------- | <--------- exit ---------- |
 //
+// With Create.Go the monitor says no Created and waits for no Start.
+//
 // Afterwards, on <container>/run/attach, one connection for each of these:
 //
 //	Attach                -> Attached, then streams, Resize, Signal, then Exited
