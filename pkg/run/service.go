@@ -6,6 +6,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/probe"
@@ -154,6 +156,10 @@ func (s *Service) spec(id string) (*specs.Spec, error) {
 	spec, err := decodeSpec(text)
 	if err != nil {
 		return nil, fmt.Errorf("read the container's spec: %w", err)
+	}
+	if spec.Process == nil || spec.Root == nil || spec.Linux == nil {
+		err := errors.New("the container's config.json lacks what was written to it")
+		return nil, errs.WithHint(err, "The file is damaged; 'cais rm -f' removes its container.")
 	}
 	return spec, nil
 }

@@ -228,6 +228,23 @@ func TestCreateRefusesASignal(t *testing.T) {
 	s.empty(t, images)
 }
 
+func TestStartWithADamagedSpec(t *testing.T) {
+	s, images := newService(t)
+	c := s.mustCreate(t, CreateOptions{Name: "web"})
+	for _, text := range []string{"{}", "", "null", `{"process":{},"root":{}}`, "["} {
+		if err := s.store.WriteSpec(c.ID, []byte(text), false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Start(t.Context(), "web", StartOptions{}); err == nil {
+			t.Errorf("%q: started", text)
+		}
+	}
+	if err := s.Remove(t.Context(), "web", RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.empty(t, images)
+}
+
 // On a full disk a container can be removed all the same.
 func TestRemoveOnAFullDisk(t *testing.T) {
 	s, images := newService(t)
