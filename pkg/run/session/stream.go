@@ -73,6 +73,9 @@ func (s *Session) follow(ctx context.Context, st Streams) (Exit, error) {
 			err := wire.Unmarshal(packet, &e)
 			return Exit{Code: e.Code, OOMKilled: e.OOMKilled, Cleanup: e.Cleanup, Restarts: e.Restarts}, errors.Join(failed, err)
 		}
+		if errors.Is(failed, syscall.EPIPE) { // the reader has enough, and the process may never end: run … yes | head -1
+			return Exit{}, failed
+		}
 	}
 }
 
