@@ -150,13 +150,16 @@ func attend(ctx context.Context, s ui.Streams, svc *run.Service, e ending, ses *
 	if errors.Is(err, session.ErrDetached) {
 		return nil
 	}
-	if err != nil {
+	if err != nil && !exit.Cleanup { // Cleanup: it ended, and only what it wrote could not be written
 		return err
 	}
 	if e.remove && !exit.Restarts {
 		if err := svc.Finish(context.WithoutCancel(ctx), e.id, e.made, exit.Cleanup); err != nil {
 			fmt.Fprintln(s.Err, "WARNING: the container could not be removed:", err)
 		}
+	}
+	if err != nil {
+		return err
 	}
 	return exitError(exit.Code)
 }
