@@ -243,7 +243,16 @@ func (s Store) Discard(id string) error {
 			return err
 		}
 	}
-	return os.RemoveAll(dir)
+	// A collector that takes what is half gone for left over makes a lock in it, and
+	// then removes it, too.
+	err := os.RemoveAll(dir)
+	for range 100 {
+		if !errors.Is(err, syscall.ENOTEMPTY) {
+			break
+		}
+		err = os.RemoveAll(dir)
+	}
+	return err
 }
 
 // Lock takes the container's lock for one change. It fails with NotFound if
