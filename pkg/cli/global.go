@@ -75,7 +75,8 @@ func (g *globals) check() error {
 		return bad(fmt.Errorf("unable to parse logging level: %s", g.logLevel))
 	}
 	if g.context != "" && g.context != "default" {
-		return bad(errs.WithHint(fmt.Errorf("context %q does not exist", g.context), "cais works on this machine only; leave --context out."))
+		err := errs.WithHint(fmt.Errorf("context %q does not exist", g.context), "cais works on this machine only; leave --context out.")
+		return ui.Exit(ui.CodeFailure, err) // Docker finds out after it has read the flags
 	}
 	for _, h := range g.hosts {
 		if !strings.HasPrefix(h, "unix://") {

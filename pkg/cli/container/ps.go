@@ -282,7 +282,7 @@ func networkName(rec *container.Record) string {
 		}
 		return n
 	}
-	return "none"
+	return "default" // as inspect says it
 }
 
 func platform(rec *container.Record) any {

@@ -45,13 +45,12 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 	cmd.Flags().SetInterspersed(false) // what follows the image is the command's
 	f := flags.Run(cmd.Flags(), run)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		env := flags.Env{LookupEnv: lookup(e), Home: e.Getenv("HOME")}
+		env := flags.Env{LookupEnv: lookup(e), Home: e.Getenv("HOME"), Proxies: e.ClientProxies()}
 		env.Dir, _ = os.Getwd() // a directory that is gone matters only for relative paths
 		req, o, err := f.Request(args, env)
 		if err != nil {
 			return ui.FlagError(cmd, err)
 		}
-		req.Env = append(e.ClientProxies(), req.Env...) // what is given here counts more
 		c := &runner{e: e, s: s, req: req, o: o, ref: args[0]}
 		if run {
 			return startFailure(interrupted(cmd.Context(), c.run(cmd.Context())), ui.CodeUsage)

@@ -18,6 +18,9 @@ type Env struct {
 	LookupEnv func(key string) (string, bool)
 	Dir       string // working directory, for relative bind sources
 	Home      string // to say what an unexpanded ~ would have been
+	// Proxies are variables that count more than those of files and less than -e,
+	// which is what Docker does with the ones from its configuration.
+	Proxies []string
 }
 
 func (e Env) lookup(key string) (string, bool) {
@@ -27,7 +30,7 @@ func (e Env) lookup(key string) (string, bool) {
 	return e.LookupEnv(key)
 }
 
-// Environment merges env files and -e, of which the later wins: entries K=V,
+// Environment merges env files, proxies and -e, of which the later wins: entries K=V,
 // with K alone taken from the caller or, where he has none, left out.
 func Environment(vars, files []string, env Env) ([]string, error) {
 	var out []string
@@ -40,6 +43,7 @@ func Environment(vars, files []string, env Env) ([]string, error) {
 			out = env.appendVar(out, l)
 		}
 	}
+	out = append(out, env.Proxies...)
 	for _, v := range vars {
 		if key, _, _ := strings.Cut(v, "="); key == "" {
 			return nil, invalid("invalid environment variable: %s", v)

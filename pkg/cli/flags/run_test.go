@@ -308,6 +308,10 @@ func TestFiles(t *testing.T) {
 	if want := []string{"A=1 # kept", "FROM=caller", `Q="x"`, "E=", "A=2"}; !slices.Equal(r.Env, want) {
 		t.Errorf("env %q, want %q", r.Env, want)
 	}
+	vars, err := Environment([]string{"http_proxy=flag"}, []string{file("proxy", "http_proxy=file")}, Env{Proxies: []string{"http_proxy=config"}})
+	if want := []string{"http_proxy=file", "http_proxy=config", "http_proxy=flag"}; err != nil || !slices.Equal(vars, want) {
+		t.Errorf("env %q, %v, want %q", vars, err, want)
+	}
 	if want := map[string]string{"a": "z", "c": ""}; !reflect.DeepEqual(r.Labels, want) {
 		t.Errorf("labels %v, want %v", r.Labels, want)
 	}

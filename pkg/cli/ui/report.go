@@ -207,6 +207,9 @@ func dockerText(text string, kind errs.Kind) string {
 				". Stop the container before attempting removal or force remove"
 		}
 	}
+	if rest, ok := strings.CutPrefix(text, `exec "`); ok { // of a command in a container, which run and exec start alike
+		return "OCI runtime exec failed: exec failed: unable to start container process: exec: \"" + rest + ": unknown"
+	}
 	switch kind {
 	case errs.NotFound, errs.Conflict, errs.Denied, errs.Unavailable:
 		return engine + text

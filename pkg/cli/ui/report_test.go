@@ -35,6 +35,8 @@ func TestReport(t *testing.T) {
 			"Error: unable to find user a\\x1b[2J\\x9bb\tä\nHint: \\x07ring\\x7f\n", "Error: unable to find user a\\x1b[2J\\x9bb\tä\nHint: \\x07ring\\x7f\n"},
 		{"the container's code", &ExitError{Code: 42}, 42, "", ""},
 		{"a code and a text", Exit(125, missing), 125, "Error: no such container: x\n", "Error response from daemon: No such container: x\n"},
+		{"no such command", Exit(127, errs.New(errs.NotFound, `exec "x": executable file not found in $PATH`)), 127, "Error: exec \"x\": executable file not found in $PATH\n",
+			"OCI runtime exec failed: exec failed: unable to start container process: exec: \"x\": executable file not found in $PATH: unknown\n"},
 		{"usage", &UsageError{Command: "cais stop", Usage: "cais stop CONTAINER", Code: 1, Err: errors.New("'cais stop' requires at least 1 argument")}, 1,
 			"Error: 'cais stop' requires at least 1 argument\n\nUsage:  cais stop CONTAINER\n\nRun 'cais stop --help' for more information\n",
 			"docker: 'cais stop' requires at least 1 argument\n\nUsage:  cais stop CONTAINER\n\nRun 'cais stop --help' for more information\n"},

@@ -16,6 +16,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -66,6 +67,9 @@ type StepError struct {
 func (e *StepError) Error() string {
 	if e.Errno == 0 {
 		return e.What + ": the child was ended by signal " + strconv.Itoa(int(e.Signal)) + " (" + e.Signal.String() + ")"
+	}
+	if name, ok := strings.CutPrefix(e.What, `exec "`); ok && e.ExitCode() == 127 && !strings.Contains(name, "/") {
+		return e.What + ": executable file not found in $PATH"
 	}
 	return e.What + ": " + e.Errno.Error()
 }

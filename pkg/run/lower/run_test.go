@@ -231,7 +231,13 @@ func TestExitCodesOfStart(t *testing.T) {
 	tests := []struct {
 		arg  string
 		code int
-	}{{"nope", 127}, {"/bin/nope", 127}, {"/etc", 126}, {"script", 126}}
+		text string
+	}{
+		{"nope", 127, `exec "nope": executable file not found in $PATH`},
+		{"/bin/nope", 127, `exec "/bin/nope": no such file or directory`},
+		{"/etc", 126, `exec "/etc": permission denied`},
+		{"script", 126, `exec "script": permission denied`},
+	}
 	for _, tt := range tests {
 		c := newContainer(t, tt.arg)
 		if err := os.WriteFile(filepath.Join(c.dir, "image/bin/script"), []byte("x"), 0o644); err != nil {
@@ -239,8 +245,8 @@ func TestExitCodesOfStart(t *testing.T) {
 		}
 		_, _, err := c.run(t)
 		e, ok := errors.AsType[*launch.StepError](err)
-		if !ok || e.ExitCode() != tt.code {
-			t.Errorf("%s: %v, want code %d", tt.arg, err, tt.code)
+		if !ok || e.ExitCode() != tt.code || e.Error() != tt.text {
+			t.Errorf("%s: %v, want code %d, %s", tt.arg, err, tt.code, tt.text)
 		}
 	}
 }
