@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Write replaces the file at path with data and gives it exactly mode perm. It
@@ -17,6 +18,19 @@ import (
 func Write(path string, data []byte, perm fs.FileMode, durable bool) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	return replace(f, err, path, data, perm, durable)
+}
+
+// WriteLocked is Write for a caller whose lock keeps all other writers out. What
+// a process killed in between leaves, ".<base>.new", the next one writes over.
+func WriteLocked(path string, data []byte, perm fs.FileMode, durable bool) error {
+	name := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	return replace(f, err, path, data, perm, durable)
+}
+
+// replace fills f, if opening it did not fail, and makes it the file at path.
+func replace(f *os.File, err error, path string, data []byte, perm fs.FileMode, durable bool) error {
 	if err != nil {
 		return err
 	}
@@ -29,7 +43,7 @@ func Write(path string, data []byte, perm fs.FileMode, durable bool) error {
 	if !durable {
 		return nil
 	}
-	return SyncDir(dir) // the data's fsync does not make the name durable: fsync(2)
+	return SyncDir(filepath.Dir(path)) // the data's fsync does not make the name durable: fsync(2)
 }
 
 func fill(f *os.File, data []byte, perm fs.FileMode, durable bool) error {

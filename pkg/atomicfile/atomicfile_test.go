@@ -37,3 +37,20 @@ func TestWriteThatFailsLeavesTheOldFile(t *testing.T) {
 		t.Errorf("%d files left, want 1", len(left))
 	}
 }
+
+func TestWriteLockedTakesWhatAKilledWriterLeft(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	if err := os.WriteFile(filepath.Join(dir, ".x.new"), []byte("half of something longer"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteLocked(path, []byte("whole"), 0o640, true); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "whole" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("%d files left, want 1", len(left))
+	}
+}

@@ -170,7 +170,6 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (c Collected, err
 		if err := s.lib.GarbageCollect(); err != nil {
 			return c, s.explain("collect garbage", err)
 		}
-		s.sweepTemporary()
 	}
 	if c.Staging, err = s.sweepStaging(o.DryRun); err != nil {
 		return c, s.explain("remove staging directories", err)
@@ -312,25 +311,61 @@ func (s *Store) sweepStaging(dryRun bool) (n int, err error) {
 	return n, nil
 }
 
-// sweepTemporary removes the temporary files of cut atomic writes, the
-// library's and ours, when they are older than a day.
-func (s *Store) sweepTemporary() {
+// sweepTemporary removes the files that writers of the store's records left when
+// they were killed. The library writes them under the lock of their directory:
+// with it in our hands, nobody is about to rename one.
+func (s *Store) sweepTemporary(ctx context.Context) error {
 	for _, kind := range []string{"images", "layers", "containers"} {
-		dir := s.reader.dir(s.o.GraphRoot, kind)
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			continue
+		root := s.o.GraphRoot
+		if s.o.ImageStore != "" && kind != "containers" {
+			root = s.o.ImageStore
 		}
-		for _, e := range entries {
-			ours := strings.HasPrefix(e.Name(), ".containers.json.") || strings.HasPrefix(e.Name(), ".volatile-containers.json.")
-			if !ours && !strings.HasPrefix(e.Name(), ".tmp-") {
-				continue
+		dir := s.reader.dir(root, kind)
+		if len(temporary(dir, kind)) == 0 {
+			continue // nearly always, and then there is no lock to wait for
+		}
+		err := s.reader.locked(ctx, filepath.Join(dir, kind+".lock"), true, func(*lockFile) error {
+			for _, path := range temporary(dir, kind) {
+				if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
 			}
-			if info, err := e.Info(); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > 24*time.Hour {
-				_ = os.Remove(filepath.Join(dir, e.Name())) // one that stays is found again
-			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// temporary lists the temporary files of dir's records. The directories of images
+// are looked into only if they have changed no earlier than the records: a writer
+// that lived would have changed those last.
+func temporary(dir, kind string) (paths []string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var changed time.Time
+	if info, err := os.Lstat(filepath.Join(dir, kind+".json")); err == nil {
+		changed = info.ModTime()
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if e.IsDir() {
+			if info, err := e.Info(); kind != "images" || err != nil || info.ModTime().Before(changed.Add(-time.Second)) {
+				continue
+			}
+			inside, _ := filepath.Glob(filepath.Join(name, ".tmp-*")) // the pattern is a good one
+			paths = append(paths, inside...)
+			continue
+		}
+		if strings.HasPrefix(e.Name(), ".tmp-"+kind+".json") || strings.HasPrefix(e.Name(), ".tmp-volatile-"+kind+".json") {
+			paths = append(paths, name)
+		}
+	}
+	return paths
 }
 
 // Unreferenced returns the layers that nothing uses and their size, for system

@@ -235,7 +235,7 @@ func (r *Reader) addRecord(ctx context.Context, c ContainerRef, rec []byte) erro
 		if err := l.touch(); err != nil {
 			return err
 		}
-		return atomicfile.Write(files[which], doc, 0o600, !c.Volatile || which == 0 && !ordersRenames(files[0]))
+		return atomicfile.WriteLocked(files[which], doc, 0o600, !c.Volatile || which == 0 && !ordersRenames(files[0]))
 	})
 }
 
@@ -341,7 +341,7 @@ func (r *Reader) editRecords(ctx context.Context, edit func(all []record, c reco
 				return err
 			}
 			out := slices.Concat([]byte("["), bytes.Join(kept, []byte(",")), []byte("]"))
-			if err := atomicfile.Write(file, out, 0o600, i == 0 && !ordersRenames(file)); err != nil {
+			if err := atomicfile.WriteLocked(file, out, 0o600, i == 0 && !ordersRenames(file)); err != nil {
 				return err
 			}
 		}

@@ -84,6 +84,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			return nil, s.explain(op, err)
 		}
 	}
+	if err := s.sweepTemporary(ctx); err != nil {
+		return nil, s.explain(op, err)
+	}
 	lib, err := getStore(opts)
 	if err != nil {
 		return nil, s.explain(op, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -612,6 +613,33 @@ func TestKilledPullIsSweptAndALivingOneIsNot(t *testing.T) {
 	_ = cmd.Wait()
 	reopen(t, o)
 	clean(t, s)
+}
+
+func TestOpenRemovesWhatKilledWritersLeft(t *testing.T) {
+	s := openStore(t)
+	img := put(t, s, "docker.io/library/x:1", gzLayer(t, entry{Name: "a", Body: "a"}))
+	root := s.o.GraphRoot
+	left := []string{
+		filepath.Join(root, "overlay-images", ".tmp-images.json1"),
+		filepath.Join(root, "overlay-images", img.ID, ".tmp-manifest1"),
+		filepath.Join(root, "overlay-layers", ".tmp-layers.json1"),
+		filepath.Join(root, "overlay-layers", ".tmp-volatile-layers.json1"),
+		filepath.Join(root, "overlay-containers", ".tmp-containers.json1"),
+	}
+	for _, path := range left {
+		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reopen(t, s.o)
+	for _, path := range left {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v, want it gone", path, err)
+		}
+	}
+	if _, err := s.Reader().Image(t.Context(), "docker.io/library/x:1"); err != nil {
+		t.Errorf("the image is gone, too: %v", err)
+	}
 }
 
 func TestPodmanSharesOurImages(t *testing.T) {
