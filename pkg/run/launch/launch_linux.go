@@ -16,7 +16,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -68,10 +67,21 @@ func (e *StepError) Error() string {
 	if e.Errno == 0 {
 		return e.What + ": the child was ended by signal " + strconv.Itoa(int(e.Signal)) + " (" + e.Signal.String() + ")"
 	}
-	if name, ok := strings.CutPrefix(e.What, `exec "`); ok && e.ExitCode() == 127 && !strings.Contains(name, "/") {
+	if e.ExitCode() == 127 && !hasSlash(e.What) {
 		return e.What + ": executable file not found in $PATH"
 	}
 	return e.What + ": " + e.Errno.Error()
+}
+
+// hasSlash tells a path from a name that was looked for. Package strings has it,
+// too, and makes a monitor start later.
+func hasSlash(s string) bool {
+	for i := range len(s) {
+		if s[i] == '/' {
+			return true
+		}
+	}
+	return false
 }
 
 // Unwrap returns the errno.
