@@ -117,6 +117,17 @@ func NewRoot(name string, e *engine.Engine, s ui.Streams) *cobra.Command {
 	return root
 }
 
+// unquote takes the backquotes out of the flags' descriptions. They mark a
+// value's name, which help takes out of them but a shell would show as it is.
+func unquote(cmd *cobra.Command) {
+	for _, fs := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
+		fs.VisitAll(func(f *pflag.Flag) { _, f.Usage = pflag.UnquoteUsage(f) })
+	}
+	for _, c := range cmd.Commands() {
+		unquote(c)
+	}
+}
+
 // build returns the root with the one command that args names below it, or with
 // all of them where all are needed.
 func build(name string, e *engine.Engine, s ui.Streams, g *globals, args []string) (*cobra.Command, error) {
@@ -124,6 +135,9 @@ func build(name string, e *engine.Engine, s ui.Streams, g *globals, args []strin
 	if g.help || len(args) == 0 || needsAll(args[0]) {
 		for _, n := range tree {
 			root.AddCommand(n.all(e, s))
+		}
+		if len(args) > 0 && isCompletion(args[0]) {
+			unquote(root)
 		}
 		return root, nil
 	}

@@ -114,7 +114,7 @@ func TestCompletion(t *testing.T) {
 		"cais __complete im":               "image\tManage images\nimages\tList images\n",
 		"cais __complete image ls":         "ls\tList images\n",
 		"cais __complete completion z":     "zsh\n",
-		"cais __complete version --format": "--format\tPrint in a `form`: json, or a Go template\n",
+		"cais __complete version --format": "--format\tPrint in a form: json, or a Go template\n",
 	} {
 		code, stdout, _ := call(t, strings.Fields(args)...)
 		if code != 0 || !strings.HasPrefix(stdout, want) {

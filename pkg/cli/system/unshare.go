@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/exec"
 
 	"github.com/spf13/cobra"
@@ -31,11 +32,17 @@ func NewUnshare(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			path, err := exec.LookPath(args[0])
 			if err != nil {
-				code := 127
-				if !errors.Is(err, exec.ErrNotFound) {
-					code = 126
+				code := 126
+				if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+					code = 127
 				}
-				return ui.Exit(code, fmt.Errorf("unshare: %w", err))
+				if e, ok := errors.AsType[*exec.Error](err); ok {
+					err = e.Err
+				}
+				if e, ok := errors.AsType[*fs.PathError](err); ok {
+					err = e.Err
+				}
+				return ui.Exit(code, fmt.Errorf("unshare: exec %q: %w", args[0], err))
 			}
 			// Ctrl-C is for the command: this process only waits for it.
 			code, err := e.RunInUserNS(context.WithoutCancel(cmd.Context()), path, args)
