@@ -6,9 +6,12 @@ package cli
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,6 +19,7 @@ import (
 	"cais.dev/cais/pkg/cli/system"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
 )
 
 // Process is what Main needs of the process it runs in.
@@ -96,7 +100,20 @@ func execute(ctx context.Context, name string, p Process, g *globals, rest []str
 		return helpTopic(root, rest[1:])
 	}
 	root.SetArgs(rest)
-	return root.ExecuteContext(ctx)
+	return ofHome(root.ExecuteContext(ctx), p.Getenv("HOME"), os.Geteuid())
+}
+
+// ofHome gives a denial below HOME the likely cause: su and sudo can leave a
+// user with the directory of another.
+func ofHome(err error, home string, uid int) error {
+	if err == nil || home == "" || !strings.Contains(err.Error(), filepath.Join(home, ".")+"/") {
+		return err
+	}
+	var st syscall.Stat_t
+	if errs.KindOf(err) != errs.Denied && !errors.Is(err, fs.ErrPermission) || syscall.Stat(home, &st) != nil || int(st.Uid) == uid {
+		return err
+	}
+	return errs.WithHint(err, "HOME is "+home+", which is another user's: set it to your own directory.")
 }
 
 // helpTopic prints the help of the command that path names.

@@ -2,6 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +12,7 @@ import (
 
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
 )
 
 // call runs a command line as main does.
@@ -160,5 +164,31 @@ func TestCompletionLooksWhereTheFlagsSay(t *testing.T) {
 	}
 	if _, out, _ := call(t, "cais", "__complete", "--root", root, "run", ""); !strings.HasPrefix(out, "box:1\n") {
 		t.Errorf("got %q", out)
+	}
+}
+
+func TestHomeOfAnother(t *testing.T) {
+	me, home := os.Geteuid(), t.TempDir()
+	denied := fmt.Errorf("read %w", &fs.PathError{Op: "open", Path: home + "/.config/x", Err: fs.ErrPermission})
+	tests := []struct {
+		name string
+		err  error
+		home string
+		uid  int
+		want bool
+	}{
+		{"another's", denied, home, me + 1, true},
+		{"with a slash", denied, home + "/", me + 1, true},
+		{"by kind", errs.New(errs.Denied, "open "+home+"/x"), home, me + 1, true},
+		{"one's own", denied, home, me, false},
+		{"elsewhere", denied, t.TempDir(), me + 1, false},
+		{"none", denied, "", me + 1, false},
+		{"another error", errors.New("open " + home + "/x"), home, me + 1, false},
+	}
+	for _, tt := range tests {
+		err := ofHome(tt.err, tt.home, tt.uid)
+		if got := strings.Contains(errs.HintOf(err), "another user's"); got != tt.want || err.Error() != tt.err.Error() {
+			t.Errorf("%s: %v, hint %q", tt.name, err, errs.HintOf(err))
+		}
 	}
 }

@@ -107,7 +107,11 @@ func (r Reporting) Report(ctx context.Context, w io.Writer, err error) int {
 			continue // a child of ours has printed it
 		}
 		fmt.Fprintln(w, harmless(r.line(e)))
-		if hint := errs.HintOf(e); hint != "" {
+		hint := errs.HintOf(e)
+		if hint == "" && strings.HasSuffix(e.Error(), syscall.EMFILE.Error()) { // maybe a monitor's, which comes as a text
+			hint = "The limit of open files is too low: raise it with ulimit -n."
+		}
+		if hint != "" {
 			fmt.Fprintln(w, "Hint:", harmless(hint))
 		}
 	}
