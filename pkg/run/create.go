@@ -330,14 +330,16 @@ func (s *Service) joined(req *plan.Request) error {
 	return nil
 }
 
-// shareable refuses a container whose IPC was asked to be its own.
+// shareable refuses a container whose IPC is its own, as Docker's is unless it
+// was asked to be shareable.
 func (s *Service) shareable(id, ref string) error {
 	c, err := s.store.Load(id)
 	if err != nil {
 		return err
 	}
-	if mode := c.Record.Request.IPCMode; mode == "private" || mode == "none" {
-		err := errs.New(errs.Conflict, fmt.Sprintf("can't join IPC of container %s: it was made with --ipc %s", ref, mode))
+	switch c.Record.Request.IPCMode {
+	case "", "private", "none":
+		err := errs.New(errs.Conflict, fmt.Sprintf("can't join IPC of container %s: non-shareable IPC", ref))
 		return errs.WithHint(err, "Make that container with --ipc shareable.")
 	}
 	return nil
