@@ -88,7 +88,8 @@ func TestInitOnATerminal(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	c := sh(t, "trap 'echo int; exit 3' INT; echo up; read x; sleep 5; echo late")
+	// Without noflsh a ^C also discards what is on its way to the master.
+	c := sh(t, "stty noflsh; trap 'echo int; exit 3' INT; echo up; read x; sleep 5; echo late")
 	c.o.Init, c.spec.Process.Terminal = true, true
 	p, err := Run(c.spec, c.o)
 	if err != nil {
