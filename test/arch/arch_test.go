@@ -89,6 +89,7 @@ var layers = map[string]int{
 
 	"pkg/oci": 1, "pkg/container": 1, "pkg/run/plan": 1, "pkg/run/wire": 1,
 	"pkg/docker": 1, "pkg/seccomp": 1, "pkg/config": 1,
+	"pkg/build/graph": 1,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
@@ -108,6 +109,7 @@ var siblings = map[string][]string{
 	"pkg/container":     {"pkg/oci", "pkg/run/plan"},
 	"pkg/run/plan":      {"pkg/oci"},
 	"pkg/docker":        {"pkg/oci", "pkg/container", "pkg/run/plan"},
+	"pkg/build/graph":   {"pkg/oci"},
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
 	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile"},
 	"pkg/logs":          {"pkg/logs/jsonfile"},
@@ -207,6 +209,7 @@ var reach = []struct{ pkg, never, why string }{
 	{"pkg/run/plan", "net/http", "planning is pure"},
 	{"pkg/run/plan", module + "/pkg/sys", "planning is pure"},
 	{"pkg/oci", "os/exec", "values are pure"},
+	{"pkg/build/graph", "os/exec", "values are pure"},
 	{"pkg/docker", "os/exec", "values are pure"},
 	{"pkg/seccomp", "os/exec", "compiling a filter is pure"},
 	{"pkg/run/wire", "os/exec", "messages are pure"},
@@ -271,7 +274,7 @@ func TestRole(t *testing.T) {
 
 // The pure packages also build where nothing of Linux is.
 func TestPureBuildElsewhere(t *testing.T) {
-	for _, rel := range []string{"pkg/run/plan", "pkg/run/wire", "pkg/oci", "pkg/docker", "pkg/seccomp"} {
+	for _, rel := range []string{"pkg/run/plan", "pkg/run/wire", "pkg/oci", "pkg/docker", "pkg/seccomp", "pkg/build/graph"} {
 		if missingYet[rel] {
 			continue
 		}

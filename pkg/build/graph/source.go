@@ -1,0 +1,73 @@
+package graph
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Source is a Dockerfile's text.
+type Source struct {
+	Name string // as the user gave it, for messages
+	Data []byte
+}
+
+// Range is a piece of a Source, from 1; columns from 0, in bytes, 0 to 0 if
+// whole lines are meant.
+type Range struct {
+	StartLine, StartColumn int
+	EndLine, EndColumn     int
+}
+
+// String returns the place: "3", or "3:14".
+func (r Range) String() string {
+	if r.StartColumn == 0 && r.EndColumn == 0 {
+		return fmt.Sprint(r.StartLine)
+	}
+	return fmt.Sprintf("%d:%d", r.StartLine, r.StartColumn+1)
+}
+
+// Excerpt shows the lines of ranges with some around them, two on each side of a
+// single line and otherwise one, in the form of Docker's:
+//
+//	Dockerfile:3
+//	--------------------
+//	   1 |     FROM debian
+//	   2 |
+//	   3 | >>> RUN flase
+//	--------------------
+//
+// It is empty if there is nothing to show.
+func (s Source) Excerpt(ranges []Range) string {
+	if len(ranges) == 0 || len(s.Data) == 0 {
+		return ""
+	}
+	marked := func(line int) bool {
+		return slices.ContainsFunc(ranges, func(r Range) bool {
+			return r.StartLine <= line && line <= max(r.StartLine, r.EndLine)
+		})
+	}
+	lines := strings.Split(string(s.Data), "\n")
+	start, end := ranges[0].StartLine, 0
+	for _, r := range ranges {
+		start, end = min(start, r.StartLine), max(end, r.StartLine, r.EndLine)
+	}
+	if start < 1 || start > len(lines) {
+		return ""
+	}
+	around := 1
+	if start == end {
+		around = 2
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d\n--------------------\n", s.Name, start)
+	for i := max(start-around, 1); i <= min(end+around, len(lines)); i++ {
+		mark := "   "
+		if marked(i) {
+			mark = ">>>"
+		}
+		fmt.Fprintf(&b, " %3d | %s %s\n", i, mark, strings.TrimSuffix(lines[i-1], "\r"))
+	}
+	b.WriteString("--------------------\n")
+	return b.String()
+}
