@@ -73,15 +73,16 @@ var tree = []node{
 	}},
 
 	{name: "completion", of: "completion", section: others, quick: true, new: system.NewCompletion},
+	{name: "events", of: "system events", section: others, new: system.NewEvents},
 	{name: "info", of: "system info", section: common, quick: true, new: system.NewInfo},
 	{name: "inspect", of: "inspect", section: others, quick: true, new: newInspect},
 	{name: "unshare", of: "unshare", section: others, new: system.NewUnshare},
 	{name: "version", of: "version", section: common, quick: true, new: system.NewVersion},
 	{name: "system", section: management, short: "Manage cais itself", children: []node{
+		{name: "events", of: "system events", new: system.NewEvents},
 		{name: "info", of: "system info", quick: true, new: system.NewInfo},
 
 		{name: "df", later: "what containers and images take on the disk"},
-		{name: "events", later: "watching what happens"},
 		{name: "prune", later: "removing what is unused"},
 		{name: "reset", later: "removing everything"},
 		{name: "service", later: "the API socket"},
@@ -98,7 +99,6 @@ var tree = []node{
 	{name: "context", later: "working on other machines"},
 	{name: "cp", later: "copying files into and out of containers"},
 	{name: "diff", later: "what a container changed in its files"},
-	{name: "events", later: "watching what happens"},
 	{name: "export", later: "writing a container's files to a tar"},
 	{name: "generate", later: "units and YAML made from containers"},
 	{name: "healthcheck", later: "probing a container's health"},

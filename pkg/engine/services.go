@@ -12,6 +12,7 @@ import (
 	"cais.dev/cais/pkg/config"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/events"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/storage"
@@ -116,6 +117,15 @@ func (e *Engine) ContainerStore() (container.Store, error) {
 	return container.Store{Root: p.Root, Run: p.Run}, err
 }
 
+// Events is where this store's events are.
+func (e *Engine) Events() (events.Log, error) {
+	p, err := e.Paths()
+	if err != nil {
+		return events.Log{}, err
+	}
+	return events.In(p.Root), nil
+}
+
 // Containers returns the service for the life of containers.
 func (e *Engine) Containers() (*run.Service, error) { return e.s.containers() }
 
@@ -131,6 +141,7 @@ func (e *Engine) newContainers() (*run.Service, error) {
 		Store:   store,
 		Images:  images{e},
 		Log:     e.Log(),
+		Events:  events.In(store.Root),
 		Environ: e.environ(),
 		Flags:   e.globalFlags(),
 	}), nil

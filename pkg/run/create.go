@@ -31,6 +31,7 @@ type CreateOptions struct {
 
 	// Ephemeral is a --rm container of `run`, which nobody will start later.
 	Ephemeral bool
+	Attach    bool // whoever starts it will attach to it at once, for the events
 }
 
 // Created is what Create made.
@@ -120,6 +121,7 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	if err := s.store.WriteRecord(p.record, false); err != nil {
 		return nil, err
 	}
+	s.note(s.created(p.record, name, o.Attach)...)
 	return &Created{ID: id, Name: name, Warnings: p.warnings, lock: l, record: p.record, spec: p.spec}, nil
 }
 

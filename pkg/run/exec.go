@@ -63,7 +63,9 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 	if err != nil {
 		return nil, err
 	}
-	return session.Exec(ctx, c.Dir, session.ExecOptions{Plan: p.Marshal(), TTY: o.Request.TTY, Detach: o.Detach, Attach: o.Attach})
+	execID, command := container.NewID(), commandLine(o.Request.Args)
+	s.note(event(c.Record, c.Name(), "exec_create: "+command, "execID", execID), event(c.Record, c.Name(), "exec_start: "+command, "execID", execID))
+	return session.Exec(ctx, c.Dir, session.ExecOptions{Plan: p.Marshal(), ID: execID, TTY: o.Request.TTY, Detach: o.Detach, Attach: o.Attach})
 }
 
 // userFiles reads passwd and group as the container has them now: its upper
@@ -98,5 +100,6 @@ func (s *Service) Attach(ctx context.Context, ref string, a wire.Attach) (*sessi
 	case !c.Running():
 		return nil, errs.New(errs.Conflict, "cannot attach to a stopped container, start it first")
 	}
+	s.tell(c, "attach")
 	return session.Attach(ctx, c.Dir, a)
 }

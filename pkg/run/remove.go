@@ -62,6 +62,7 @@ func (s *Service) tryRemove(ctx context.Context, id, ref string, o RemoveOptions
 	if !o.Force {
 		return false, running(c, ref)
 	}
+	s.tell(c, "kill", "signal", "9")
 	if err := s.killAll(ctx, c); err != nil {
 		return false, err
 	}
@@ -102,6 +103,7 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 	if err := s.store.Forget(c.ID); err != nil {
 		return err
 	}
+	s.tell(c, "destroy")
 	err := errors.Join(s.releaseNames(c), s.discard(ctx, c.ID))
 	if full {
 		if note := s.o.Images.Unprotect(ctx, c.ID); note != nil {

@@ -19,6 +19,7 @@ import (
 	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/events"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/probe"
@@ -66,8 +67,9 @@ type Options struct {
 	Images  images
 	Exe     string // this program, to start again in its roles; "": /proc/self/exe
 	Log     *slog.Logger
-	Environ []string // for the programs it starts
-	Flags   []string // the global flags for this program in [CleanupRole]
+	Events  events.Log // what happens is told there
+	Environ []string   // for the programs it starts
+	Flags   []string   // the global flags for this program in [CleanupRole]
 }
 
 // Service is the life of one user's containers. Its methods may be called at

@@ -239,6 +239,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		AutoRemove: req.AutoRemove,
 		Cleanup:    s.cleanupArgv(helperContainer, rec.ID),
 		CleanupEnv: s.cleanupEnv(),
+		Name:       settings.Name, Events: s.o.Events.Path, EventAttrs: eventAttrs(rec),
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -43,7 +44,7 @@ func parseSignal(name string) (syscall.Signal, error) {
 }
 
 // Stop ends a container, politely at first. One that does not run is no error.
-func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) error {
+func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) (err error) {
 	c, err := s.Find(ctx, ref)
 	if err != nil {
 		return err
@@ -68,7 +69,13 @@ func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if err := settle(ctx, c); err != nil {
 		return gone(err)
 	}
+	defer func() {
+		if err == nil {
+			s.tell(c, "stop")
+		}
+	}()
 	if timeout != 0 && c.State != nil {
+		s.tell(c, "kill", "signal", strconv.Itoa(int(sig)))
 		if err := s.signal(c, sig); err != nil {
 			return err
 		}
@@ -88,6 +95,7 @@ func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if !c.Alive {
 		return nil
 	}
+	s.tell(c, "kill", "signal", "9")
 	if err := s.killAll(ctx, c); err != nil {
 		return err
 	}
@@ -147,6 +155,7 @@ func (s *Service) Kill(ctx context.Context, ref, signal string) error {
 			return err
 		}
 	}
+	s.tell(c, "kill", "signal", strconv.Itoa(int(sig)))
 	if sig == syscall.SIGKILL {
 		if err := s.killAll(ctx, c); err != nil {
 			return err

@@ -95,6 +95,7 @@ var layers = map[string]int{
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
+	"pkg/events": 2,
 
 	"pkg/run": 3, "pkg/pull": 3,
 
@@ -114,6 +115,7 @@ var siblings = map[string][]string{
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
 	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile"},
 	"pkg/logs":          {"pkg/logs/jsonfile"},
+	"pkg/events":        {"pkg/logs/jsonfile"},
 	"pkg/storage":       {"pkg/storage/unpack"},
 	"pkg/userns":        {"pkg/run/launch"},
 	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},

@@ -178,7 +178,9 @@ func (c *runner) run(ctx context.Context) error {
 	if c.req.TTY {
 		so.Size = size(c.s)
 	}
-	made, started, err := svc.Run(ctx, c.options(img, c.req.AutoRemove), so)
+	co := c.options(img, c.req.AutoRemove)
+	co.Attach = !c.o.Detach
+	made, started, err := svc.Run(ctx, co, so)
 	if made != nil {
 		c.warn(made.Warnings)
 	}

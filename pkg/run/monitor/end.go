@@ -24,6 +24,7 @@ func (m *monitor) containerExited(p *proc, code int) {
 	again, _ := m.policy(code, false)
 	if again {
 		m.writeExit(e)
+		m.died(code, e.oom)
 		m.restartAt = m.now.Add(m.pause(m.now.Sub(m.startedAt)))
 		m.writeState("restarting")
 		p.announce(&wire.Exited{Code: code, OOMKilled: e.oom, Restarts: true})
@@ -32,6 +33,7 @@ func (m *monitor) containerExited(p *proc, code int) {
 		return
 	}
 	m.writeExit(e)
+	m.died(code, e.oom)
 	m.cleanup = m.control == nil && m.job.AutoRemove
 	m.withdraw()
 	p.announce(&wire.Exited{Code: code, OOMKilled: e.oom, Cleanup: m.job.AutoRemove})

@@ -123,6 +123,14 @@ func settings(text []byte, was wire.Restart) (byUser bool, now wire.Restart) {
 	return byUser, now
 }
 
+// rename takes the container's present name from the text of settings.json,
+// where it is the first thing called so.
+func (m *monitor) rename(text []byte) {
+	if n, ok := after(string(text), `"name"`); ok && hasPrefix(n, `"`) {
+		m.job.Name, _, _ = cut(n[1:], `"`)
+	}
+}
+
 // after returns what follows key and its colon. The same text without a colon is
 // a value: a container may be called "restart".
 func after(s, key string) (string, bool) {

@@ -24,7 +24,8 @@ type proc struct {
 	tty       bool
 	container bool
 	outs      []*source
-	leaving   bool // it has ended: its last output waits for no client
+	leaving   bool   // it has ended: its last output waits for no client
+	id        string // an exec's, for events
 }
 
 // source is a pipe or a terminal that a process writes to.
@@ -147,6 +148,9 @@ func (p *proc) exited(code int) {
 		return
 	}
 	p.drain()
+	if p.id != "" {
+		p.m.tell("exec_die", "execID", p.id, "exitCode", strconv.Itoa(code))
+	}
 	p.announce(&wire.Exited{Code: code})
 	p.close()
 	for i, e := range p.m.execs {
@@ -352,6 +356,7 @@ func (m *monitor) policy(code int, due bool) (again bool, byUser bool) {
 	policy := m.job.Restart
 	if s, err := os.ReadFile(m.job.Dir + "/settings.json"); err == nil {
 		byUser, policy = settings(s, policy)
+		m.rename(s)
 	}
 	switch {
 	case byUser:

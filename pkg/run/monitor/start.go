@@ -220,6 +220,7 @@ func (m *monitor) release(p *proc, g gated) error {
 	m.main = p
 	p.watch()
 	m.writeState("running")
+	m.started()
 	return nil
 }
 

@@ -135,6 +135,7 @@ type Exec struct {
 	Detach bool // answer Running; nobody waits for the end
 	Slots  []byte
 	Attach Attach
+	ID     string // of 64 hex digits, for events; may be empty
 }
 
 // Resize sets the size of the terminal of the connection's process.
@@ -172,6 +173,16 @@ type Job struct {
 	// the rest when the container ends and no client is there to do it.
 	Cleanup    []string
 	CleanupEnv []string
+
+	Name string // the container's, at its start
+	// Events is the file that events are appended to; empty: none. EventAttrs is the
+	// inside of the JSON object of the container's attributes, without its name.
+	// The others are lines without their time, for each start and each end: what
+	// that makes of volumes and networks.
+	Events      string
+	EventAttrs  string
+	StartEvents []string
+	EndEvents   []string
 }
 
 // Log says where output goes besides attached clients.
@@ -245,6 +256,7 @@ func (m *Exec) fields(c *coder) {
 	c.flag(&m.Detach)
 	c.bytes(&m.Slots)
 	m.Attach.fields(c)
+	c.str(&m.ID)
 }
 func (m *Resize) fields(c *coder) {
 	c.u16(&m.Rows)
@@ -274,6 +286,11 @@ func (m *Job) fields(c *coder) {
 	c.flag(&m.AutoRemove)
 	c.strs(&m.Cleanup)
 	c.strs(&m.CleanupEnv)
+	c.str(&m.Name)
+	c.str(&m.Events)
+	c.str(&m.EventAttrs)
+	c.strs(&m.StartEvents)
+	c.strs(&m.EndEvents)
 }
 
 // Marshal returns m as a packet, or, for a Job, as the content of a memfd.
