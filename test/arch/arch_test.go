@@ -89,7 +89,7 @@ var layers = map[string]int{
 
 	"pkg/oci": 1, "pkg/container": 1, "pkg/run/plan": 1, "pkg/run/wire": 1,
 	"pkg/docker": 1, "pkg/seccomp": 1, "pkg/config": 1,
-	"pkg/build/graph":    1,
+	"pkg/build/graph": 1, "pkg/build/gitref": 1,
 	"pkg/build/progress": 1,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
