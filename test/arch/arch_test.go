@@ -92,6 +92,8 @@ var layers = map[string]int{
 	"pkg/build/graph": 1, "pkg/build/gitref": 1,
 	"pkg/build/progress": 1,
 
+	"pkg/network/loop": 1,
+
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,

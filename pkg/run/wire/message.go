@@ -20,6 +20,10 @@
 //	Attach                -> Attached, then streams, Resize, Signal, then Exited
 //	Exec + plan memfd     -> Running, then streams, Resize, Signal, then Exited
 //	Reload                -> Done: settings.json has changed
+//	Hold*, Network        -> Done: the container's network is another one
+//
+// Hold messages may also come before Create, with the descriptors that the job's
+// Net names.
 //
 // Failed answers what could not be done. End of file without Exited or Failed
 // means that the peer was killed. Whoever closes a connection detaches.
@@ -174,6 +178,8 @@ type Job struct {
 	Cleanup    []string
 	CleanupEnv []string
 
+	Net []byte // a marshalled Net; empty: the monitor has nothing to do with the network
+
 	Name string // the container's, at its start
 	// Events is the file that events are appended to; empty: none. EventAttrs is the
 	// inside of the JSON object of the container's attributes, without its name.
@@ -286,6 +292,7 @@ func (m *Job) fields(c *coder) {
 	c.flag(&m.AutoRemove)
 	c.strs(&m.Cleanup)
 	c.strs(&m.CleanupEnv)
+	c.bytes(&m.Net)
 	c.str(&m.Name)
 	c.str(&m.Events)
 	c.str(&m.EventAttrs)

@@ -13,7 +13,7 @@ import (
 func all() []Message {
 	return []Message{
 		&Create{}, &Created{}, &Start{}, &Running{}, &Exited{}, &Failed{}, &Attach{}, &Attached{},
-		&Exec{}, &Resize{}, &Signal{}, &Reload{}, &Done{}, &Job{},
+		&Exec{}, &Resize{}, &Signal{}, &Reload{}, &Done{}, &Job{}, &Net{}, &Hold{}, &Network{},
 	}
 }
 
