@@ -59,6 +59,15 @@ func (s *Store) recover(ctx context.Context) error {
 			return err
 		}
 	}
+	holders, err := filepath.Glob(filepath.Join(s.stateDir(), "hold-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range holders { // empty ones, which a process that lives records at once
+		if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > time.Minute {
+			_ = os.Remove(dir) // somebody else's job, too
+		}
+	}
 	_, err = s.sweepStaging(false)
 	return err
 }
@@ -233,6 +242,11 @@ func (s *Store) unreferenced(before time.Time) ([]library.Layer, error) {
 	}
 	for _, c := range containers {
 		use(c.LayerID)
+	}
+	for _, l := range layers {
+		if strings.HasPrefix(l.ID, holderPrefix) { // for a build's cache
+			use(l.ID)
+		}
 	}
 	for _, l := range layers { // a young layer is about to be used, and so is what it stands on
 		if l.Created.After(before) {

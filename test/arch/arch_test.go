@@ -96,6 +96,7 @@ var layers = map[string]int{
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
+	"pkg/layer/tree": 2, "pkg/layer/tarsplit": 2, "pkg/layer/changes": 2,
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
 	"pkg/events": 2,
 
@@ -118,7 +119,7 @@ var siblings = map[string][]string{
 	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile"},
 	"pkg/logs":          {"pkg/logs/jsonfile"},
 	"pkg/events":        {"pkg/logs/jsonfile"},
-	"pkg/storage":       {"pkg/storage/unpack"},
+	"pkg/storage":       {"pkg/storage/unpack", "pkg/layer/changes"},
 	"pkg/userns":        {"pkg/run/launch"},
 	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},
 	"pkg/lock":          {"pkg/errs"},
@@ -130,6 +131,9 @@ var siblings = map[string][]string{
 	"pkg/cli/image":     {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/system":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"cmd/cais":          {"pkg/cli", "pkg/cli/ui"},
+
+	"pkg/layer/changes":  {"pkg/layer/tree", "pkg/layer/tarsplit"},
+	"pkg/storage/unpack": {"pkg/layer/tarsplit"},
 }
 
 func TestDirection(t *testing.T) {
@@ -178,7 +182,7 @@ var gates = []struct {
 	{"go.podman.io/storage/", []string{"pkg/storage"}, "its interface has 89 methods"},
 	{"github.com/google/go-containerregistry/", []string{"pkg/registry"}, "one edge to the network; images are oci values elsewhere"},
 	{"github.com/opencontainers/runtime-spec/", []string{"pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup"}, "only who makes or lowers a spec knows it"},
-	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/storage", "pkg/storage/unpack", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
+	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
 	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"github.com/spf13/cobra/doc", nil, "it belongs to docs/man/gen"},
 	{"github.com/moby/profiles/", nil, "the profile is checked in; a test compares it"},

@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/layer/tarsplit"
 )
 
 // Options say how a layer is unpacked.
@@ -114,7 +115,7 @@ func unpack(ctx context.Context, dir string, r io.Reader, o Options) (res Result
 		x.o.MaxEntries = maxEntries
 	}
 	if o.TarSplit != nil {
-		x.split = newSplitter(o.TarSplit)
+		x.split = tarsplit.NewWriter(o.TarSplit)
 	}
 	defer x.dropParent()
 	if err := x.run(ctx, r); err != nil {
@@ -124,10 +125,10 @@ func unpack(ctx context.Context, dir string, r io.Reader, o Options) (res Result
 		return res, err
 	}
 	if x.split != nil {
-		if err := x.split.flush(); err != nil {
+		if err := x.split.Flush(); err != nil {
 			return res, fmt.Errorf("write tar-split: %w", err)
 		}
-		x.res.NoTarSplit = x.split.useless
+		x.res.NoTarSplit = x.split.Useless()
 	}
 	x.res.UIDs, x.res.GIDs = sorted(x.uids), sorted(x.gids)
 	return x.res, nil
@@ -148,7 +149,7 @@ type extractor struct {
 	overlay string // prefix of overlay's attributes
 	buf     []byte
 	res     Result
-	split   *splitter
+	split   *tarsplit.Writer
 	warned  map[string]bool
 
 	// The directory that the last entry was put into; most entries follow one
@@ -188,10 +189,10 @@ func (x *extractor) run(ctx context.Context, r io.Reader) error {
 			return context.Cause(ctx)
 		}
 		if x.split != nil {
-			x.split.segment(tr.RawBytes())
+			x.split.Segment(tr.RawBytes())
 		}
 		data := &payload{r: tr}
-		if x.split != nil && !x.split.useless {
+		if x.split != nil && !x.split.Useless() {
 			data.crc = crc
 		}
 		if err := x.entry(h, data); err != nil {
@@ -201,16 +202,16 @@ func (x *extractor) run(ctx context.Context, r io.Reader) error {
 			return err
 		}
 		if x.split != nil {
-			x.split.file(h.Name, h.Size, data.n, data.sum)
+			x.split.File(h.Name, h.Size, data.n, data.sum)
 		}
 	}
 	if x.split != nil {
-		x.split.segment(tr.RawBytes())
+		x.split.Segment(tr.RawBytes())
 	}
 	for { // padding, and whatever follows: it belongs to the digest
 		n, err := br.Read(x.buf)
 		if x.split != nil {
-			x.split.segment(x.buf[:n])
+			x.split.Segment(x.buf[:n])
 		}
 		if err == io.EOF {
 			return nil

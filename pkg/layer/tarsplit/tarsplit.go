@@ -1,4 +1,6 @@
-package unpack
+// Package tarsplit writes tar-split's description of a tar, from which, with the
+// files, the same tar can be made again byte for byte.
+package tarsplit
 
 import (
 	"bufio"
@@ -12,10 +14,10 @@ import (
 	"unicode/utf8"
 )
 
-// splitter writes tar-split's description of a tar: one JSON line per piece,
+// Writer writes the description: one JSON line per piece,
 // which is either bytes as they stand (headers, padding) or a file's name, size
 // and crc64. By hand, as it is a tenth of a pull with encoding/json.
-type splitter struct {
+type Writer struct {
 	w       *bufio.Writer
 	line    []byte
 	pos     int
@@ -25,12 +27,13 @@ type splitter struct {
 	err     error
 }
 
-func newSplitter(w io.Writer) *splitter {
-	return &splitter{w: bufio.NewWriterSize(w, 64<<10), seen: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
+// NewWriter returns a Writer to w.
+func NewWriter(w io.Writer) *Writer {
+	return &Writer{w: bufio.NewWriterSize(w, 64<<10), seen: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
 }
 
-// segment writes raw bytes.
-func (s *splitter) segment(raw []byte) {
+// Segment writes raw bytes.
+func (s *Writer) Segment(raw []byte) {
 	if len(raw) == 0 || s.useless {
 		return
 	}
@@ -39,8 +42,8 @@ func (s *splitter) segment(raw []byte) {
 	s.end(`"`)
 }
 
-// file writes an entry's name and sum; read is how many bytes of data it had.
-func (s *splitter) file(name string, size, read int64, sum uint64) {
+// File writes an entry's name and sum; read is how many bytes of data it had.
+func (s *Writer) File(name string, size, read int64, sum uint64) {
 	if s.useless {
 		return
 	}
@@ -72,6 +75,10 @@ func (s *splitter) file(name string, size, read int64, sum uint64) {
 	s.end(`"`)
 }
 
+// Useless says that the tar cannot be described: a path occurs twice in it, or a
+// header lies about its size.
+func (s *Writer) Useless() bool { return s.useless }
+
 func quote(name string) []byte {
 	for i := range len(name) {
 		if c := name[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
@@ -85,7 +92,7 @@ func quote(name string) []byte {
 	return strconv.AppendQuote(nil, name)
 }
 
-func (s *splitter) end(quote string) {
+func (s *Writer) end(quote string) {
 	s.line = append(append(s.line, quote...), `,"position":`...)
 	s.line = append(strconv.AppendInt(s.line, int64(s.pos), 10), '}', '\n')
 	s.pos++
@@ -94,7 +101,8 @@ func (s *splitter) end(quote string) {
 	}
 }
 
-func (s *splitter) flush() error {
+// Flush writes what is buffered and returns the first error.
+func (s *Writer) Flush() error {
 	if err := s.w.Flush(); s.err == nil {
 		s.err = err
 	}

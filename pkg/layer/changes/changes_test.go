@@ -1,0 +1,179 @@
+package changes
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// dirs makes layer directories, the upper one first, from lists of entries:
+//
+//	"etc/"           a directory
+//	"etc/x=text"     a file
+//	"etc/x->target"  a link
+//	"etc/x!"         a whiteout
+//	"etc/*"          marks the directory etc opaque
+//	"etc/x&y"        a hard link of y
+//	"etc/x|"         a fifo
+func dirs(t *testing.T, lists ...[]string) []string {
+	t.Helper()
+	when := time.Unix(1700000000, 5)
+	var all []string
+	for _, list := range lists {
+		dir := t.TempDir()
+		all = append(all, dir)
+		for _, e := range list {
+			name, err := entry(dir, e)
+			if err != nil {
+				t.Skipf("cannot make %s here: %v", e, err)
+			}
+			if err := os.Chtimes(filepath.Join(dir, name), when, when); err != nil && !strings.Contains(e, "->") {
+				t.Fatal(err)
+			}
+		}
+	}
+	return all
+}
+
+func entry(dir, e string) (string, error) {
+	at := func(name string) string {
+		p := filepath.Join(dir, name)
+		_ = os.MkdirAll(filepath.Dir(p), 0o755) // the call after this one says what is wrong
+		return p
+	}
+	if name, target, ok := strings.Cut(e, "->"); ok {
+		return name, os.Symlink(target, at(name))
+	}
+	if name, target, ok := strings.Cut(e, "&"); ok {
+		return name, os.Link(at(target), at(name))
+	}
+	if name, ok := strings.CutSuffix(e, "/*"); ok {
+		return name, errors.Join(os.MkdirAll(at(name), 0o755), syscall.Setxattr(at(name), "user.overlay.opaque", []byte("y"), 0))
+	}
+	if name, ok := strings.CutSuffix(e, "!"); ok {
+		return name, syscall.Mknod(at(name), syscall.S_IFCHR, 0)
+	}
+	if name, ok := strings.CutSuffix(e, "|"); ok {
+		return name, syscall.Mkfifo(at(name), 0o644)
+	}
+	if name, ok := strings.CutSuffix(e, "/"); ok {
+		return name, os.MkdirAll(at(name), 0o755)
+	}
+	name, text, _ := strings.Cut(e, "=")
+	return name, os.WriteFile(at(name), []byte(text), 0o644)
+}
+
+func TestWalkAndTar(t *testing.T) {
+	tests := []struct {
+		name   string
+		layers [][]string // upper, then lower ones
+		want   string     // of Walk
+		expand string     // with Expand, if it differs
+		tar    string     // the names in it
+	}{
+		{"added", [][]string{{"a/", "a/b=1"}, {}}, "A a, A a/b", "", "a/ a/b"},
+		{"below what is there", [][]string{{"a/", "a/b=1"}, {"a/", "a/c=1"}}, "= a, A a/b", "", "a/b"},
+		{"modified", [][]string{{"a/", "a/b=1"}, {"a/b=22"}}, "= a, C a/b", "", "a/b"},
+		{"opened and left alone", [][]string{{"a/", "a/b=1"}, {"a/b=1"}}, "= a, = a/b", "", ""},
+		{"gone", [][]string{{"a/", "a/b!"}, {"a/b=1"}}, "= a, D a/b", "", "a/.wh.b"},
+		{"gone below two layers", [][]string{{"a/", "a/b!"}, {"a/"}, {"a/b=1"}}, "= a, D a/b", "", "a/.wh.b"},
+		{"whiteout over nothing", [][]string{{"a/", "a/b!"}, {"a/c=1"}}, "= a", "", ""},
+		{"whiteout over a whiteout", [][]string{{"a/", "a/b!"}, {"a/", "a/b!"}, {"a/b=1"}}, "= a", "", ""},
+		{"opaque", [][]string{{"a/*", "a/n=1"}, {"a/b=1", "a/n=2"}}, "C a, A a/n", "C a, D a/b, A a/n", "a/ a/.wh..wh..opq a/n"},
+		{"opaque where nothing was", [][]string{{"a/*", "a/n=1"}, {}}, "A a, A a/n", "", "a/ a/n"},
+		{"directory over a file", [][]string{{"a/*", "a/n=1"}, {"a=1"}}, "C a, A a/n", "", "a/ a/n"},
+		{"link over a directory", [][]string{{"a->b"}, {"a/x=1"}}, "C a", "", "a->b"},
+		{"hard links", [][]string{{"a=1", "b&a", "c/", "c/d&a"}, {}}, "A a, A b &a, A c, A c/d &a", "", "a b=>a c/ c/d=>a"},
+		{"hard link of whiteouts", [][]string{{"a!", "b&a"}, {"a=1", "b=1"}}, "D a, D b", "", ".wh.a .wh.b"},
+		{"fifo", [][]string{{"p|"}, {}}, "A p", "", "p"},
+		{"order", [][]string{{"a-b=1", "a/", "a/x=1", "a.b=1"}, {}}, "A a, A a/x, A a-b, A a.b", "", "a/ a/x a-b a.b"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ds := dirs(t, tt.layers...)
+			for _, expand := range []bool{false, true} {
+				want := tt.want
+				if expand && tt.expand != "" {
+					want = tt.expand
+				}
+				var got []string
+				err := Walk(t.Context(), ds[0], ds[1:], Options{Expand: expand}, func(e *Entry) error {
+					s := string("=ACD"[e.Kind]) + " " + e.Path
+					if e.Hard != "" {
+						s += " &" + e.Hard
+					}
+					got = append(got, s)
+					return nil
+				})
+				if err != nil || strings.Join(got, ", ") != want {
+					t.Errorf("expand %v: got %q, %v; want %q", expand, strings.Join(got, ", "), err, want)
+				}
+			}
+			var blob, split bytes.Buffer
+			sum, err := Tar(t.Context(), &blob, ds[0], ds[1:], TarOptions{TarSplit: &split})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sum.Size != int64(blob.Len()) || split.Len() == 0 {
+				t.Errorf("size %d of %d, %d bytes of tar-split", sum.Size, blob.Len(), split.Len())
+			}
+			if got := names(t, &blob); got != tt.tar {
+				t.Errorf("tar %q, want %q", got, tt.tar)
+			}
+			again, err := Tar(t.Context(), nil, ds[0], ds[1:], TarOptions{})
+			if err != nil || again.DiffID != sum.DiffID {
+				t.Errorf("the second time %+v, %v, the first %+v", again, err, sum)
+			}
+		})
+	}
+}
+
+func names(t *testing.T, r io.Reader) string {
+	t.Helper()
+	var list []string
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return strings.Join(list, " ")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch h.Typeflag {
+		case tar.TypeLink:
+			list = append(list, h.Name+"=>"+h.Linkname)
+		case tar.TypeSymlink:
+			list = append(list, h.Name+"->"+h.Linkname)
+		default:
+			list = append(list, h.Name)
+		}
+	}
+}
+
+func BenchmarkTar(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 20_000 {
+		sub := filepath.Join(dir, fmt.Sprint(i/200))
+		if i%200 == 0 {
+			if err := os.Mkdir(sub, 0o755); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), make([]byte, 10_000), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if _, err := Tar(b.Context(), nil, dir, nil, TarOptions{TarSplit: io.Discard}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	library "go.podman.io/storage"
+	"go.podman.io/storage/drivers"
+	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/layer/changes"
+)
+
+// NewLayer is a directory that becomes a layer.
+type NewLayer struct {
+	// Dir has the files as an overlay's upper directory has them. It is moved into
+	// the store, so it must be on its file system ([Store.WorkDir] is) and nobody
+	// may change it any more; those who have it mounted as a lower one may keep it.
+	Dir string
+	// Sum is what [changes.Tar] said of Dir above the parent.
+	Sum changes.Summary
+	// TarSplit is what it wrote; nil: a push packs the layer anew.
+	TarSplit *os.File
+	// Keep leaves Dir where it is: the layer is unpacked from its tar again.
+	Keep bool
+}
+
+// builtFlag is on layers that a build or a commit made; its value is the time.
+const builtFlag = "cais-build"
+
+// WorkDir is a directory on the file system of the store's layers, for what is to
+// become one.
+func (s *Store) WorkDir() string { return workDir(s.o) }
+
+// WorkDir is [Store.WorkDir] for who only reads.
+func (r *Reader) WorkDir() string { return workDir(r.o) }
+
+func workDir(o Options) string {
+	root := o.GraphRoot
+	if o.ImageStore != "" {
+		root = o.ImageStore
+	}
+	return filepath.Join(root, "cais")
+}
+
+// Sync flushes the store's file system. Whoever records an image does it before,
+// so that what is recorded is on disk.
+func (s *Store) Sync() error {
+	if s.o.NoSync {
+		return nil
+	}
+	return s.explain("flush the layers to disk", s.sync())
+}
+
+// AdoptLayer records a directory as the layer above parent (empty: none) and
+// returns the layer's id. If the store has this very layer already, Dir stays
+// where it is, and is the caller's to remove. It does not flush; see [Store.Sync].
+//
+// It fails with [ErrParentGone] if the parent was removed.
+func (s *Store) AdoptLayer(ctx context.Context, parent string, l NewLayer) (string, error) {
+	id := LayerID(parent, l.Sum.DiffID)
+	if parent != "" && !s.HasLayer(parent) {
+		return "", ErrParentGone
+	}
+	if s.HasLayer(id) {
+		return id, nil
+	}
+	if !l.Keep {
+		err := s.adopt(id, parent, l)
+		switch {
+		case err == nil:
+			return id, nil
+		case errors.Is(err, library.ErrLayerUnknown):
+			return "", ErrParentGone
+		case errors.Is(err, library.ErrDuplicateID) && s.HasLayer(id):
+			return id, nil
+		case !errors.Is(err, unix.EXDEV): // the store's layers are a mount of their own
+			return "", s.explain("record layer "+short(id), err)
+		}
+	}
+	st, err := s.StageDir(ctx, parent, l.Dir)
+	if err != nil {
+		return "", err
+	}
+	if st.DiffID != l.Sum.DiffID {
+		return "", errors.Join(errs.E("record layer "+short(id), errs.Internal, fmt.Errorf("its tar has the digest %s, and had %s", st.DiffID, l.Sum.DiffID)), s.Discard(st))
+	}
+	return s.commit(parent, st)
+}
+
+func (s *Store) adopt(id, parent string, l NewLayer) error {
+	out := &graphdriver.DriverWithDifferOutput{
+		Target: l.Dir, Size: l.Sum.Size, UIDs: l.Sum.UIDs, GIDs: l.Sum.GIDs,
+		UncompressedDigest: digest.Digest(l.Sum.DiffID), RootDirMode: l.Sum.RootMode,
+	}
+	if l.TarSplit != nil {
+		fd, err := unix.FcntlInt(l.TarSplit.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		out.TarSplit = os.NewFile(uintptr(fd), "tar-split") // the library closes it, also when it fails
+	}
+	_, err := s.lib.ApplyStagedLayer(library.ApplyStagedLayerOptions{
+		ID: id, ParentLayer: parent, DiffOutput: out,
+		LayerOptions: &library.LayerOptions{
+			UncompressedDigest: out.UncompressedDigest,
+			Flags:              map[string]any{builtFlag: time.Now().Unix()},
+		},
+	})
+	return err
+}
+
+// StageDir stages what the directory dir changes in the layer parent and all
+// below it: a copy, dir stays as it is. It may be a running container's.
+func (s *Store) StageDir(ctx context.Context, parent, dir string) (*Staged, error) {
+	lower, err := s.reader.LayerDirs(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	packed := make(chan error, 1)
+	go func() {
+		_, err := changes.Tar(ctx, w, dir, lower, changes.TarOptions{})
+		packed <- w.CloseWithError(err)
+	}()
+	st, err := s.StageLayer(ctx, LayerSource{Body: r, Unlimited: true})
+	_ = r.CloseWithError(err) // nil is io.ErrClosedPipe: the tar is over by then
+	<-packed                  // always nil; its own error came through the pipe
+	return st, err
+}
+
+// LayerDirs returns the directories of the layer id and all below it, top first,
+// absolute; none for the empty id.
+func (r *Reader) LayerDirs(ctx context.Context, id string) ([]string, error) {
+	if id == "" {
+		return nil, nil
+	}
+	img := &Image{ID: id, TopLayer: id, dir: filepath.Join(r.dir(r.roots()[0], "images"), "none")}
+	dirs, err := r.LowerDirs(ctx, img)
+	if err != nil {
+		return nil, fmt.Errorf("find layer %s: %w", short(id), err)
+	}
+	return dirs, nil
+}
+
+// HoldLayer keeps the layer id, and all below it, when the images that have it
+// are removed, by whatever tool of this store: it records an empty layer above
+// it. ReleaseLayers takes that back.
+func (s *Store) HoldLayer(ctx context.Context, id string) error {
+	if s.HasLayer(holderOf(id)) {
+		return nil
+	}
+	dir, err := os.MkdirTemp(s.stateDir(), "hold-")
+	if err != nil {
+		return err
+	}
+	mode := os.FileMode(0o755)
+	err = s.adopt(holderOf(id), id, NewLayer{Dir: dir, Sum: changes.Summary{RootMode: &mode, DiffID: string(sha([]byte(holderOf(id))))}})
+	if err != nil {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if errors.Is(err, library.ErrLayerUnknown) {
+		return ErrParentGone
+	}
+	if errors.Is(err, library.ErrDuplicateID) {
+		return nil
+	}
+	return s.explain("hold layer "+short(id), err)
+}
+
+// holderPrefix begins the ids of the layers that hold others.
+const holderPrefix = "cais-build-cache-"
+
+func holderOf(id string) string { return holderPrefix + id }
+
+// Held returns the layers that HoldLayer keeps.
+func (s *Store) Held() ([]string, error) {
+	layers, err := s.lib.Layers()
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, l := range layers {
+		if id, ok := strings.CutPrefix(l.ID, holderPrefix); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// ReleaseLayers takes back HoldLayer and removes of the layers and those below them
+// what nothing else uses. It returns the ids of the layers that went.
+func (s *Store) ReleaseLayers(ids ...string) ([]string, error) {
+	s.spendReserve()
+	for _, id := range ids {
+		if err := s.deleteLayer(holderOf(id)); err != nil {
+			return nil, s.explain("release layer "+short(id), err)
+		}
+	}
+	var gone []string
+	for _, top := range ids {
+		for _, l := range s.layersOf(top) {
+			if err := s.deleteLayer(l.ID); err != nil {
+				return gone, s.explain("remove layer "+short(l.ID), err)
+			}
+			if s.HasLayer(l.ID) {
+				break // something uses it, and so all below
+			}
+			gone = append(gone, l.ID)
+		}
+	}
+	return gone, nil
+}

@@ -1,0 +1,121 @@
+package storage
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	library "go.podman.io/storage"
+	"go.podman.io/storage/pkg/archive"
+
+	"cais.dev/cais/pkg/layer/changes"
+)
+
+// newDir makes what a command left in its upper directory.
+func newDir(t *testing.T, s *Store) string {
+	t.Helper()
+	if err := os.MkdirAll(s.WorkDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(s.WorkDir(), "test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"new": "1", "sub/file": "22", "sub/longer": string(make([]byte, 300<<10))} {
+		p := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestAdoptLayer(t *testing.T) {
+	s := openStore(t)
+	base, err := s.CommitLayers(t.Context(), "", stage(t, s, gzLayer(t, entry{Name: "old", Body: "x"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, keep := range []bool{false, true} {
+		dir := newDir(t, s)
+		if keep { // another layer than the one that is there
+			if err := os.WriteFile(filepath.Join(dir, "more"), []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lower, err := s.Reader().LayerDirs(t.Context(), base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		split, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer split.Close()
+		sum, err := changes.Tar(t.Context(), nil, dir, lower, changes.TarOptions{TarSplit: split})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := s.AdoptLayer(t.Context(), base, NewLayer{Dir: dir, Sum: *sum, TarSplit: split, Keep: keep})
+		if err != nil || id != LayerID(base, sum.DiffID) || !s.HasLayer(id) {
+			t.Fatalf("layer %s, %v", id, err)
+		}
+		if _, err := os.Lstat(dir); (err == nil) != keep {
+			t.Errorf("keep %v: the directory: %v", keep, err)
+		}
+		// What the store makes of it is the tar that was summed up.
+		plain := archive.Uncompressed
+		r, err := s.lib.Diff("", id, &library.DiffOptions{Compression: &plain})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := sha256.New()
+		if _, err := io.Copy(h, r); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		if got := "sha256:" + hex.EncodeToString(h.Sum(nil)); got != sum.DiffID {
+			t.Errorf("keep %v: the store packs %s, adopted was %s", keep, got, sum.DiffID)
+		}
+	}
+	if _, err := s.AdoptLayer(t.Context(), "missing", NewLayer{}); !errors.Is(err, ErrParentGone) {
+		t.Errorf("above nothing: %v", err)
+	}
+}
+
+func TestHoldLayer(t *testing.T) {
+	s := openStore(t)
+	top, err := s.CommitLayers(t.Context(), "", stage(t, s, gzLayer(t, entry{Name: "a", Body: "x"})), stage(t, s, gzLayer(t, entry{Name: "b", Body: "x"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.HoldLayer(t.Context(), top); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if held, err := s.Held(); err != nil || len(held) != 1 || held[0] != top {
+		t.Errorf("held %q, %v", held, err)
+	}
+	img, err := s.PutImage(t.Context(), ImageSpec{TopLayer: top, Config: []byte("{}"), Manifest: []byte("{}")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.RemoveImage(t.Context(), RemoveOptions{Force: true}, "sha256:"+img.ID); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.Collect(t.Context(), CollectOptions{Age: -1}); err != nil || len(c.Layers) != 0 || !s.HasLayer(top) {
+		t.Errorf("collected %q, %v", c.Layers, err)
+	}
+	gone, err := s.ReleaseLayers(top)
+	if err != nil || len(gone) != 2 || s.HasLayer(top) {
+		t.Errorf("removed %q, %v", gone, err)
+	}
+	if err := s.HoldLayer(t.Context(), "missing"); !errors.Is(err, ErrParentGone) {
+		t.Errorf("hold nothing: %v", err)
+	}
+}
