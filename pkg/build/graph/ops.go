@@ -187,7 +187,7 @@ type Copy struct {
 	// Chmod is "" or octal ("0644") or symbolic ("u=rwX,go=rX"), for files and directories.
 	Chmod string
 
-	// Parents keeps the path of the source, from its "/./" on.
+	// Parents keeps the directories between CopySource.Path and what is copied.
 	Parents bool
 
 	// Exclude has patterns as in an ignore file, relative to each source.
@@ -200,9 +200,15 @@ type CopySource struct {
 	From ID
 
 	// Path is absolute, clean of "..", maybe with wildcards (Go's
-	// filepath.Match in each component; with Copy.Parents also "**" and a
-	// "/./"). Symlinks on the way are followed beneath From's root.
+	// filepath.Match in each component). Symlinks on the way are followed
+	// beneath From's root. A path without wildcards must be there; wildcards may
+	// match nothing if another source of the Copy matches something.
 	Path string
+
+	// Include, only and always with Copy.Parents, says what below the directory Path is
+	// copied, as "a/b", or with wildcards, "**" among them. Path is then what
+	// stood before "/./", or "/".
+	Include string
 
 	// Literal says that Path has no wildcards, whatever its letters.
 	Literal bool
