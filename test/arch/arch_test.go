@@ -91,6 +91,8 @@ var layers = map[string]int{
 	"pkg/docker": 1, "pkg/seccomp": 1, "pkg/config": 1,
 	"pkg/build/graph": 1, "pkg/build/gitref": 1,
 	"pkg/build/progress": 1,
+	"pkg/build/ignore":   1,
+	"pkg/build/source":   2,
 
 	"pkg/network/loop": 1,
 
@@ -182,7 +184,7 @@ var gates = []struct {
 	{"go.podman.io/storage/", []string{"pkg/storage"}, "its interface has 89 methods"},
 	{"github.com/google/go-containerregistry/", []string{"pkg/registry"}, "one edge to the network; images are oci values elsewhere"},
 	{"github.com/opencontainers/runtime-spec/", []string{"pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup"}, "only who makes or lowers a spec knows it"},
-	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
+	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
 	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"github.com/spf13/cobra/doc", nil, "it belongs to docs/man/gen"},
 	{"github.com/moby/profiles/", nil, "the profile is checked in; a test compares it"},
