@@ -19,6 +19,7 @@ import (
 type applier struct {
 	res         *specs.LinuxResources
 	warnings    []plan.Warning
+	failed      []error // what warnings say, as errors
 	devicesDone bool
 	devicesErr  error
 }
@@ -63,6 +64,7 @@ func (a *applier) note(flag string, err error) {
 	if err == nil {
 		return
 	}
+	a.failed = append(a.failed, err)
 	why := errors.Unwrap(err)
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		why = pe.Err

@@ -42,7 +42,11 @@ func Main(ctx context.Context, p Process) int {
 		Failure: ui.CodeFailure,
 		Docker:  name == "docker" || p.Getenv("CAIS_DOCKER_ERRORS") == "1",
 	}
-	g, rest, err := parseGlobals(name, p.Args[1:])
+	args := p.Args[1:]
+	if filepath.Base(p.Args[0]) == "cais-oci" { // an engine's runtime: it has flags of its own
+		args = append([]string{"oci"}, args...)
+	}
+	g, rest, err := parseGlobals(name, args)
 	if err != nil {
 		return report.Report(ctx, p.Streams.Err, &ui.UsageError{Command: name, Code: ui.CodeUsage, Err: err})
 	}

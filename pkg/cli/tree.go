@@ -3,6 +3,7 @@ package cli
 import (
 	"cais.dev/cais/pkg/cli/container"
 	"cais.dev/cais/pkg/cli/image"
+	"cais.dev/cais/pkg/cli/oci"
 	"cais.dev/cais/pkg/cli/system"
 )
 
@@ -76,6 +77,7 @@ var tree = []node{
 	{name: "events", of: "system events", section: others, new: system.NewEvents},
 	{name: "info", of: "system info", section: common, quick: true, new: system.NewInfo},
 	{name: "inspect", of: "inspect", section: others, quick: true, new: newInspect},
+	{name: "oci", of: "oci", section: others, quick: true, new: oci.New},
 	{name: "unshare", of: "unshare", section: others, new: system.NewUnshare},
 	{name: "version", of: "version", section: common, quick: true, new: system.NewVersion},
 	{name: "system", section: management, short: "Manage cais itself", children: []node{

@@ -41,3 +41,15 @@ func WaitReadable(fd, cancel int) (bool, error) {
 		return p[1].Revents == 0, nil
 	}
 }
+
+// WaitHangup waits until the other end of the pipe or FIFO fd is closed.
+func WaitHangup(fd int) error {
+	p := []unix.PollFd{{Fd: int32(fd)}}
+	for {
+		_, err := unix.Poll(p, -1)
+		if err == unix.EINTR {
+			continue
+		}
+		return os.NewSyscallError("poll", err)
+	}
+}

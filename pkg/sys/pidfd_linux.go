@@ -72,3 +72,22 @@ func Children(pid int) []int {
 	}
 	return all
 }
+
+// OpenProcess returns a pidfd of process pid if it is the one that was started at
+// start, and fails with ESRCH if it is not.
+func OpenProcess(pid int, start uint64) (*os.File, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	got, err := ProcessStart(pid)
+	if err == nil && got != start {
+		err = syscall.ESRCH
+	}
+	if err != nil {
+		_ = f.Close() // a handle
+		return nil, err
+	}
+	return f, nil
+}

@@ -102,12 +102,12 @@ var layers = map[string]int{
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
 	"pkg/events": 2,
 
-	"pkg/run": 3, "pkg/pull": 3,
+	"pkg/run": 3, "pkg/pull": 3, "pkg/ociruntime": 3,
 
 	"pkg/engine": 4,
 
 	"pkg/cli": 5, "pkg/cli/ui": 5, "pkg/cli/flags": 5, "pkg/cli/complete": 5,
-	"pkg/cli/container": 5, "pkg/cli/image": 5, "pkg/cli/system": 5,
+	"pkg/cli/container": 5, "pkg/cli/image": 5, "pkg/cli/system": 5, "pkg/cli/oci": 5,
 	"cmd/cais": 5,
 }
 
@@ -126,7 +126,8 @@ var siblings = map[string][]string{
 	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},
 	"pkg/lock":          {"pkg/errs"},
 	"pkg/run/session":   {"pkg/userns"},
-	"pkg/cli":           {"pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli":           {"pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/oci":       {"pkg/cli/ui", "pkg/cli/complete"},
 	"pkg/cli/complete":  {"pkg/cli/ui"},
 	"pkg/cli/flags":     {"pkg/cli/ui"},
 	"pkg/cli/container": {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
@@ -183,9 +184,9 @@ var gates = []struct {
 }{
 	{"go.podman.io/storage/", []string{"pkg/storage"}, "its interface has 89 methods"},
 	{"github.com/google/go-containerregistry/", []string{"pkg/registry"}, "one edge to the network; images are oci values elsewhere"},
-	{"github.com/opencontainers/runtime-spec/", []string{"pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup"}, "only who makes or lowers a spec knows it"},
+	{"github.com/opencontainers/runtime-spec/", []string{"pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup", "pkg/ociruntime"}, "only who makes or lowers a spec knows it"},
 	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
-	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
+	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"github.com/spf13/cobra/doc", nil, "it belongs to docs/man/gen"},
 	{"github.com/moby/profiles/", nil, "the profile is checked in; a test compares it"},
 }

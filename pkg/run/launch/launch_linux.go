@@ -312,6 +312,14 @@ func (pr *Proc) Release() error {
 	return pr.follow()
 }
 
+// Leave answers the gate and lets go of the child, which goes on by itself: what
+// becomes of it this process does not hear.
+func (pr *Proc) Leave() error {
+	err := pr.answer()
+	pr.Close()
+	return err
+}
+
 func (pr *Proc) answer() error {
 	for {
 		err := syscall.Sendmsg(pr.sync, []byte{1}, nil, nil, syscall.MSG_NOSIGNAL)

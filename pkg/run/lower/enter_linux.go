@@ -103,12 +103,21 @@ func (n namespaces) cloneFlags() uint64 {
 // matters.
 func (b *builder) begin() {
 	b.stat = b.Bytes(make([]byte, 256))
-	b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+	b.dieWithParent()
 	b.Call("create files with the modes given", unix.SYS_UMASK, 0)
 	const joinSession = 1 // KEYCTL_JOIN_SESSION_KEYRING; a host without keys has none to leak
-	b.Call("leave the session keyring", unix.SYS_KEYCTL, joinSession, 0).Ignore()
+	if !b.o.KeepKeyring {
+		b.Call("leave the session keyring", unix.SYS_KEYCTL, joinSession, 0).Ignore()
+	}
 	if adj := b.proc.OOMScoreAdj; adj != nil {
 		b.writeFile("set the OOM score", wire.Num(unix.AT_FDCWD), "/proc/self/oom_score_adj", strconv.Itoa(*adj))
+	}
+}
+
+// dieWithParent binds the container's life to its monitor's.
+func (b *builder) dieWithParent() {
+	if !b.o.Detached {
+		b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	}
 }
 
@@ -153,7 +162,7 @@ func (b *builder) enterNew() {
 	}
 	if b.ns.forks() {
 		b.Do(wire.OpFork, "make the namespaces", 0, b.ns.flagsOfClone())
-		b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+		b.dieWithParent()
 	}
 	b.session()
 	if newUser {
@@ -177,7 +186,7 @@ func (b *builder) enterNew() {
 func (b *builder) becomeRoot() {
 	b.Call("become group 0 of the user namespace", unix.SYS_SETRESGID, 0, 0, 0)
 	b.Call("become user 0 of the user namespace", unix.SYS_SETRESUID, 0, 0, 0)
-	b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+	b.dieWithParent()
 }
 
 // loopbackUp brings up lo, which a new network namespace has down.
@@ -201,7 +210,7 @@ func (b *builder) enterRunning() {
 	}
 	if b.ns.all&unix.CLONE_NEWPID != 0 {
 		b.Do(wire.OpFork, "enter the pid namespace", 0, 0)
-		b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
+		b.dieWithParent()
 	}
 	b.session()
 }

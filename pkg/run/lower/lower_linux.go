@@ -44,6 +44,17 @@ type Options struct {
 
 	NoGate bool // do not wait for Proc.Release before the program is executed
 
+	// Detached is set for a container without a monitor, as an OCI runtime makes
+	// it: nothing kills it when its parent ends, and once it is ready (Proc.Release
+	// lets it know that the parent has noted it) it waits for a byte on [SlotStart].
+	Detached bool
+	// HookGate adds a gate where the mounts are made and the root is still the host's.
+	HookGate bool
+	NoPivot  bool // move the root over the old one instead: for a root on a ramfs
+	// KeepKeyring leaves the process in its parent's session keyring.
+	KeepKeyring bool
+	PreserveFDs int // so many descriptors from 3 on are the program's, in slots from [SlotPreserved] on
+
 	// Warn is told what the spec asks for and what is left out; may be nil.
 	Warn func(string)
 }
@@ -73,12 +84,30 @@ type ExecOptions struct {
 	InUserNS     bool
 	SingleID     bool
 	CgroupProcs  []string // of the container
+
+	Detached    bool // as in [Options]
+	PreserveFDs int
 }
+
+// The slots of a detached container.
+const (
+	// SlotStart is a FIFO, open for reading and writing: a byte in it starts the
+	// program, and that all readers are gone says that it runs.
+	SlotStart = wire.SlotUser0
+	// SlotPreserved is the first of the descriptors that the program gets.
+	SlotPreserved = wire.SlotUser0 + 1
+	// MaxPreserved is how many of those there can be.
+	MaxPreserved = wire.NumSlots - SlotPreserved
+)
 
 // Run returns the plan of a container's first process. It is gated unless
 // NoGate: Proc.Release lets it execute its program.
 func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
-	if err := check(spec, spec.Process); err != nil {
+	proc := spec.Process
+	if proc == nil && o.Detached {
+		proc = &specs.Process{Cwd: "/"} // there may be a container without one; it cannot be started
+	}
+	if err := check(spec, proc, o.Detached); err != nil {
 		return nil, err
 	}
 	ns, err := namespacesOf(spec)
@@ -90,7 +119,7 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 			return nil, err
 		}
 	}
-	b := &builder{spec: spec, o: o, ns: ns, proc: spec.Process}
+	b := &builder{spec: spec, o: o, ns: ns, proc: proc}
 	b.begin()
 	b.enterNew()
 	prefix := b.Len()
@@ -100,9 +129,12 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 	if err := b.tty(); err != nil {
 		return nil, err
 	}
+	if o.HookGate {
+		b.Gate(unix.SYS_WRITE, unix.SYS_READ)
+	}
 	b.system()
 	b.pivot()
-	if !o.NoGate {
+	if !o.NoGate && !o.Detached {
 		b.Gate(unix.SYS_WRITE, unix.SYS_READ)
 	}
 	if err := b.process(o.Seccomp, o.SeccompFlags, o.SingleID); err != nil {
@@ -123,7 +155,7 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 // Exec returns the plan of a further process, proc, in the running container
 // that spec describes. The container's first process is [wire.SlotInit].
 func Exec(spec *specs.Spec, proc *specs.Process, o ExecOptions) (*wire.Plan, error) {
-	if err := check(spec, proc); err != nil {
+	if err := check(spec, proc, false); err != nil {
 		return nil, err
 	}
 	ns, err := namespacesOf(spec)
@@ -131,7 +163,8 @@ func Exec(spec *specs.Spec, proc *specs.Process, o ExecOptions) (*wire.Plan, err
 		return nil, err
 	}
 	b := &builder{spec: spec, ns: ns, proc: proc, running: true,
-		o: Options{InUserNS: o.InUserNS, SingleID: o.SingleID, CgroupProcs: o.CgroupProcs}}
+		o: Options{InUserNS: o.InUserNS, SingleID: o.SingleID, CgroupProcs: o.CgroupProcs,
+			Detached: o.Detached, PreserveFDs: o.PreserveFDs}}
 	b.begin()
 	b.enterRunning()
 	prefix := b.Len()
@@ -170,16 +203,14 @@ func idMaps(in []specs.LinuxIDMapping) []wire.IDMap {
 }
 
 // check refuses what no plan can do.
-func check(spec *specs.Spec, p *specs.Process) error {
+func check(spec *specs.Spec, p *specs.Process, detached bool) error {
 	switch {
-	case p == nil || len(p.Args) == 0 || p.Args[0] == "":
+	case !detached && (p == nil || len(p.Args) == 0 || p.Args[0] == ""):
 		return errs.New(errs.Invalid, "no command specified")
 	case !path.IsAbs(p.Cwd):
 		return errs.New(errs.Invalid, fmt.Sprintf("the working directory %q is not absolute", p.Cwd))
 	case spec.Root == nil || spec.Linux == nil:
 		return errs.New(errs.Invalid, "the spec has no root or no linux section")
-	case spec.Hooks != nil:
-		return errs.New(errs.Unsupported, "hooks are not supported")
 	}
 	return nil
 }

@@ -46,13 +46,16 @@ func (b *builder) process(filter []byte, filterFlags uint32, singleID bool) erro
 			return err
 		}
 	}
-	b.Call("leave no descriptor open", unix.SYS_CLOSE_RANGE, 3, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC)
+	b.Call("leave no descriptor open", unix.SYS_CLOSE_RANGE, 3+b.o.PreserveFDs, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC)
 	mask := uint32(0o022)
 	if p.User.Umask != nil {
 		mask = *p.User.Umask
 	}
 	b.Call("set the umask", unix.SYS_UMASK, mask)
-	b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL)) // the change of ids cleared it
+	b.dieWithParent() // the change of ids cleared it
+	if b.o.Detached && !b.running {
+		b.awaitStart()
+	}
 	// Without no_new_privs a filter needs CAP_SYS_ADMIN, which goes next.
 	if len(filter) > 0 && !p.NoNewPrivileges {
 		if err := b.seccomp(filter, filterFlags); err != nil {
@@ -64,6 +67,50 @@ func (b *builder) process(filter []byte, filterFlags uint32, singleID bool) erro
 		return b.seccomp(filter, filterFlags)
 	}
 	return nil
+}
+
+// awaitStart says that the container is ready, and waits for its start. A program
+// that is not there is told while somebody listens.
+func (b *builder) awaitStart() {
+	b.findProgram()
+	b.Gate(unix.SYS_WRITE, unix.SYS_READ)
+	const what = "wait for the start"
+	n := b.NewReg()
+	b.Call(what, unix.SYS_READ, wire.InSlot(SlotStart), b.Bytes(make([]byte, 8)), 1).Retry(uint16(unix.EINTR)).To(n)
+	if len(b.proc.Args) == 0 || b.proc.Args[0] == "" {
+		b.Do(wire.OpFail, "start a container without a process", 0, int(unix.ENOEXEC)).Final = true
+	}
+}
+
+// findProgram fails as the later execve would where its file is missing.
+func (b *builder) findProgram() {
+	if len(b.proc.Args) == 0 || b.proc.Args[0] == "" {
+		return
+	}
+	name := b.proc.Args[0]
+	what := fmt.Sprintf("exec %q", name)
+	candidates := []string{name}
+	if !strings.Contains(name, "/") {
+		candidates = nil
+		for _, dir := range searchPath(b.proc.Env) {
+			candidates = append(candidates, path.Join(dir, name))
+		}
+	}
+	denied, r := b.NewReg(), b.NewReg()
+	b.Do(wire.OpSet, what, 0, int(unix.ENOENT)).To(denied)
+	var found []int
+	for _, c := range candidates {
+		b.Call(what, unix.SYS_FACCESSAT2, unix.AT_FDCWD, c, unix.X_OK, unix.AT_EACCESS).
+			Expect(uint16(unix.ENOENT), uint16(unix.ENOTDIR), uint16(unix.EACCES), uint16(unix.ELOOP)).To(r)
+		found = append(found, b.Jump(wire.OpJumpEq, r, 0))
+		skip := b.Jump(wire.OpJumpNe, r, -int(unix.EACCES))
+		b.Do(wire.OpSet, what, 0, int(unix.EACCES)).To(denied)
+		b.Land(skip)
+	}
+	b.Do(wire.OpFail, what, 0, denied).Final = true
+	for _, f := range found {
+		b.Land(f)
+	}
 }
 
 func (b *builder) seccomp(filter []byte, flags uint32) error {
@@ -272,6 +319,9 @@ func capName(names []string, n uint64) string {
 // for in PATH as execvp does: what is not there is passed over, and what may not
 // be executed only if something else may.
 func (b *builder) exec() {
+	if len(b.proc.Args) == 0 || b.proc.Args[0] == "" {
+		return // awaitStart has ended the plan
+	}
 	name := b.proc.Args[0]
 	what := fmt.Sprintf("exec %q", name)
 	argv, envp := b.Texts(b.proc.Args), b.Texts(b.proc.Env)

@@ -288,8 +288,13 @@ func (b *builder) pivot() {
 		b.setattr("make the root read-only", b.root, 0, attr{set: unix.MOUNT_ATTR_RDONLY})
 	}
 	b.Call(what, unix.SYS_FCHDIR, b.root)
-	b.Call(what, unix.SYS_PIVOT_ROOT, ".", ".")
-	b.Call(what, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH) // the old root lies on top of the new one now
+	if b.o.NoPivot {
+		b.Call(what, unix.SYS_MOUNT, ".", "/", 0, unix.MS_MOVE, 0)
+		b.Call(what, unix.SYS_CHROOT, ".")
+	} else {
+		b.Call(what, unix.SYS_PIVOT_ROOT, ".", ".")
+		b.Call(what, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH) // the old root lies on top of the new one now
+	}
 	b.Call(what, unix.SYS_CHDIR, "/")
 	if prop != 0 && prop != unix.MS_PRIVATE {
 		b.setattr("set the root's propagation", b.root, rec, attr{propagation: prop})
