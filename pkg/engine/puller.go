@@ -1,19 +1,14 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 
-	"cais.dev/cais/pkg/config"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/pull"
-	"cais.dev/cais/pkg/registry"
 	"cais.dev/cais/pkg/storage"
 	"cais.dev/cais/pkg/userns"
 )
@@ -38,44 +33,10 @@ type PullerOptions struct {
 // is and this process is outside the user's namespace, it fails with
 // [ErrOutside] before it has changed or printed anything.
 func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err error) {
-	env, err := e.env()
+	client, policy, err := e.Registry(o)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, file := range []*string{&o.AuthFile, &o.CertDir} {
-		if *file == "" {
-			continue
-		}
-		if *file, err = filepath.Abs(*file); err != nil {
-			return nil, nil, fmt.Errorf("find %s: %w", *file, err)
-		}
-	}
-	root := os.DirFS("/")
-	if e.o.ConfigDir != "" { // --config says where Docker's file is
-		getenv := env.Getenv
-		env.Getenv = func(name string) string {
-			if name == "DOCKER_CONFIG" {
-				return e.o.ConfigDir
-			}
-			return getenv(name)
-		}
-	}
-	registries, err := config.ReadRegistries(env, root)
-	if err != nil {
-		return nil, nil, err
-	}
-	policy, err := config.ReadPolicy(env, root)
-	if err != nil {
-		return nil, nil, err
-	}
-	client := registry.New(registry.Options{
-		Endpoints:   registries.Endpoints,
-		Credentials: config.AuthSource{Env: env, Root: root, Creds: o.Creds, AuthFile: o.AuthFile, Helper: registry.RunHelper}.Find,
-		Certs:       func(host string) (config.Certs, error) { return config.ReadCerts(env, root, o.CertDir, host) },
-		TLSVerify:   o.TLSVerify,
-		UserAgent:   "cais/" + cmp.Or(e.o.Build.Version, "dev"),
-		Log:         e.Log(),
-	})
 	so, err := e.StorageOptions()
 	if err != nil {
 		return nil, nil, err
@@ -202,5 +163,31 @@ func (s *pullStore) PutImage(ctx context.Context, img pull.Image) (string, error
 	if err != nil {
 		return "", err
 	}
+	if img.Repo != "" {
+		if err := s.note(rec.ID, img); err != nil {
+			s.e.Log().Debug("it is not noted where the image is from", "reason", err)
+		}
+	}
 	return rec.ID, nil
+}
+
+// note keeps what was seen in the registry.
+func (s *pullStore) note(id string, img pull.Image) error {
+	m, _, err := oci.ParseManifest(img.Manifest, "")
+	if err != nil {
+		return err
+	}
+	conf, err := oci.ParseImage(img.Config)
+	if err != nil || m == nil || len(m.Layers) != len(conf.RootFS.DiffIDs) {
+		return err
+	}
+	var blobs []storage.SeenBlob
+	for i, l := range m.Layers {
+		blobs = append(blobs, storage.SeenBlob{DiffID: conf.RootFS.DiffIDs[i], Digest: l.Digest, Size: l.Size, MediaType: l.MediaType, Repo: img.Repo})
+	}
+	seen := img.Manifest
+	if img.Index != nil {
+		seen = img.Index
+	}
+	return s.store.Reader().Note(blobs, []storage.SeenManifest{{ImageID: id, Digest: oci.Digest(seen), Repo: img.Repo}})
 }

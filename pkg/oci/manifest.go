@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -245,4 +247,10 @@ type DigestError struct {
 // forged one.
 func (e *DigestError) Error() string {
 	return fmt.Sprintf("%s does not have its digest: want %s, got %s (%d bytes)", e.What, e.Want, e.Got, e.Bytes)
+}
+
+// Digest returns the digest of a document.
+func Digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }

@@ -10,6 +10,7 @@ import (
 	"path"
 	"strings"
 
+	"cais.dev/cais/pkg/compress"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/sys"
@@ -33,6 +34,20 @@ type archive struct {
 type entry struct {
 	off, size int64
 	link      string // another entry's name; then the rest is empty
+}
+
+// The most that an archive may unpack to for what it is; a backup of zeros is
+// larger, but an image is not.
+const (
+	bombRatio = 100
+	bombSize  = 20 << 30
+)
+
+func checkBomb(in, out int64) error {
+	if out > bombSize && out > in*bombRatio {
+		return errs.New(errs.Invalid, fmt.Sprintf("it unpacks to more than %d times its size", bombRatio))
+	}
+	return nil
 }
 
 // openArchive makes in readable in any order. A plain file is read where it is;
@@ -68,9 +83,9 @@ func plainFile(in io.Reader) (*os.File, int64, bool) {
 	if at, err := f.Seek(0, io.SeekCurrent); err != nil || at != 0 {
 		return nil, 0, false
 	}
-	head := make([]byte, 6)
+	head := make([]byte, compress.HeadSize)
 	n, err := f.ReadAt(head, 0)
-	if err != nil && err != io.EOF || compression(head[:n]) != "" {
+	if err != nil && err != io.EOF || compress.Detect(head[:n]) != compress.None {
 		return nil, 0, false
 	}
 	return f, info.Size(), true
@@ -105,7 +120,7 @@ func spool(ctx context.Context, in io.Reader, dir string) (*os.File, int64, erro
 
 func unpackTo(ctx context.Context, f *os.File, in io.Reader) (int64, error) {
 	raw := &counting{r: in}
-	r, err := decompress(raw)
+	r, err := compress.Reader(raw)
 	if err != nil {
 		return 0, err
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"cais.dev/cais/pkg/compress"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 )
@@ -277,7 +278,7 @@ func (a *archive) diffID(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	z, err := decompress(r)
+	z, err := compress.Reader(r)
 	if err != nil {
 		return "", err
 	}

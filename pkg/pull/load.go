@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 
+	"cais.dev/cais/pkg/compress"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 )
@@ -166,13 +167,13 @@ func (a *archive) manifest(img archived, list []wanted, staged map[int]Staged) (
 		if err != nil {
 			return nil, err
 		}
-		head := make([]byte, 6)
+		head := make([]byte, compress.HeadSize)
 		n, err := r.ReadAt(head, 0)
 		if err != nil && err != io.EOF {
 			return nil, err
 		}
-		if kind := compression(head[:n]); kind != "" {
-			d.MediaType = plain + "." + kind
+		if kind := compress.Detect(head[:n]); kind != compress.None {
+			d.MediaType = plain + "." + string(kind)
 			if d.Digest = staged[i].Blob; d.Digest == "" { // it was here already
 				h := sha256.New()
 				if _, err := io.Copy(h, r); err != nil {

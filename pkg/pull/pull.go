@@ -88,6 +88,7 @@ type Image struct {
 	Manifest []byte
 	Index    []byte // nil: not found through one
 	Created  time.Time
+	Repo     string // where it was seen, as Domain/Path; empty: in no registry
 }
 
 // Policy says when to ask the registry.
@@ -259,7 +260,7 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 	}
 	res.ID, err = st.PutImage(ctx, Image{
 		Names: []string{name}, TopLayer: top,
-		Config: img.config, Manifest: img.manifest, Index: img.index, Created: img.parsed.Created,
+		Config: img.config, Manifest: img.manifest, Index: img.index, Created: img.parsed.Created, Repo: req.Ref.Name(),
 	})
 	if err != nil {
 		return res, err

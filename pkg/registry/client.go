@@ -89,6 +89,9 @@ type session struct {
 	host string // with the port if any; what is dialled
 	path string
 
+	push bool     // it is to be written to
+	from []string // paths of the repositories that blobs are taken over from
+
 	mu    sync.Mutex // held while it connects
 	http  *http.Client
 	creds config.Credentials
@@ -150,12 +153,25 @@ func (c *Client) connect(ctx context.Context, s *session) error {
 		}
 	}
 	inner := transport.NewUserAgent(&retrier{next: &edge{c, s}, sleep: c.sleep, log: c.log}, cmp.Or(c.o.UserAgent, "cais"))
-	rt, err := transport.NewWithContext(ctx, reg, authenticator(s.creds), inner, []string{"repository:" + s.path + ":pull"})
+	rt, err := transport.NewWithContext(ctx, reg, authenticator(s.creds), inner, s.scopes())
 	if err != nil {
 		return err
 	}
 	s.http = &http.Client{Transport: rt}
 	return nil
+}
+
+// scopes are what a token is asked for.
+func (s *session) scopes() []string {
+	own := "repository:" + s.path + ":pull"
+	if s.push {
+		own += ",push"
+	}
+	all := []string{own}
+	for _, path := range s.from {
+		all = append(all, "repository:"+path+":pull")
+	}
+	return all
 }
 
 func authenticator(c config.Credentials) authn.Authenticator {
@@ -176,12 +192,15 @@ type edge struct {
 }
 
 func (e *edge) RoundTrip(req *http.Request) (*http.Response, error) {
+	if b, ok := req.Body.(*onceBody); ok && b.begun {
+		return nil, errSpent
+	}
 	home := sameHost(req.URL.Host, e.s.host)
 	insecure := home && e.s.Insecure
 	if req.URL.Scheme != "https" && !insecure && !e.mayStray(req) {
 		return nil, &plainHTTPError{host: req.URL.Host, redirected: !home}
 	}
-	t, err := e.c.base(base{host: req.URL.Host, insecure: insecure})
+	t, err := e.c.base(base{host: req.URL.Host, insecure: insecure, push: e.s.push})
 	if err != nil {
 		return nil, err
 	}
@@ -200,6 +219,7 @@ func (e *edge) mayStray(req *http.Request) bool {
 type base struct {
 	host     string
 	insecure bool
+	push     bool // a registry may think long before it answers to an upload's end
 }
 
 // base returns the transport for a host, made when it is first used.
@@ -239,6 +259,10 @@ func (c *Client) base(b base) (*http.Transport, error) {
 	// A connection for each layer: on a bad line one lost packet then stops one
 	// layer, not all, and a reset is one layer's to resume.
 	t.Protocols.SetHTTP1(true)
+	if b.push {
+		t.ResponseHeaderTimeout = 10 * time.Minute
+		t.WriteBufferSize = 64 << 10
+	}
 	c.bases[b] = t
 	return t, nil
 }

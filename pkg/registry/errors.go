@@ -116,6 +116,9 @@ func (c *Client) explain(s *session, err error) error {
 				text = fmt.Sprintf("pull access denied for %s, repository does not exist or the credentials of %s do not allow it", repo, s.creds.Source)
 				hint = fmt.Sprintf("Check the name, or log in as somebody who may: 'cais login %s'.", loginName(s))
 			}
+			if s.push {
+				text = fmt.Sprintf("push access denied for %s: requested access to the resource is denied", repo)
+			}
 			return errs.WithHint(errs.New(errs.Denied, text), hint)
 		case code == http.StatusNotFound && hasCode(answer, transport.NameUnknownErrorCode):
 			return errs.New(errs.NotFound, fmt.Sprintf("repository %s not found: name unknown", repo))

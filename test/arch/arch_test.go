@@ -84,7 +84,7 @@ func program(t *testing.T) map[string]*pkg {
 // or to a sibling that siblings allows. R is what a monitor is made of: low
 // enough for everybody, and held to a list of its own by TestRole.
 var layers = map[string]int{
-	"pkg/errs": 0, "pkg/atomicfile": 0, "pkg/lock": 0, "pkg/plainjson": 0, "pkg/units": 0, "pkg/sys": 0,
+	"pkg/errs": 0, "pkg/atomicfile": 0, "pkg/lock": 0, "pkg/plainjson": 0, "pkg/units": 0, "pkg/sys": 0, "pkg/compress": 0,
 	"pkg/sys/raw": 0, "pkg/run/launch/nofile": 0,
 
 	"pkg/oci": 1, "pkg/container": 1, "pkg/run/plan": 1, "pkg/run/wire": 1,
@@ -102,7 +102,7 @@ var layers = map[string]int{
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
 	"pkg/events": 2,
 
-	"pkg/run": 3, "pkg/pull": 3, "pkg/ociruntime": 3,
+	"pkg/run": 3, "pkg/pull": 3, "pkg/push": 3, "pkg/ociruntime": 3,
 
 	"pkg/engine": 4,
 
@@ -125,6 +125,7 @@ var siblings = map[string][]string{
 	"pkg/userns":        {"pkg/run/launch"},
 	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},
 	"pkg/lock":          {"pkg/errs"},
+	"pkg/compress":      {"pkg/errs"},
 	"pkg/run/session":   {"pkg/userns"},
 	"pkg/cli":           {"pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/oci":       {"pkg/cli/ui", "pkg/cli/complete"},

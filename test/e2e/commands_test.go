@@ -62,8 +62,8 @@ func (b *bench) registry(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("REGISTRY", strings.TrimPrefix(srv.URL, "http://"))
 }
 
-// dockerRegistry USER starts Debian's registry for this script; the password is
-// "secret".
+// dockerRegistry [USER] starts Debian's registry for this script; with a user, the
+// password is "secret".
 func (b *bench) dockerRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
@@ -73,9 +73,13 @@ func (b *bench) dockerRegistry(ts *testscript.TestScript, neg bool, args []strin
 	ts.Check(os.MkdirAll(dir, 0o700))
 	// The registry takes bcrypt alone; this is "secret".
 	const hash = "$2y$05$KTuSS0EDf0YYA2Qc8ixBk.RrtUV4cpkc0r.ECwjfJIzTeJ2jjSmWC"
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %s}\nauth: {htpasswd: {realm: test, path: %s/htpasswd}}\n", dir, addr, dir)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %s}\n", dir, addr)
+	if len(args) > 0 {
+		config += fmt.Sprintf("auth: {htpasswd: {realm: test, path: %s/htpasswd}}\n", dir)
+		ts.Check(os.WriteFile(dir+"/htpasswd", []byte(args[0]+":"+hash+"\n"), 0o600))
+		ts.Setenv("REGISTRY_AUTH", args[0]+":secret")
+	}
 	ts.Check(os.WriteFile(dir+"/config.yml", []byte(config), 0o600))
-	ts.Check(os.WriteFile(dir+"/htpasswd", []byte(args[0]+":"+hash+"\n"), 0o600))
 	path, _ := lookPath("docker-registry")
 	cmd := exec.Command(path, "serve", dir+"/config.yml")
 	ts.Check(cmd.Start())
@@ -94,7 +98,6 @@ func (b *bench) dockerRegistry(ts *testscript.TestScript, neg bool, args []strin
 		}
 	}
 	ts.Setenv("REGISTRY", addr)
-	ts.Setenv("REGISTRY_AUTH", args[0]+":secret")
 }
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }

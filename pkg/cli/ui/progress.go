@@ -10,6 +10,7 @@ import (
 
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/pull"
+	"cais.dev/cais/pkg/push"
 	"cais.dev/cais/pkg/sys"
 	"cais.dev/cais/pkg/units"
 )
@@ -99,6 +100,26 @@ func (p *Progress) Pull(e pull.Event) {
 		p.Status(e.Layer, "Download complete")
 	case pull.Complete:
 		p.Status(e.Layer, "Pull complete")
+	}
+}
+
+// Push draws what happens in a push, in Docker's words.
+func (p *Progress) Push(e push.Event) {
+	switch e.Kind {
+	case push.Preparing:
+		p.Status(e.Layer, "Preparing")
+	case push.Waiting:
+		p.Status(e.Layer, "Waiting")
+	case push.Pushing:
+		p.Bytes(e.Layer, "Pushing", e.Done, e.Total)
+	case push.Exists:
+		p.Status(e.Layer, "Layer already exists")
+	case push.Mounted:
+		p.Status(e.Layer, "Mounted from "+e.Text)
+	case push.Pushed:
+		p.Status(e.Layer, "Pushed")
+	case push.Skipped:
+		p.Status(e.Layer, "Skipped foreign layer")
 	}
 }
 

@@ -38,5 +38,8 @@ func isTerminal(f *os.File) bool { return f != nil && sys.IsTerminal(int(f.Fd())
 // InTerminal reports whether In is a terminal.
 func (s Streams) InTerminal() bool { return isTerminal(s.InFile()) }
 
+// OutTerminal reports whether Out is a terminal.
+func (s Streams) OutTerminal() bool { return isTerminal(s.OutFile()) }
+
 // ErrTerminal reports whether Err is a terminal.
 func (s Streams) ErrTerminal() bool { return isTerminal(s.ErrFile()) }

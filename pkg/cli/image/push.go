@@ -1,0 +1,462 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/atomicfile"
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/compress"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/push"
+	"cais.dev/cais/pkg/storage"
+)
+
+type pushOptions struct {
+	allTags     bool
+	quiet       bool
+	platform    string
+	digestFile  string
+	format      string
+	compression string
+	level       int
+	force       bool
+	registry    engine.PullerOptions
+	tlsVerify   bool
+}
+
+// NewPush makes "push", "image push".
+func NewPush(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o pushOptions
+	var trust, removeSignatures bool
+	var retry int
+	var later [6]string
+	cmd := &cobra.Command{
+		Use:               "push [OPTIONS] NAME[:TAG] [DESTINATION]",
+		Short:             "Send an image to a registry",
+		Example:           "  cais push registry.example.com/team/app:1\n  cais push --all-tags registry.example.com/team/app",
+		ValidArgsFunction: complete.Images(e, 1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 && !o.allTags {
+				return nil
+			}
+			return ui.ExactArgs(1)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for i, name := range []string{"encryption-key", "encrypt-layer", "sign-by", "sign-by-sigstore", "sign-by-sigstore-private-key", "sign-passphrase-file"} {
+				if later[i] != "" {
+					return ui.Later("push --" + name)
+				}
+			}
+			if cmd.Flags().Changed("retry") || cmd.Flags().Changed("retry-delay") {
+				return ui.Later("push --retry: cais tries again by itself; setting how often")
+			}
+			if trust && cmd.Flags().Changed("disable-content-trust") && cmd.Flag("disable-content-trust").Value.String() == "false" {
+				return ui.Later("push --disable-content-trust=false (Docker's content trust, which Docker has given up)")
+			}
+			if cmd.Flags().Changed("tls-verify") {
+				o.registry.TLSVerify = &o.tlsVerify
+			}
+			jobs, err := o.jobs(args) // refused before anything is opened
+			if err != nil {
+				return err
+			}
+			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
+				return ended(code, err)
+			}
+			return pushAll(cmd.Context(), e, s, o, jobs)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.allTags, "all-tags", "a", false, "Send all tags of the repository")
+	f.StringVar(&o.platform, "platform", "", "Send the image for `OS[/ARCH[/VARIANT]]` alone")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print the image's name only")
+	f.StringVar(&o.digestFile, "digestfile", "", "Write the manifest's digest to this `file`")
+	f.StringVarP(&o.format, "format", "f", "", "`Format` of the manifest: oci, v2s2; as it is if not given")
+	f.StringVar(&o.compression, "compression-format", "", "Compression of layers that must be sent: gzip, zstd")
+	f.IntVar(&o.level, "compression-level", 0, "1 to 9 for gzip, 1 to 22 for zstd")
+	f.BoolVar(&o.force, "force-compression", false, "Compress layers again that are compressed otherwise")
+	f.BoolVar(&removeSignatures, "remove-signatures", false, "Do not send signatures; cais sends none anyway")
+	f.BoolVar(&trust, "disable-content-trust", true, "Skip Docker's content trust")
+	_ = f.MarkHidden("disable-content-trust")
+	f.IntVar(&retry, "retry", 3, "How often to try again")
+	f.StringVar(new(string), "retry-delay", "", "How long to wait before trying again")
+	for i, name := range []string{"encryption-key", "encrypt-layer", "sign-by", "sign-by-sigstore", "sign-by-sigstore-private-key", "sign-passphrase-file"} {
+		f.StringVar(&later[i], name, "", "")
+		_ = f.MarkHidden(name)
+	}
+	registryFlags(f, &o.registry, &o.tlsVerify)
+	_ = cmd.RegisterFlagCompletionFunc("compression-format", complete.Words("gzip", "zstd"))
+	_ = cmd.RegisterFlagCompletionFunc("format", complete.Words("oci", "v2s2"))
+	return cmd
+}
+
+// pushJob is one image to send.
+type pushJob struct {
+	image string        // what finds it in the store
+	to    oci.Reference // where it goes
+}
+
+// jobs are what the command line asks for. With all tags, it is the repository.
+func (o pushOptions) jobs(args []string) ([]pushJob, error) {
+	if _, err := o.compressionOptions(); err != nil {
+		return nil, ui.Exit(ui.CodeUsage, err)
+	}
+	if _, err := push.ParseFormat(o.format); err != nil {
+		return nil, ui.Exit(ui.CodeUsage, err)
+	}
+	to, err := oci.Parse(trimTransport(args[len(args)-1]))
+	if err != nil {
+		return nil, err
+	}
+	if o.allTags {
+		if to.Tag != "" || to.Digest != "" {
+			return nil, errors.New("tag can't be used with --all-tags/-a")
+		}
+		return []pushJob{{to: to}}, nil
+	}
+	if to.Digest != "" && len(args) == 1 {
+		return nil, errs.New(errs.Invalid, "cannot push a digest reference")
+	}
+	return []pushJob{{image: args[0], to: to.WithDefaultTag()}}, nil
+}
+
+func (o pushOptions) compressionOptions() (push.Compression, error) {
+	return parseCompression(o.compression, o.level, o.force)
+}
+
+func parseCompression(kind string, level int, force bool) (push.Compression, error) {
+	c := push.Compression{Kind: compress.Kind(kind), Level: level, Force: force}
+	switch kind {
+	case "", "gzip", "zstd":
+	case "zstd:chunked":
+		return c, ui.Later("--compression-format zstd:chunked")
+	default:
+		return c, fmt.Errorf("invalid --compression-format %q: want gzip or zstd", kind)
+	}
+	if c.Force && kind == "" {
+		c.Kind = compress.Gzip
+	}
+	_, err := compress.Writer(nil, compress.Kind(cmp.Or(kind, "gzip")), level)
+	return c, err
+}
+
+// pushAll sends one image after the other: each uses the whole line already.
+func pushAll(ctx context.Context, e *engine.Engine, s ui.Streams, o pushOptions, jobs []pushJob) error {
+	p, end, err := e.Pusher(o.registry)
+	if err != nil {
+		return err
+	}
+	defer end()
+	r, err := e.Reader()
+	if err != nil {
+		return err
+	}
+	if o.allTags {
+		repo := jobs[0].to
+		if jobs, err = tagsOf(ctx, r, repo); err != nil {
+			return err
+		}
+		if len(jobs) == 0 {
+			return errs.New(errs.NotFound, "An image does not exist locally with the tag: "+repo.FamiliarName())
+		}
+	}
+	if !o.quiet {
+		fmt.Fprintf(s.Err, "The push refers to repository [%s]\n", jobs[0].to.Name())
+	}
+	for _, j := range jobs {
+		if err := pushOne(ctx, e, s, r, p, o, j); err != nil {
+			return err
+		}
+	}
+	if o.quiet {
+		ref := jobs[0].to
+		if o.allTags {
+			fmt.Fprintln(s.Out, ref.Name())
+		} else {
+			fmt.Fprintln(s.Out, ref.String())
+		}
+	}
+	return nil
+}
+
+// tagsOf are all tags of a repository that the store has.
+func tagsOf(ctx context.Context, r *storage.Reader, repo oci.Reference) ([]pushJob, error) {
+	imgs, err := r.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var jobs []pushJob
+	for _, img := range imgs {
+		for _, n := range img.Names {
+			if ref, err := oci.Parse(n); err == nil && ref.Name() == repo.Name() && ref.Tag != "" && ref.Digest == "" {
+				jobs = append(jobs, pushJob{image: n, to: ref})
+			}
+		}
+	}
+	slices.SortFunc(jobs, func(a, b pushJob) int { return cmp.Compare(a.to.Tag, b.to.Tag) })
+	return jobs, nil
+}
+
+func pushOne(ctx context.Context, e *engine.Engine, s ui.Streams, r *storage.Reader, p *push.Pusher, o pushOptions, j pushJob) error {
+	img, err := findImage(ctx, r, j.image)
+	if errs.KindOf(err) == errs.NotFound {
+		return errs.New(errs.NotFound, "An image does not exist locally with the tag: "+j.to.FamiliarName())
+	}
+	if err != nil {
+		return err
+	}
+	if err := matchPlatform(ctx, r, img, j.to, o.platform); err != nil {
+		return err
+	}
+	src, root, err := e.ImageSource(ctx, img, j.to.Name())
+	if err != nil {
+		return err
+	}
+	c, err := o.compressionOptions()
+	if err != nil {
+		return err
+	}
+	format, err := push.ParseFormat(o.format)
+	if err != nil {
+		return err
+	}
+	req := push.Request{Ref: j.to, Root: root, Source: src, Compression: c, Format: format}
+	progress := ui.NewProgress(s)
+	if !o.quiet {
+		req.Events = progress.Push
+	}
+	res, err := p.Push(ctx, req)
+	progress.Close()
+	if err != nil {
+		return err
+	}
+	if err := e.Pushed(ctx, img, j.to, res); err != nil {
+		e.Log().Debug("what was pushed is not noted", "reason", err)
+	}
+	if !o.quiet {
+		fmt.Fprintf(s.Out, "%s: digest: %s size: %d\n", cmp.Or(j.to.Tag, j.to.Digest), res.Root.Digest, len(res.Root.Data))
+	}
+	if o.digestFile != "" {
+		if err := atomicfile.Write(o.digestFile, []byte(res.Root.Digest), 0o644, false); err != nil {
+			return fmt.Errorf("write the digest: %w", err)
+		}
+	}
+	return nil
+}
+
+// matchPlatform refuses an image of another platform than the one asked for.
+func matchPlatform(ctx context.Context, r lister, img *storage.Image, ref oci.Reference, platform string) error {
+	if platform == "" {
+		return nil
+	}
+	want, err := oci.ParsePlatform(platform, oci.HostPlatform())
+	if err != nil {
+		return err
+	}
+	c, err := configOf(ctx, r, img)
+	if err != nil {
+		return err
+	}
+	if got := c.Platform.Normalize(); !want.Runs(got) {
+		return errs.New(errs.NotFound, fmt.Sprintf("image with reference %s was found but does not provide the specified platform (%s)", ref.Familiar(), want))
+	}
+	return nil
+}
+
+// trimTransport takes Podman's word for a registry off.
+func trimTransport(s string) string {
+	const docker = "docker://"
+	if len(s) > len(docker) && s[:len(docker)] == docker {
+		return s[len(docker):]
+	}
+	return s
+}
+
+// saveOptions are save's flags.
+type saveOptions struct {
+	output   string
+	platform []string
+	format   string
+	quiet    bool
+	compress bool
+}
+
+// NewSave makes "save", "image save".
+func NewSave(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o saveOptions
+	var several bool
+	cmd := &cobra.Command{
+		Use:               "save [OPTIONS] IMAGE [IMAGE...]",
+		Short:             "Write one or more images to a tar, for load",
+		Example:           "  cais save -o images.tar debian alpine:3.20\n  cais save debian | ssh host docker load",
+		Args:              ui.MinArgs(1),
+		ValidArgsFunction: complete.Images(e, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			layout, dir, err := o.layout()
+			if err != nil {
+				return ui.Exit(ui.CodeUsage, err)
+			}
+			if len(o.platform) > 1 {
+				return ui.Later("save with several --platform")
+			}
+			switch {
+			case o.output == "" && dir:
+				return ui.Exit(ui.CodeUsage, errors.New("--format "+o.format+" writes a directory: name it with -o"))
+			case o.output == "" && s.OutTerminal():
+				return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+			}
+			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
+				return ended(code, err)
+			}
+			return save(cmd.Context(), e, s, o, layout, dir, args)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.output, "output", "o", "", "Write to this `file`, not to stdout")
+	f.StringSliceVar(&o.platform, "platform", nil, "Save the image for `OS[/ARCH[/VARIANT]]` alone")
+	f.StringVar(&o.format, "format", "", "docker-archive, oci-archive, oci-dir; if not given, a tar that is both")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print nothing; save prints nothing anyway")
+	f.BoolVar(&o.compress, "compress", false, "Compress the layers with gzip")
+	f.BoolVarP(&several, "multi-image-archive", "m", false, "All names are images; cais takes them so anyway")
+	_ = cmd.RegisterFlagCompletionFunc("format", complete.Words("docker-archive", "oci-archive", "oci-dir"))
+	return cmd
+}
+
+func (o saveOptions) layout() (l push.Layout, dir bool, err error) {
+	switch o.format {
+	case "":
+		return push.Layout{OCI: true, Docker: true}, false, nil
+	case "docker-archive":
+		return push.Layout{Docker: true}, false, nil
+	case "oci-archive":
+		return push.Layout{OCI: true}, false, nil
+	case "oci-dir":
+		return push.Layout{OCI: true}, true, nil
+	case "docker-dir":
+		return l, false, ui.Later("save --format docker-dir")
+	}
+	return l, false, fmt.Errorf("unknown format %q: want docker-archive, oci-archive or oci-dir", o.format)
+}
+
+// save finds everything first: half an archive is none.
+func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, layout push.Layout, dir bool, args []string) error {
+	r, err := e.Reader()
+	if err != nil {
+		return err
+	}
+	var images []push.Saved
+	by := map[string]int{} // image id → index
+	for _, typed := range args {
+		found, err := savedBy(ctx, r, typed)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if len(o.platform) > 0 {
+				ref, _ := oci.Parse(typed) // of an id, for the message alone
+				if err := matchPlatform(ctx, r, f.img, ref, o.platform[0]); err != nil {
+					return err
+				}
+			}
+			i, ok := by[f.img.ID]
+			if !ok {
+				src, root, err := e.ImageSource(ctx, f.img, "")
+				if err != nil {
+					return err
+				}
+				i = len(images)
+				by[f.img.ID] = i
+				images = append(images, push.Saved{Root: root, Source: src})
+			}
+			for _, n := range f.names {
+				if !slices.Contains(images[i].Names, n) {
+					images[i].Names = append(images[i].Names, n)
+				}
+			}
+		}
+	}
+	spool, err := e.Spool()
+	if err != nil {
+		return err
+	}
+	opts := push.ArchiveOptions{Layout: layout, Compress: o.compress, Compression: push.Compression{Kind: compress.Gzip}, Spool: spool}
+	if !layout.OCI {
+		opts.Format = push.Docker
+	}
+	if dir {
+		_, err := push.Archive(ctx, push.NewDirectory(o.output), images, opts)
+		return err
+	}
+	return output(s, o.output, func(w *os.File) error {
+		_, err := push.Archive(ctx, push.NewTar(w), images, opts)
+		return err
+	})
+}
+
+// savedImage is one that is to be saved, by these names.
+type savedImage struct {
+	img   *storage.Image
+	names []oci.Reference
+}
+
+// savedBy finds what the user typed: a name with a tag, a repository, which is
+// all its tags, or an id, which is no name.
+func savedBy(ctx context.Context, r *storage.Reader, typed string) ([]savedImage, error) {
+	img, name, err := engine.FindImage(ctx, r, typed)
+	ref, bad := oci.Parse(typed)
+	if bad == nil && ref.Tag == "" && ref.Digest == "" && (name != "" || err != nil) {
+		jobs, listErr := tagsOf(ctx, r, ref)
+		if listErr != nil {
+			return nil, listErr
+		}
+		var all []savedImage
+		for _, j := range jobs {
+			one, err := findImage(ctx, r, j.image)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, savedImage{one, []oci.Reference{j.to}})
+		}
+		if len(all) > 0 {
+			return all, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if named, err := oci.Parse(name); err == nil && named.Digest == "" {
+		return []savedImage{{img, []oci.Reference{named}}}, nil
+	}
+	return []savedImage{{img: img}}, nil
+}
+
+// output calls f with what a command writes to: stdout, or a file that appears
+// whole or not at all.
+func output(s ui.Streams, path string, f func(*os.File) error) error {
+	if path == "" {
+		out := s.OutFile()
+		if out == nil {
+			return errors.New("stdout is not a file")
+		}
+		return f(out)
+	}
+	out, err := atomicfile.Create(path, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", strconv.Quote(path), err)
+	}
+	if err := f(out.File); err != nil {
+		return errors.Join(err, out.Discard())
+	}
+	return out.Commit()
+}
