@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Source is a Dockerfile's text.
@@ -28,13 +29,15 @@ func (r Range) String() string {
 }
 
 // Excerpt shows the lines of ranges with some around them, two on each side of a
-// single line and otherwise one, in the form of Docker's:
+// single line and otherwise one, in the form of Docker's. What has columns is
+// pointed at, which Docker does not:
 //
 //	Dockerfile:3
 //	--------------------
 //	   1 |     FROM debian
 //	   2 |
-//	   3 | >>> RUN flase
+//	   3 | >>> RUN --mout=type=tmpfs,target=/x make
+//	     |         ^^^^^^
 //	--------------------
 //
 // It is empty if there is nothing to show.
@@ -66,8 +69,26 @@ func (s Source) Excerpt(ranges []Range) string {
 		if marked(i) {
 			mark = ">>>"
 		}
-		fmt.Fprintf(&b, " %3d | %s %s\n", i, mark, strings.TrimSuffix(lines[i-1], "\r"))
+		line := strings.TrimSuffix(lines[i-1], "\r")
+		fmt.Fprintf(&b, " %3d | %s %s\n", i, mark, line)
+		if r := slices.IndexFunc(ranges, func(r Range) bool { return r.StartLine == i && r.EndColumn > r.StartColumn }); r >= 0 {
+			b.WriteString(under(line, ranges[r].StartColumn, ranges[r].EndColumn))
+		}
 	}
 	b.WriteString("--------------------\n")
 	return b.String()
+}
+
+// under points at line[from:to]. Tabs before it stay tabs, so that it is under it.
+func under(line string, from, to int) string {
+	if from > len(line) || to > len(line) {
+		return ""
+	}
+	blank := strings.Map(func(c rune) rune {
+		if c == '\t' {
+			return c
+		}
+		return ' '
+	}, line[:from])
+	return "     |     " + blank + strings.Repeat("^", utf8.RuneCountInString(line[from:to])) + "\n"
 }
