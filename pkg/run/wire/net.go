@@ -10,6 +10,9 @@ package wire
 type Net struct {
 	Engine string // relay, netstack, bridge; "": nothing is to be made
 	Dir    string // config's Paths.Run + "/net": the topology's lock and the register of gateways
+	// Without names features of the kernel that are not to be used, separated by
+	// commas: for tests.
+	Without string
 
 	Interfaces []Interface
 	Ports      []Port
@@ -101,6 +104,7 @@ func (*Network) fields(*coder) {}
 func (m *Net) fields(c *coder) {
 	c.str(&m.Engine)
 	c.str(&m.Dir)
+	c.str(&m.Without)
 	list(c, &m.Interfaces, (*Interface).fields)
 	list(c, &m.Ports, (*Port).fields)
 	c.flag(&m.Names.On)

@@ -1,0 +1,494 @@
+// Package plane makes the network that a [wire.Net] describes, for one container:
+// devices, addresses, routes, rules, and the relay. It is a monitor's, or a
+// build's, and all of it goes with the process.
+package plane
+
+import (
+	"os"
+	"strconv"
+	"syscall"
+
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/network/gateway"
+	"cais.dev/cais/pkg/network/loop"
+	"cais.dev/cais/pkg/network/netlink"
+	"cais.dev/cais/pkg/network/netns"
+	"cais.dev/cais/pkg/network/relay"
+	"cais.dev/cais/pkg/network/sock"
+	"cais.dev/cais/pkg/run/wire"
+)
+
+// The engines.
+const (
+	Relay    = "relay"    // a gateway namespace whose connections the relay ends
+	Bridge   = "bridge"   // a bridge of the host's, with NAT
+	Netstack = "netstack" // a program that speaks TCP itself
+)
+
+// Names is the name server of a container.
+type Names interface {
+	// Start gets the sockets of 127.0.0.11 in the container.
+	Start(udp, tcp int, config []byte) error
+	// Update changes what is known.
+	Update(config []byte) error
+	Stop()
+}
+
+// Plane is the network of one container.
+type Plane struct {
+	l     *loop.Loop
+	note  func(string)
+	names Names
+
+	net  wire.Net
+	held []int // descriptors by their number less one; -1 once somebody has it
+
+	gw    *gateway.Gateway
+	br    *hostBridge
+	r     *relay.Relay
+	queue *relay.Queue
+	gate  [2]string // our tables in G, by family
+
+	ns      int // of the container; -1: it does not run
+	ifs     []*iface
+	served  map[service]*relay.Service
+	counter int
+	naming  bool
+}
+
+// service tells a published port.
+type service struct {
+	proto, ip string
+	port      int
+}
+
+// iface is one interface that is there.
+type iface struct {
+	w       wire.Interface
+	bridge  int // index of the bridge
+	lock    int // the locked endpoint file
+	sources []*relay.Source
+}
+
+// New returns a plane that does nothing yet. note tells a log.
+func New(l *loop.Loop, names Names, note func(string)) *Plane {
+	return &Plane{l: l, note: note, names: names, ns: -1, served: map[service]*relay.Service{}}
+}
+
+// Prepare makes what does not need the container. The descriptors in held are the
+// plane's from here on, whether it fails or not.
+func (p *Plane) Prepare(n *wire.Net, held []int) error {
+	p.held = held
+	p.net = *n
+	var err error
+	switch n.Engine {
+	case Relay:
+		if p.gw, err = gateway.Open(n.Dir, n.Without); err != nil {
+			return err
+		}
+		p.r = relay.New(p.config(p.gw.Sockets, true))
+		if err := p.listen(); err != nil {
+			return err
+		}
+	case Bridge:
+		if p.br, err = openBridge(n); err != nil {
+			return err
+		}
+		p.r = relay.New(p.config(hostSockets, false))
+	default:
+		return errs.New(errs.Unsupported, "this monitor knows no network engine "+strconv.Quote(n.Engine))
+	}
+	return p.publish()
+}
+
+func (p *Plane) config(m relay.Maker, transparent bool) relay.Config {
+	c := relay.Config{
+		Loop: p.l, Make: m, Transparent: transparent, Note: p.note,
+		HostLoopback: p.net.HostLoopback, NoHost: p.net.NoHost, HostIPs: p.net.HostIPs,
+	}
+	return c
+}
+
+func hostSockets(k sock.Kind, n int) ([]int, error) {
+	var fds []int
+	for range n {
+		fd, err := sock.Open(k)
+		if err != nil {
+			break
+		}
+		fds = append(fds, fd)
+	}
+	if len(fds) == 0 {
+		return nil, os.NewSyscallError("socket", syscall.EMFILE)
+	}
+	return fds, nil
+}
+
+// listen begins to read the packets that wait in the kernel for a verdict.
+func (p *Plane) listen() error {
+	if !p.gw.Has.Queue && !p.gw.Has.Compat {
+		return nil // connections are accepted before they are made
+	}
+	err := p.gw.Do(func() (err error) {
+		p.queue, err = relay.NewQueue(uint16(os.Getpid()%60000) + 1)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return p.r.Listen(p.queue)
+}
+
+// take gives a descriptor away; -1 if there is none of that number.
+func (p *Plane) take(number int) int {
+	if number < 1 || number > len(p.held) {
+		return -1
+	}
+	fd := p.held[number-1]
+	p.held[number-1] = -1
+	return fd
+}
+
+// publish serves the ports of the net, as soon as the container runs.
+func (p *Plane) publish() error {
+	wanted := map[service]bool{}
+	for i := range p.net.Ports {
+		w := &p.net.Ports[i]
+		key := service{w.Proto, string(w.HostIP), w.HostPort}
+		wanted[key] = true
+		if p.served[key] != nil || w.Proto == "sctp" {
+			continue
+		}
+		fd := p.take(w.Socket)
+		if fd < 0 {
+			return errs.New(errs.Internal, "wire: a published port without its socket")
+		}
+		s := &relay.Service{FD: fd, UDP: w.Proto == "udp", To: sock.At(w.To, uint16(w.Port))}
+		p.served[key] = s
+		if err := syscall.SetNonblock(fd, true); err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		if err := p.r.Publish(s); err != nil {
+			return err
+		}
+	}
+	for key, s := range p.served {
+		if !wanted[key] {
+			p.r.Withdraw(s)
+			delete(p.served, key)
+		}
+	}
+	if p.ns < 0 {
+		p.r.Pause()
+	}
+	return nil
+}
+
+// Attach gives the network to the container whose process is pid.
+func (p *Plane) Attach(pid int) error {
+	ns, err := netns.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
+	if err != nil {
+		return err
+	}
+	return p.AttachNS(ns)
+}
+
+// AttachNS gives the network to the namespace that ns refers to, which is the
+// plane's from here on.
+func (p *Plane) AttachNS(ns int) error {
+	p.ns = ns
+	for i := range p.net.Interfaces {
+		if err := p.add(&p.net.Interfaces[i]); err != nil {
+			return err
+		}
+	}
+	if err := p.configure(p.ifs, true); err != nil {
+		return err
+	}
+	if err := p.map_(); err != nil {
+		return err
+	}
+	return p.r.Resume()
+}
+
+// Detach is the container's end: connections end, its devices go with its
+// namespace, and who knocks at its ports waits for the next start.
+func (p *Plane) Detach() {
+	if p == nil || p.ns < 0 {
+		return
+	}
+	p.stopNames()
+	p.r.Pause()
+	p.r.Reset()
+	p.l.Close(&p.ns)
+}
+
+// Close gives up everything. Locks of endpoints go last: whoever sees one free
+// may take the address.
+func (p *Plane) Close() {
+	if p == nil {
+		return
+	}
+	p.Detach()
+	if p.r != nil {
+		p.r.Close()
+	}
+	p.queue.Close()
+	p.br.close()
+	p.gw.Close()
+	for _, i := range p.ifs {
+		p.l.Close(&i.lock)
+	}
+	p.ifs = nil
+	for i := range p.held {
+		p.l.Close(&p.held[i])
+	}
+}
+
+// Update makes the container's network another one.
+func (p *Plane) Update(n *wire.Net, held []int) error {
+	for i := range p.held {
+		p.l.Close(&p.held[i])
+	}
+	p.held = held
+	if p.ns < 0 {
+		return errs.New(errs.Conflict, "the container is not running")
+	}
+	if n.Engine != p.net.Engine {
+		return errs.New(errs.Conflict, "the network engine of a running container does not change")
+	}
+	p.net = *n
+	kept := p.ifs[:0:0]
+	for _, i := range p.ifs {
+		if p.wanted(i.w.Endpoint) == nil {
+			if err := p.remove(i); err != nil {
+				return err
+			}
+			continue
+		}
+		kept = append(kept, i)
+	}
+	p.ifs = kept
+	var added []*iface
+	for k := range p.net.Interfaces {
+		w := &p.net.Interfaces[k]
+		if i := p.find(w.Endpoint); i != nil {
+			i.w.Default4, i.w.Default6 = w.Default4, w.Default6
+			continue
+		}
+		if err := p.add(w); err != nil {
+			return err
+		}
+		added = append(added, p.ifs[len(p.ifs)-1])
+	}
+	if err := p.configure(added, false); err != nil {
+		return err
+	}
+	if err := p.publish(); err != nil {
+		return err
+	}
+	return p.map_()
+}
+
+func (p *Plane) wanted(endpoint string) *wire.Interface {
+	for i := range p.net.Interfaces {
+		if p.net.Interfaces[i].Endpoint == endpoint {
+			return &p.net.Interfaces[i]
+		}
+	}
+	return nil
+}
+
+func (p *Plane) find(endpoint string) *iface {
+	for _, i := range p.ifs {
+		if i.w.Endpoint == endpoint {
+			return i
+		}
+	}
+	return nil
+}
+
+// add makes one interface: the bridge if need be, the pair of devices, and what
+// relays for its addresses.
+func (p *Plane) add(w *wire.Interface) error {
+	i := p.find(w.Endpoint)
+	if i == nil {
+		i = &iface{w: *w, lock: p.take(w.Held)}
+		p.ifs = append(p.ifs, i)
+	}
+	p.counter++
+	name := "v" + short(w.Endpoint) + strconv.FormatInt(int64(p.counter%1296), 36)
+	if p.gw != nil {
+		return p.gw.Do(func() error { return p.inside(i, name) })
+	}
+	return p.br.add(i, name, p.ns)
+}
+
+// short is the part of an endpoint's id that is in a device's name.
+func short(endpoint string) string { return endpoint[:min(len(endpoint), 9)] }
+
+// inside makes an interface's end in the gateway namespace, on its thread.
+func (p *Plane) inside(i *iface, name string) error {
+	w, g := &i.w, p.gw
+	index, err := bridgeOn(g.Route, w)
+	if err != nil {
+		return err
+	}
+	i.bridge = index
+	if err := addVeth(g.Route, w, name, index, p.ns); err != nil {
+		return err
+	}
+	if len(i.sources) > 0 {
+		return nil // from an earlier start
+	}
+	for f, ip := range [][]byte{w.IP4, w.IP6} {
+		if ip == nil || f == 1 && !g.Has.IP6 {
+			continue
+		}
+		gateway := w.Gateway4
+		if f == 1 {
+			gateway = w.Gateway6
+		}
+		s := &relay.Source{IP: ip, Gateway: gateway, Internal: w.Internal, TCP: -1, UDP: -1}
+		if err := open(s); err != nil {
+			return err
+		}
+		if err := p.guard(f, index, ip); err != nil {
+			return err
+		}
+		i.sources = append(i.sources, s)
+		if err := p.r.Add(s); err != nil {
+			return err
+		}
+	}
+	p.subnets()
+	return nil
+}
+
+// subnets tells the relay which addresses are containers'.
+func (p *Plane) subnets() {
+	var list []relay.Subnet
+	for _, i := range p.ifs {
+		if i.w.IP4 != nil {
+			list = append(list, relay.Subnet{IP: i.w.IP4, Bits: i.w.Bits4})
+		}
+		if i.w.IP6 != nil {
+			list = append(list, relay.Subnet{IP: i.w.IP6, Bits: i.w.Bits6})
+		}
+	}
+	p.r.SetSubnets(list)
+}
+
+// open makes the sockets of a source, on the thread of the gateway namespace.
+func open(s *relay.Source) error {
+	at := sock.At(s.IP, relay.Port)
+	for _, udp := range []bool{false, true} {
+		k := sock.KindOf(&at, udp)
+		fd, err := sock.Open(k)
+		if err != nil {
+			return os.NewSyscallError("socket", err)
+		}
+		if udp {
+			s.UDP = fd
+		} else {
+			s.TCP = fd
+		}
+		if err := sock.Transparent(fd, at.V6); err != nil {
+			return os.NewSyscallError("setsockopt(IP_TRANSPARENT)", err)
+		}
+		_ = sock.Option(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) // any socket takes it
+		if err := sock.Bind(fd, &at); err != nil {
+			return os.NewSyscallError("bind the relay to "+at.String(), err)
+		}
+		if !udp {
+			if err := syscall.Listen(fd, 4096); err != nil {
+				return os.NewSyscallError("listen", err)
+			}
+			continue
+		}
+		level, name := syscall.IPPROTO_IP, sock.IPRecvOrigDst
+		if at.V6 {
+			level, name = syscall.IPPROTO_IPV6, sock.IPv6RecvOrigDst
+		}
+		if err := sock.Option(fd, level, name, 1); err != nil {
+			return os.NewSyscallError("setsockopt(IP_RECVORIGDSTADDR)", err)
+		}
+	}
+	return nil
+}
+
+// guard has packets of one address wait for the relay's word.
+func (p *Plane) guard(f, bridge int, ip []byte) error {
+	if p.queue == nil {
+		return nil
+	}
+	return p.addGate(f, bridge, ip)
+}
+
+// bridgeOn finds or makes the bridge of w in the namespace of c, and returns its
+// index.
+func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
+	if index, err := netlink.Index(w.Bridge); err == nil {
+		return index, nil
+	}
+	mac := []byte{2, 0x42, 0, 0, 0, 0}
+	copy(mac[2:], w.Gateway4)
+	if len(w.Gateway4) == 0 {
+		copy(mac[2:], w.Gateway6[max(0, len(w.Gateway6)-4):])
+	}
+	err := c.Do(netlink.AddBridge(w.Bridge, mac, mtu(w)))
+	if err != nil && !netlink.Is(err, syscall.EEXIST) {
+		if netlink.Is(err, syscall.EOPNOTSUPP) {
+			err = errs.WithHint(errs.E("make the bridge "+w.Bridge, errs.Unsupported, err), "The kernel has no bridges: load the module 'bridge'.")
+		}
+		return 0, err
+	}
+	index, err := netlink.Index(w.Bridge)
+	if err != nil {
+		return 0, err
+	}
+	if w.NoBridge {
+		return index, nil
+	}
+	for _, a := range []struct {
+		ip   []byte
+		bits int
+	}{{w.Gateway4, w.Bits4}, {w.Gateway6, w.Bits6}} {
+		if a.ip == nil {
+			continue
+		}
+		err := c.Do(netlink.AddAddress(index, a.ip, a.bits))
+		if err != nil && !netlink.Is(err, syscall.EEXIST) && !(len(a.ip) == 16 && netlink.Is(err, syscall.EACCES)) {
+			return 0, err // EACCES: IPv6 is switched off
+		}
+	}
+	return index, nil
+}
+
+func mtu(w *wire.Interface) int {
+	if w.MTU > 0 {
+		return w.MTU
+	}
+	return 1500
+}
+
+// addVeth makes the pair of devices of w, one end in the bridge, the other in the
+// container.
+func addVeth(c *netlink.Conn, w *wire.Interface, name string, bridge, ns int) error {
+	err := c.Do(netlink.AddVeth(netlink.Veth{Name: name, Master: bridge, MTU: mtu(w), Peer: w.Name, PeerMAC: w.MAC, PeerNS: ns}))
+	if err != nil {
+		if netlink.Is(err, syscall.EOPNOTSUPP) {
+			return errs.WithHint(errs.E("make the devices of the network", errs.Unsupported, err),
+				"The kernel has no veth devices (CONFIG_VETH). '--network host' works without.")
+		}
+		return err
+	}
+	if w.Isolated {
+		index, err := netlink.Index(name)
+		if err != nil {
+			return err
+		}
+		return c.Do(netlink.SetIsolated(index))
+	}
+	return nil
+}
