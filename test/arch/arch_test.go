@@ -94,7 +94,8 @@ var layers = map[string]int{
 	"pkg/build/ignore":   1,
 	"pkg/build/source":   2,
 
-	"pkg/network/loop": 1,
+	"pkg/network/loop": 1, "pkg/network/netlink": 1, "pkg/network/nft": 1, "pkg/network/sock": 1, "pkg/network/netns": 1,
+	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
@@ -118,7 +119,7 @@ var siblings = map[string][]string{
 	"pkg/docker":        {"pkg/oci", "pkg/container", "pkg/run/plan"},
 	"pkg/build/graph":   {"pkg/oci"},
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
-	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile"},
+	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/network/plane"},
 	"pkg/logs":          {"pkg/logs/jsonfile"},
 	"pkg/events":        {"pkg/logs/jsonfile"},
 	"pkg/storage":       {"pkg/storage/unpack", "pkg/layer/changes"},
@@ -135,6 +136,10 @@ var siblings = map[string][]string{
 	"pkg/cli/image":     {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/system":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"cmd/cais":          {"pkg/cli", "pkg/cli/ui"},
+
+	"pkg/network/nft":     {"pkg/network/netlink"},
+	"pkg/network/gateway": {"pkg/network/relay"},
+	"pkg/network/plane":   {"pkg/network/relay", "pkg/network/gateway"},
 
 	"pkg/build/dockerfile": {"pkg/oci", "pkg/build/graph", "pkg/build/gitref"},
 

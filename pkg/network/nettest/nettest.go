@@ -5,7 +5,6 @@ package nettest
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -108,7 +107,7 @@ func (p *Place) Must(f func() error) {
 func (p *Place) Dial(network, address string) (net.Conn, error) {
 	var c net.Conn
 	err := p.In(func() (err error) {
-		c, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), network, address)
+		c, err = net.DialTimeout(network, address, 5*time.Second)
 		return err
 	})
 	return c, err

@@ -245,6 +245,18 @@ func (p *Plane) Close() {
 	}
 }
 
+// Linger reports whether connections still take what the container has said last.
+// With now they are broken off.
+func (p *Plane) Linger(now bool) bool {
+	if p == nil || p.r == nil {
+		return false
+	}
+	if now {
+		p.r.Abort()
+	}
+	return p.r.Busy()
+}
+
 // Update makes the container's network another one.
 func (p *Plane) Update(n *wire.Net, held []int) error {
 	for i := range p.held {

@@ -52,11 +52,12 @@ const (
 	budget    = 4 << 20  // bytes until the others have their turn
 )
 
-// join hands bytes on between two sockets, until both have ended.
-func (r *Relay) join(a, b int) {
+// join hands bytes on between two sockets, the container's side and the host's,
+// until both have ended.
+func (r *Relay) join(near, far int) {
 	p := &pair{r: r}
-	p.a = half{p: p, other: &p.b, fd: a, out: true}
-	p.b = half{p: p, other: &p.a, fd: b, out: true}
+	p.a = half{p: p, other: &p.b, fd: near, out: true}
+	p.b = half{p: p, other: &p.a, fd: far, out: true}
 	r.conns[p] = struct{}{}
 	for _, h := range []*half{&p.a, &p.b} {
 		if err := r.l.Watch(h.fd, loop.In|loop.Out|loop.HalfClosed|loop.ET, h); err != nil {
@@ -71,6 +72,15 @@ func (p *pair) abort() {
 	p.r.reset(&p.a.fd)
 	p.r.reset(&p.b.fd)
 	p.end()
+}
+
+// finish hands on what a container that is gone has said. What it had not ended is
+// broken off.
+func (p *pair) finish() {
+	p.a.in = true
+	if p.a.pump() && !p.a.eof && !p.a.in {
+		p.abort()
+	}
 }
 
 // end forgets a pair whose sockets are closed.

@@ -105,20 +105,32 @@ func (r *Relay) Close() {
 		}
 		r.spare[k] = nil
 	}
-	for _, p := range r.pipes {
-		p.close()
-	}
-	r.pipes = nil
 	r.l.Close(&r.raw4)
 	r.l.Close(&r.raw6)
 	r.tick.Stop()
 	r.tick = nil
 }
 
-// Reset ends every connection and flow: the container that they were of is gone.
-func (r *Relay) Reset() {
+// Busy reports whether connections are left that take what a container that is
+// gone has said last.
+func (r *Relay) Busy() bool { return len(r.conns) > 0 }
+
+// Abort breaks off what Reset has left.
+func (r *Relay) Abort() {
 	for p := range r.conns {
 		p.abort()
+	}
+	for _, p := range r.pipes {
+		p.close()
+	}
+	r.pipes = nil
+}
+
+// Reset ends every connection and flow: the container that they were of is gone.
+// What it has said is still handed on.
+func (r *Relay) Reset() {
+	for p := range r.conns {
+		p.finish()
 	}
 	for _, d := range r.dials {
 		d.drop()

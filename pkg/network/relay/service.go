@@ -159,7 +159,7 @@ func (r *Relay) inward(s *Service, client int, from sock.Addr) {
 	}
 	switch {
 	case err == nil:
-		r.join(client, near)
+		r.join(near, client)
 		return
 	case err == syscall.EINPROGRESS: //nolint:errorlint // likewise
 		c := &call{r: r, client: client, near: near}
@@ -184,7 +184,7 @@ func (c *call) Ready(uint32) {
 	c.limit.Stop()
 	delete(c.r.calls, c)
 	c.r.l.Forget(c.near)
-	c.r.join(c.client, c.near)
+	c.r.join(c.near, c.client)
 }
 
 func (c *call) fail() {

@@ -23,6 +23,7 @@ type client struct {
 	closing               bool // once the queue is empty
 	deaf                  bool // it reads no more
 
+	held    []int  // descriptors for the next message
 	pending []byte // input that the process has not taken; nil: none
 	eof     bool   // after it, the client's input ends
 }
@@ -102,6 +103,10 @@ func (c *client) ready(events uint32) {
 		c.hangUp()
 		return
 	}
+	if wire.KindOf(packet) == wire.KindHold {
+		c.held = append(c.held, fds...)
+		return
+	}
 	c.handle(packet, fds)
 	closeAll(fds)
 }
@@ -131,6 +136,8 @@ func (c *client) handle(packet []byte, fds []int) {
 		c.attach(packet)
 	case wire.KindExec:
 		c.exec(packet, fds)
+	case wire.KindNetwork:
+		c.network(fds)
 	case wire.KindReload:
 		c.last(wire.Marshal(&wire.Done{}))
 		c.m.reload()
@@ -357,6 +364,8 @@ func (c *client) hangUp() {
 		return
 	}
 	c.m.shut(&c.fd)
+	closeAll(c.held)
+	c.held = nil
 	c.queue, c.dropAt = nil, time.Time{}
 	if c.m.control == c {
 		c.m.control = nil
@@ -381,7 +390,7 @@ func send(fd int, packet []byte) error {
 // receive reads one packet into buf, with the descriptors beside it, which are
 // the caller's to close. The end of the connection is an error.
 func receive(fd int, buf []byte) ([]byte, []int, error) {
-	var oob [256]byte // room for maxFDs: 16 + 4*32
+	var oob [1032]byte // room for maxFDs: 16 + 4*253
 	for {
 		n, oobn, flags, _, err := syscall.Recvmsg(fd, buf, oob[:], syscall.MSG_CMSG_CLOEXEC)
 		switch {

@@ -18,6 +18,7 @@ func (m *monitor) containerExited(p *proc, code int) {
 		m.killRest()
 	}
 	p.drain()
+	m.net.Detach()
 	e := exit{code: code, started: m.startedAt, finished: m.now, restarts: m.restarts}
 	e.oom = m.oomKills() > m.oomBase
 	m.main = nil
@@ -56,6 +57,10 @@ func (m *monitor) withdraw() {
 	}
 	m.ended = true
 	m.hideSocket()
+	if m.net != nil {
+		m.net.Close()
+		m.lingerAt = time.Now().Add(linger)
+	}
 	m.removeCgroups()
 	if m.job.RunDir != "" && m.alive >= 0 {
 		_ = syscall.Unlink(m.job.RunDir + "/state.json") // it may not have come to be

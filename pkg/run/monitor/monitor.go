@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"cais.dev/cais/pkg/logs/jsonfile"
+	"cais.dev/cais/pkg/network/loop"
+	"cais.dev/cais/pkg/network/plane"
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/sys/raw"
 )
@@ -37,7 +39,7 @@ const (
 	stall = 5 * time.Second
 
 	maxClients = 256
-	maxFDs     = 32 // beside one message
+	maxFDs     = 253 // beside one message: the kernel's SCM_MAX_FD
 )
 
 // monitor is the state of the process.
@@ -53,6 +55,11 @@ type monitor struct {
 	gen      int32
 	listener int
 	now      time.Time // of this turn of the loop
+
+	net      *plane.Plane // nil: the network is none of ours
+	netLoop  *loop.Loop   // waits for its descriptors and, through ep, for ours
+	held     []int        // descriptors that the job's network names
+	lingerAt time.Time    // when the last connections are broken off
 
 	main     *proc // the container; nil while it waits for its restart
 	execs    []*proc
@@ -184,11 +191,10 @@ func (m *monitor) shut(fd *int) {
 // anything.
 func (m *monitor) loop() {
 	var events [16]syscall.EpollEvent
-	for !m.ended || len(m.clients) > 0 || len(m.execs) > 0 {
-		n, err := syscall.EpollWait(m.ep, events[:], m.timeout())
+	turn := func(ms int) error {
+		n, err := syscall.EpollWait(m.ep, events[:], ms)
 		if err != nil && err != syscall.EINTR { //nolint:errorlint // a system call's own errno
-			m.note("epoll_wait: " + err.Error())
-			return
+			return err
 		}
 		m.now = time.Now()
 		for _, ev := range events[:max(n, 0)] {
@@ -196,10 +202,37 @@ func (m *monitor) loop() {
 				s.h.ready(ev.Events)
 			}
 		}
+		return nil
+	}
+	if m.netLoop != nil {
+		if err := m.netLoop.Watch(m.ep, loop.In, ownEvents{turn}); err != nil {
+			m.note(err.Error())
+			return
+		}
+	}
+	for !m.ended || len(m.clients) > 0 || len(m.execs) > 0 || m.lingers() {
+		var err error
+		if m.netLoop != nil {
+			err = m.netLoop.Turn(m.timeout())
+			m.now = m.netLoop.Now()
+		} else {
+			err = turn(m.timeout())
+		}
+		if err != nil {
+			m.note("epoll_wait: " + err.Error())
+			return
+		}
 		m.timers()
 		m.sweep()
 	}
 }
+
+// ownEvents are the monitor's own, within those of the network: a byte on its way
+// through a relay passes one epoll, a line of output two.
+type ownEvents struct{ turn func(ms int) error }
+
+// Ready handles them.
+func (o ownEvents) Ready(uint32) { _ = o.turn(0) } // an epoll that does not wait does not fail
 
 // timeout returns how long the loop may sleep, in milliseconds; -1: for ever.
 func (m *monitor) timeout() int {
@@ -212,6 +245,7 @@ func (m *monitor) timeout() int {
 	sooner(m.restartAt)
 	sooner(m.killAt)
 	sooner(m.openAt)
+	sooner(m.lingerAt)
 	for _, c := range m.clients {
 		sooner(c.dropAt)
 	}

@@ -3,6 +3,7 @@ package monitor
 import (
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -22,6 +23,10 @@ var errGone = errors.New("the client is gone")
 // begin takes the job, makes the container's child, and starts it when told.
 func (m *monitor) begin() error {
 	packet, fds, err := receive(Control, m.buf)
+	for err == nil && wire.KindOf(packet) == wire.KindHold {
+		m.held = append(m.held, fds...)
+		packet, fds, err = receive(Control, m.buf)
+	}
 	if err != nil {
 		return err
 	}
@@ -48,10 +53,12 @@ func (m *monitor) begin() error {
 		return err
 	}
 	p.resize(attach.Rows, attach.Cols)
-	if now {
-		err = m.askedStill()
-	} else {
-		err = m.awaitStart(p)
+	if err = m.connect(p); err == nil {
+		if now {
+			err = m.askedStill()
+		} else {
+			err = m.awaitStart(p)
+		}
 	}
 	if err != nil {
 		gated.Abort()
@@ -70,7 +77,7 @@ func (m *monitor) prepare() error {
 		return err
 	}
 	m.job = *job
-	m.job.Plan = nil
+	m.job.Plan, m.job.Net = nil, slices.Clone(m.job.Net)
 	unmap()
 	if err := m.takeAlive(); err != nil {
 		return err
@@ -84,7 +91,10 @@ func (m *monitor) prepare() error {
 		}
 	}
 	m.adj = ownScore()
-	return m.listen()
+	if err := m.listen(); err != nil {
+		return err
+	}
+	return m.prepareNet()
 }
 
 // takeAlive waits for the lock: `ps` holds it for moments to see who lives.
@@ -246,6 +256,11 @@ func (m *monitor) restart() {
 	}
 	m.restarts++
 	p, g, err := m.clone()
+	if err == nil {
+		if err = m.connect(p); err != nil {
+			g.Abort()
+		}
+	}
 	if err == nil {
 		err = m.release(p, g)
 	}
