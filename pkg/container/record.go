@@ -81,7 +81,9 @@ type Settings struct {
 	Version       int                `json:"v"`
 	Name          string             `json:"name"`
 	Restart       plan.RestartPolicy `json:"restart"`
+	Resources     *plan.Resources    `json:"resources,omitempty"`     // limits, since they were changed; nil: the request's
 	StoppedByUser bool               `json:"stoppedByUser,omitempty"` // holds restart policies back until the next start
+	Keep          bool               `json:"keep,omitempty"`          // holds the removal of a --rm container back until the next start
 }
 
 // Status is Docker's word for what a container is doing.

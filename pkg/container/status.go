@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"cais.dev/cais/pkg/run/plan"
 )
 
 // Status derives Docker's word from the files.
@@ -81,6 +83,14 @@ func (c *Container) StartedAt() time.Time {
 		return c.Exit.StartedAt
 	}
 	return time.Time{}
+}
+
+// Limits are the container's as they are now.
+func (c *Container) Limits() plan.Resources {
+	if c.Settings != nil && c.Settings.Resources != nil {
+		return *c.Settings.Resources
+	}
+	return c.Record.Request.Resources
 }
 
 // Name is the container's name, or its short id while it has none.

@@ -180,7 +180,7 @@ func mode(m plan.Mount) string {
 
 func hostConfig(f ContainerFacts) *HostConfig {
 	req := f.Container.Record.Request
-	r := req.Resources
+	r := f.Container.Limits()
 	h := &HostConfig{
 		ContainerIDFile: req.CIDFile, LogConfig: LogConfig{Type: first(req.LogDriver, "json-file"), Config: map[string]string{}},
 		NetworkMode: networkMode(req), PortBindings: map[string][]PortBinding{}, AutoRemove: req.AutoRemove,

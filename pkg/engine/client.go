@@ -32,6 +32,16 @@ func (e *Engine) ClientFormat(key string) string {
 	return format
 }
 
+// PruneFilters are the filters that the user's Docker configuration adds to
+// those of every prune.
+func (e *Engine) PruneFilters() []string {
+	var filters []string
+	if json.Unmarshal(e.client()["pruneFilters"], &filters) != nil {
+		return nil
+	}
+	return filters
+}
+
 // ClientProxies are the variables that the "proxies" of Docker's configuration
 // give to new containers, in capitals and in small letters.
 func (e *Engine) ClientProxies() []string {

@@ -202,6 +202,14 @@ func (i images) Protect(ctx context.Context, p run.Protection) error {
 	})
 }
 
+func (i images) Rename(ctx context.Context, id, name string) error {
+	r, err := i.e.Reader()
+	if err != nil {
+		return err
+	}
+	return r.RenameContainer(ctx, id, name)
+}
+
 func (i images) Unprotect(ctx context.Context, id string) error {
 	r, err := i.e.Reader()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -42,6 +43,24 @@ func (s *Service) makeCgroups(ctx context.Context, rec *container.Record, spec *
 		return cgroup.Dirs{}, nil, fmt.Errorf("remove left-over cgroups: %w", err)
 	}
 	return cgroup.Create(ctx, h, o)
+}
+
+// freezer returns the directory that pausing will make, and adds it, and what
+// changed limits may make, to those to remove.
+func (s *Service) freezer(rec *container.Record, dirs *cgroup.Dirs) (string, error) {
+	if len(dirs.Remove) == 0 {
+		return "", nil
+	}
+	h, err := s.cgroups()
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range h.All(rec.Cgroup) {
+		if !slices.Contains(dirs.Remove, dir) {
+			dirs.Remove = append(dirs.Remove, dir)
+		}
+	}
+	return h.Freezer(rec.Cgroup), nil
 }
 
 // dirs returns the cgroups that the container has now.

@@ -80,7 +80,7 @@ func executable(c *container.Container, ref string) error {
 	case c.Alive && c.Status() == container.Paused:
 		return errs.New(errs.Conflict, fmt.Sprintf("container %s is paused, unpause the container before exec", ref))
 	case !c.Running():
-		return errs.New(errs.Conflict, "container "+ref+" is not running")
+		return notRunning(ref)
 	}
 	return nil
 }

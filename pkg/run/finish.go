@@ -36,8 +36,8 @@ func (s *Service) Finish(ctx context.Context, id string, made *Created, ours boo
 	if err != nil {
 		return gone(err)
 	}
-	if c.Alive && !ours {
-		return nil // somebody has started it again
+	if c.Alive && !ours || c.Settings.Keep {
+		return nil // somebody has started it again, or is about to
 	}
 	return s.removeLocked(ctx, c, true)
 }

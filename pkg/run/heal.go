@@ -29,11 +29,15 @@ func (s *Service) heal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known := make(map[string]bool, len(ids))
+	known := make(map[string]string, len(ids)) // and their names, where they can be read
 	var all []error
 	for _, id := range ids {
-		known[id] = true
-		if err := s.healOne(ctx, id); err != nil {
+		c, err := s.store.Load(id)
+		known[id] = ""
+		if err == nil {
+			known[id] = c.Settings.Name
+		}
+		if err := s.healLoaded(ctx, id, c, err); err != nil {
 			all = append(all, err)
 		}
 	}
@@ -41,9 +45,14 @@ func (s *Service) heal(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// healOne looks without a lock at first: nearly always there is nothing to do.
 func (s *Service) healOne(ctx context.Context, id string) error {
 	c, err := s.store.Load(id)
+	return s.healLoaded(ctx, id, c, err)
+}
+
+// healLoaded has looked without a lock at first: nearly always there is nothing
+// to do.
+func (s *Service) healLoaded(ctx context.Context, id string, c *container.Container, err error) error {
 	missing := errs.KindOf(err) == errs.NotFound
 	if err != nil && !missing {
 		return nil // damaged or too new: not ours to judge
@@ -80,14 +89,14 @@ func (s *Service) needsHealing(c *container.Container) bool {
 	if c.Lost() {
 		return true
 	}
-	return c.Record.AutoRemove() && (c.Record.Ephemeral || c.Exit != nil)
+	return c.Record.AutoRemove() && !c.Settings.Keep && (c.Record.Ephemeral || c.Exit != nil)
 }
 
 // finish ends what a monitor could not: the exit record, the processes that are
 // left, and the container itself if it is a --rm one. The caller holds the
 // container's lock and has seen that its monitor is gone.
 func (s *Service) finish(ctx context.Context, c *container.Container) error {
-	if c.Record.AutoRemove() {
+	if c.Record.AutoRemove() && !c.Settings.Keep {
 		return s.removeLocked(ctx, c, true)
 	}
 	e := c.LastExit()
@@ -133,11 +142,15 @@ func (s *Service) startAgain(ctx context.Context, c *container.Container) (*Star
 	return s.start(ctx, c.Record, c.Settings, spec, StartOptions{})
 }
 
-// healNames gives up names whose container is gone.
-func (s *Service) healNames(known map[string]bool) error {
+// healNames gives up names whose container is gone, or has another name: whoever
+// renamed it was killed.
+func (s *Service) healNames(known map[string]string) error {
 	names, err := s.store.Names()
 	for name, id := range names {
-		if known[id] {
+		if now, ok := known[id]; ok {
+			if now != "" && now != name {
+				err = errors.Join(err, s.healName(id, name))
+			}
 			continue
 		}
 		if _, e := os.Lstat(s.store.Dir(id)); errors.Is(e, fs.ErrNotExist) {
@@ -145,6 +158,21 @@ func (s *Service) healNames(known map[string]bool) error {
 		}
 	}
 	return err
+}
+
+// healName gives up a name that is not the container's, unless somebody is at
+// work on that.
+func (s *Service) healName(id, name string) error {
+	l, err := lock.Try(filepath.Join(s.store.Dir(id), "lock"), true)
+	if err != nil {
+		return nil //nolint:nilerr // it is held, or gone
+	}
+	defer l.Release()
+	c, err := s.store.Load(id)
+	if err != nil || c.Settings.Name == "" || c.Settings.Name == name {
+		return nil //nolint:nilerr // not ours to judge
+	}
+	return s.store.ReleaseName(name, id)
 }
 
 // healRunDirs removes run directories whose container is gone.
@@ -164,10 +192,10 @@ func (s *Service) healRunDirs() error {
 }
 
 // healNotes takes back notes in the store for containers that are gone.
-func (s *Service) healNotes(ctx context.Context, known map[string]bool) error {
+func (s *Service) healNotes(ctx context.Context, known map[string]string) error {
 	ids, err := s.o.Images.Protected(ctx)
 	for _, id := range ids {
-		if known[id] {
+		if _, ok := known[id]; ok {
 			continue
 		}
 		if _, gone := os.Lstat(s.store.Dir(id)); errors.Is(gone, fs.ErrNotExist) {

@@ -62,6 +62,9 @@ func (s *Service) tryRemove(ctx context.Context, id, ref string, o RemoveOptions
 	if !o.Force {
 		return false, running(c, ref)
 	}
+	if err := s.dismiss(ctx, c); err != nil {
+		return false, err
+	}
 	s.tell(c, "kill", "signal", "9")
 	if err := s.killAll(ctx, c); err != nil {
 		return false, err
@@ -136,21 +139,26 @@ func (s *Service) releaseAll(id string) error {
 // discard removes the container's directory, record or not.
 func (s *Service) discard(ctx context.Context, id string) error {
 	dir := s.store.Dir(id)
-	if s.needU() {
-		// The kernel makes these in mode 0, but as root of the user's namespace: they
-		// are ours, and this spares a process there. The container cannot reach them.
-		for _, d := range []string{"work", "work/incompat", "work/incompat/volatile"} {
-			if os.Chmod(filepath.Join(dir, "work", d), 0o700) != nil {
-				break // none is there, or the removal will tell
-			}
-		}
-	}
+	s.openWork(id)
 	for _, tree := range []string{"upper", "work", "volume.tmp"} {
 		if err := s.removeTree(ctx, filepath.Join(dir, tree)); err != nil {
 			return err
 		}
 	}
 	return s.store.Discard(id)
+}
+
+// openWork makes what the kernel keeps in the overlay's work directory removable.
+// It makes these in mode 0, but as root of the user's namespace: they are ours,
+// and this spares a process there. The container cannot reach them.
+func (s *Service) openWork(id string) {
+	if !s.needU() {
+		return
+	}
+	work := filepath.Join(s.store.Dir(id), "work")
+	for _, d := range []string{"work", "work/incompat", "work/incompat/volatile"} {
+		_ = os.Chmod(filepath.Join(work, d), 0o700) // none is there, or the removal will tell
+	}
 }
 
 // removeTree removes a tree in which files may belong to mapped ids. Trying as

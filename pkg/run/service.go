@@ -51,6 +51,8 @@ type images interface {
 	LowerDirs(ctx context.Context, imageID string) ([]string, error)
 	// Protect keeps every tool of this store from removing the image.
 	Protect(ctx context.Context, p Protection) error
+	// Rename changes the container's name in that note; no note is no error.
+	Rename(ctx context.Context, id, name string) error
 	// Unprotect takes the note away; none is no error.
 	Unprotect(ctx context.Context, id string) error
 	// RemoveUnused removes the image that the user named so; one that something

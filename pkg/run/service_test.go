@@ -44,6 +44,8 @@ func (f *fakeImages) Protect(_ context.Context, p Protection) error {
 	}
 	return f.fail
 }
+func (f *fakeImages) Rename(context.Context, string, string) error { return nil }
+
 func (f *fakeImages) Unprotect(_ context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -65,8 +65,13 @@ func (s *Service) Start(ctx context.Context, ref string, o StartOptions) (*Start
 	if err != nil {
 		return nil, err
 	}
-	if c.Settings.StoppedByUser {
-		c.Settings.StoppedByUser = false
+	if c.Settings.Keep {
+		if err := s.revive(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	if c.Settings.StoppedByUser || c.Settings.Keep {
+		c.Settings.StoppedByUser, c.Settings.Keep = false, false
 		if err := s.store.WriteSettings(id, c.Settings, true); err != nil {
 			return nil, err
 		}
@@ -137,6 +142,9 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 		return nil, err
 	}
 	if err := s.refresh(spec, rec.Request); err != nil {
+		return nil, err
+	}
+	if rec, err = s.limited(spec, rec, settings); err != nil {
 		return nil, err
 	}
 	var u undo
@@ -230,6 +238,10 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 	if err != nil {
 		return nil, err
 	}
+	freezer, err := s.freezer(rec, &dirs)
+	if err != nil {
+		return nil, err
+	}
 	return &wire.Job{
 		ID: rec.ID, Dir: dir, RunDir: runDir, Plan: p.Marshal(),
 		TTY: req.TTY, OpenStdin: req.OpenStdin, StdinOnce: req.StdinOnce,
@@ -240,6 +252,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Cleanup:    s.cleanupArgv(helperContainer, rec.ID),
 		CleanupEnv: s.cleanupEnv(),
 		Name:       settings.Name, Events: s.o.Events.Path, EventAttrs: eventAttrs(rec),
+		Freezer: freezer,
 	}, nil
 }
 

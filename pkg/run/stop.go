@@ -72,6 +72,7 @@ func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) (err erro
 	defer func() {
 		if err == nil {
 			s.tell(c, "stop")
+			err = s.removed(ctx, c)
 		}
 	}()
 	if timeout != 0 && c.State != nil {
@@ -79,6 +80,7 @@ func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) (err erro
 		if err := s.signal(c, sig); err != nil {
 			return err
 		}
+		s.thaw(ctx, c)
 		wait := ctx
 		if timeout > 0 {
 			var cancel context.CancelFunc
@@ -102,6 +104,15 @@ func (s *Service) Stop(ctx context.Context, ref string, o StopOptions) (err erro
 	return s.waitDead(ctx, c.ID)
 }
 
+// removed sees a --rm container that has ended off: when its stop returns, its
+// name is free.
+func (s *Service) removed(ctx context.Context, c *container.Container) error {
+	if !c.Record.AutoRemove() {
+		return nil
+	}
+	return s.Finish(ctx, c.ID, nil, false)
+}
+
 // gone forgives a container that --rm has taken away meanwhile.
 func gone(err error) error {
 	if errs.KindOf(err) == errs.NotFound {
@@ -122,15 +133,20 @@ func (s *Service) markStopped(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	return s.dismiss(ctx, c)
+}
+
+// dismiss is markStopped for whoever holds the container's lock.
+func (s *Service) dismiss(ctx context.Context, c *container.Container) error {
 	if c.Settings.StoppedByUser || c.Settings.Restart.Name == "no" || c.Settings.Restart.Name == "" {
 		return nil
 	}
 	c.Settings.StoppedByUser = true
-	if err := s.store.WriteSettings(id, c.Settings, true); err != nil || !c.Alive {
+	if err := s.store.WriteSettings(c.ID, c.Settings, true); err != nil || !c.Alive {
 		return err
 	}
 	if err := session.Reload(ctx, c.Dir); err != nil {
-		s.log.Warn("the monitor did not take note", "container", id, "error", err)
+		s.log.Warn("the monitor did not take note", "container", c.ID, "error", err)
 	}
 	return nil
 }
@@ -147,9 +163,12 @@ func (s *Service) Kill(ctx context.Context, ref, signal string) error {
 		return err
 	}
 	if !c.Running() {
-		return errs.New(errs.Conflict, "container "+ref+" is not running")
+		return notRunning(ref)
 	}
 	own, _ := StopSignal("", c.Record)
+	if sig == own {
+		defer s.thaw(ctx, c)
+	}
 	if sig == syscall.SIGKILL || sig == own {
 		if err := s.markStopped(ctx, c.ID); err != nil {
 			return err
@@ -195,7 +214,9 @@ func (s *Service) killAll(ctx context.Context, c *container.Container) error {
 			s.log.Warn("some processes stay", "container", c.ID, "error", err)
 		}
 	}
-	return s.signalKill(c)
+	err := s.signalKill(c)
+	s.thaw(ctx, c)
+	return err
 }
 
 func (s *Service) signalKill(c *container.Container) error { return s.signal(c, syscall.SIGKILL) }

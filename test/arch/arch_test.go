@@ -101,7 +101,7 @@ var layers = map[string]int{
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
 	"pkg/layer/tree": 2, "pkg/layer/tarsplit": 2, "pkg/layer/changes": 2,
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
-	"pkg/events": 2,
+	"pkg/events": 2, "pkg/run/procs": 2,
 
 	"pkg/run": 3, "pkg/pull": 3, "pkg/push": 3, "pkg/ociruntime": 3,
 

@@ -207,8 +207,10 @@ func (f *RunFlags) security() {
 	fs.BoolVar(&r.StrictLimits, "strict-limits", false, "Fail when this machine cannot apply a limit")
 }
 
-func (f *RunFlags) resources() {
-	fs, r := f.fs, &f.req.Resources
+func (f *RunFlags) resources() { Limits(f.fs, &f.req.Resources) }
+
+// Limits defines the flags for limits in fs, and reads them into r.
+func Limits(fs *pflag.FlagSet, r *plan.Resources) {
 	bytes(fs, &r.Memory, "memory", "m", "Memory limit", false)
 	bytes(fs, &r.MemoryReservation, "memory-reservation", "", "Memory soft limit", false)
 	bytes(fs, &r.MemorySwap, "memory-swap", "", "Memory and swap together; -1 for unlimited swap", true)

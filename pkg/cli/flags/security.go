@@ -172,6 +172,15 @@ func parseRestart(s string) (plan.RestartPolicy, error) {
 	return p, nil
 }
 
+// Restart reads a restart policy and refuses one that cannot be.
+func Restart(s string) (plan.RestartPolicy, error) {
+	p, err := parseRestart(s)
+	if err == nil {
+		err = plan.CheckRestart(p)
+	}
+	return p, err
+}
+
 // parseSysctl reads NAME=VALUE. Which names are allowed is checked at once.
 func parseSysctl(s string) (key, val string, err error) {
 	key, val, ok := strings.Cut(s, "=")

@@ -138,6 +138,8 @@ func (c *client) handle(packet []byte, fds []int) {
 		c.exec(packet, fds)
 	case wire.KindNetwork:
 		c.network(fds)
+	case wire.KindPause:
+		c.pauseRequest(packet)
 	case wire.KindReload:
 		c.last(wire.Marshal(&wire.Done{}))
 		c.m.reload()

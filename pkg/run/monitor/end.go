@@ -14,6 +14,10 @@ import (
 // containerExited is the end of one run of the container.
 func (m *monitor) containerExited(p *proc, code int) {
 	m.killAt = time.Time{}
+	if m.paused { // somebody killed it: what is frozen would stay
+		m.paused = false
+		m.thaw()
+	}
 	if m.shared {
 		m.killRest()
 	}
@@ -35,9 +39,10 @@ func (m *monitor) containerExited(p *proc, code int) {
 	}
 	m.writeExit(e)
 	m.died(code, e.oom)
-	m.cleanup = m.control == nil && m.job.AutoRemove
+	remove := m.job.AutoRemove && !m.keep
+	m.cleanup = m.control == nil && remove
 	m.withdraw()
-	p.announce(&wire.Exited{Code: code, OOMKilled: e.oom, Cleanup: m.job.AutoRemove})
+	p.announce(&wire.Exited{Code: code, OOMKilled: e.oom, Cleanup: remove, Restarts: m.keep})
 	p.close()
 	p.closeMounts()
 }

@@ -78,8 +78,11 @@ type monitor struct {
 	restartAt time.Time // zero: no restart is due
 	killAt    time.Time // --timeout
 	openAt    time.Time // the listener is watched again; zero: it is
-	ended     bool      // alive has been released; only clients are left
-	cleanup   bool      // nobody else removes the container
+	paused    bool
+	stopped   bool // by SIGSTOP, for want of a freezer
+	ended     bool // alive has been released; only clients are left
+	keep      bool // the user restarts it: --rm waits
+	cleanup   bool // nobody else removes the container
 }
 
 // handler is what a watched descriptor belongs to.

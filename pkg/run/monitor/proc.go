@@ -357,6 +357,8 @@ func (m *monitor) policy(code int, due bool) (again bool, byUser bool) {
 	if s, err := os.ReadFile(m.job.Dir + "/settings.json"); err == nil {
 		byUser, policy = settings(s, policy)
 		m.rename(s)
+		v, ok := after(string(s), `"keep"`)
+		m.keep = ok && hasPrefix(v, "true")
 	}
 	switch {
 	case byUser:

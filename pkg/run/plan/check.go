@@ -17,7 +17,7 @@ func Check(req Request) error {
 		checkModes(req),
 		checkMounts(req.Mounts),
 		checkUlimits(req.Ulimits),
-		checkResources(req.Resources),
+		CheckResources(req.Resources),
 		checkPrivileges(req),
 		checkLife(req),
 	} {
@@ -68,18 +68,26 @@ func checkPrivileges(req Request) error {
 	return nil
 }
 
-func checkLife(req Request) error {
-	switch req.Restart.Name {
+// CheckRestart refuses a restart policy that cannot be.
+func CheckRestart(p RestartPolicy) error {
+	switch p.Name {
 	case "", "no", "always", "unless-stopped":
-		if req.Restart.Max != 0 {
+		if p.Max != 0 {
 			return errs.New(errs.Invalid, "invalid restart policy: maximum retry count can only be used with 'on-failure'")
 		}
 	case "on-failure":
-		if req.Restart.Max < 0 {
+		if p.Max < 0 {
 			return errs.New(errs.Invalid, "invalid restart policy: maximum retry count cannot be negative")
 		}
 	default:
-		return errs.New(errs.Invalid, fmt.Sprintf("invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", req.Restart.Name))
+		return errs.New(errs.Invalid, fmt.Sprintf("invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", p.Name))
+	}
+	return nil
+}
+
+func checkLife(req Request) error {
+	if err := CheckRestart(req.Restart); err != nil {
+		return err
 	}
 	if req.AutoRemove && req.Restart.Name != "" && req.Restart.Name != "no" {
 		return errs.New(errs.Invalid, "conflicting options: cannot specify both --restart and --rm")

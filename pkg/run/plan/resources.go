@@ -41,6 +41,14 @@ func (b *builder) resources() error {
 	return nil
 }
 
+// Limits are the limits of req alone, as Spec decides them; nil if there are
+// none.
+func Limits(req Request, host Host, in Inputs) (*specs.LinuxResources, []Warning, error) {
+	b := builder{req: req, host: host, in: in, spec: &specs.Spec{Linux: &specs.Linux{}}}
+	err := b.resources()
+	return b.spec.Linux.Resources, b.warnings, err
+}
+
 // has says whether controller can limit, and with version only (0: any) that
 // version of its interface. If not, flag becomes a warning.
 func (b *builder) has(controller, flag string, version int) (bool, error) {
@@ -263,8 +271,8 @@ func parseList(list string) ([][2]int, error) {
 	return out, nil
 }
 
-// checkResources holds Docker's rules between limits, whatever the host.
-func checkResources(r Resources) error {
+// CheckResources holds Docker's rules between limits, whatever the host.
+func CheckResources(r Resources) error {
 	bad := func(format string, a ...any) error { return errs.New(errs.Invalid, fmt.Sprintf(format, a...)) }
 	switch {
 	case r.Memory < 0 || r.Memory > 0 && r.Memory < minMemory:

@@ -154,6 +154,15 @@ func Reload(ctx context.Context, dir string) error {
 	return errors.Join(s.ask(ctx, &wire.Reload{}, nil, &wire.Done{}), s.Close())
 }
 
+// Pause freezes all processes of the container in dir, or lets them go on.
+func Pause(ctx context.Context, dir string, on bool) error {
+	s, err := dial(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.ask(ctx, &wire.Pause{On: on}, nil, &wire.Done{}), s.Close())
+}
+
 // errNotRunning is what a container without a monitor answers.
 func errNotRunning() error { return errs.New(errs.Conflict, "the container is not running") }
 

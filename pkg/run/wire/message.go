@@ -20,6 +20,7 @@
 //	Attach                -> Attached, then streams, Resize, Signal, then Exited
 //	Exec + plan memfd     -> Running, then streams, Resize, Signal, then Exited
 //	Reload                -> Done: settings.json has changed
+//	Pause                 -> Done: all processes are frozen, or go on
 //	Hold*, Network        -> Done: the container's network is another one
 //
 // Hold messages may also come before Create, with the descriptors that the job's
@@ -68,6 +69,7 @@ const (
 	KindReload   Kind = 27
 	KindDone     Kind = 28
 	KindJob      Kind = 29 // never a packet: the content of Create's memfd
+	KindPause    Kind = 40
 )
 
 const (
@@ -152,6 +154,9 @@ type Signal struct{ Number int }
 // restarted, and now is not to be, ends.
 type Reload struct{}
 
+// Pause freezes all processes of the container, or lets them go on.
+type Pause struct{ On bool }
+
 // Done answers what has no other answer.
 type Done struct{}
 
@@ -189,6 +194,10 @@ type Job struct {
 	EventAttrs  string
 	StartEvents []string
 	EndEvents   []string
+
+	// Freezer is the container's directory in v1's freezer hierarchy, which is made
+	// when it is paused first; empty: v2 has a freezer, or there are no cgroups.
+	Freezer string
 }
 
 // Log says where output goes besides attached clients.
@@ -220,6 +229,7 @@ func (*Resize) Kind() Kind   { return KindResize }   // Kind returns the message
 func (*Signal) Kind() Kind   { return KindSignal }   // Kind returns the message's first byte.
 func (*Reload) Kind() Kind   { return KindReload }   // Kind returns the message's first byte.
 func (*Done) Kind() Kind     { return KindDone }     // Kind returns the message's first byte.
+func (*Pause) Kind() Kind    { return KindPause }    // Kind returns the message's first byte.
 func (*Job) Kind() Kind      { return KindJob }      // Kind returns the message's first byte.
 
 func (m *Create) fields(c *coder) {
@@ -271,6 +281,7 @@ func (m *Resize) fields(c *coder) {
 func (m *Signal) fields(c *coder) { c.int(&m.Number) }
 func (*Reload) fields(*coder)     {}
 func (*Done) fields(*coder)       {}
+func (m *Pause) fields(c *coder)  { c.flag(&m.On) }
 func (m *Job) fields(c *coder) {
 	c.str(&m.ID)
 	c.str(&m.Dir)
@@ -298,6 +309,7 @@ func (m *Job) fields(c *coder) {
 	c.str(&m.EventAttrs)
 	c.strs(&m.StartEvents)
 	c.strs(&m.EndEvents)
+	c.str(&m.Freezer)
 }
 
 // Marshal returns m as a packet, or, for a Job, as the content of a memfd.

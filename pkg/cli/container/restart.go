@@ -1,0 +1,82 @@
+package container
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/run"
+)
+
+// restarter is what restart needs of a service.
+type restarter interface {
+	lister
+	Restart(ctx context.Context, ref string, o run.StopOptions) error
+}
+
+type restartOptions struct {
+	selection
+	args    []string
+	signal  string
+	time    int
+	timed   bool // -t was given
+	running bool
+}
+
+// NewRestart makes "restart", "container restart".
+func NewRestart(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o restartOptions
+	cmd := &cobra.Command{
+		Use:   "restart [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Stop containers and start them again",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if o.running {
+				return nil
+			}
+			return o.selection.args(cmd, args)
+		},
+		ValidArgsFunction: complete.Containers(e, -1, nil),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args, o.timed = args, cmd.Flags().Changed("timeout") || cmd.Flags().Changed("time")
+			svc, err := e.Containers()
+			if err != nil {
+				return err
+			}
+			svc.Heal(cmd.Context())
+			return restart(cmd.Context(), s, svc, o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.signal, "signal", "s", "", "Send this `signal` first (the container's own, else TERM)")
+	f.IntVarP(&o.time, "timeout", "t", 0, "Kill after this many `seconds`; -1 waits for ever (the container's own, else 10)")
+	f.IntVar(&o.time, "time", 0, "The same")
+	_ = f.MarkHidden("time")
+	f.BoolVar(&o.running, "running", false, "All containers that run")
+	o.selection.flags(f, "alfc")
+	return cmd
+}
+
+// restart prints each name once its container runs again, in the order given.
+func restart(ctx context.Context, s ui.Streams, svc restarter, o restartOptions) error {
+	want := every
+	if o.running {
+		o.all, want = true, alive
+	}
+	refs, err := o.refs(ctx, svc, o.args, want)
+	if err != nil {
+		return err
+	}
+	so := run.StopOptions{Signal: o.signal}
+	if o.timed {
+		t := time.Duration(o.time) * time.Second
+		so.Timeout = &t
+	}
+	return each(ctx, s.Out, refs, func(ctx context.Context, ref string) (bool, error) {
+		err := svc.Restart(ctx, ref, so)
+		return err == nil, o.forgiven(err)
+	})
+}

@@ -1,0 +1,78 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/flags"
+	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/run"
+	"cais.dev/cais/pkg/run/plan"
+)
+
+// updater is what update needs of a service.
+type updater interface {
+	Update(ctx context.Context, ref string, o run.UpdateOptions) ([]plan.Warning, error)
+}
+
+// NewUpdate makes "update", "container update".
+func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o run.UpdateOptions
+	var policy string
+	cmd := &cobra.Command{
+		Use:               "update [OPTIONS] CONTAINER [CONTAINER...]",
+		Short:             "Change limits and the restart policy of containers",
+		Args:              ui.MinArgs(1),
+		ValidArgsFunction: complete.Containers(e, -1, nil),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().NFlag() == 0 {
+				return errors.New("you must provide one or more flags when using this command")
+			}
+			if cmd.Flags().Changed("restart") {
+				p, err := flags.Restart(policy)
+				if err != nil {
+					return err
+				}
+				o.Restart = &p
+			}
+			svc, err := e.Containers()
+			if err != nil {
+				return err
+			}
+			svc.Heal(cmd.Context())
+			return update(cmd.Context(), s, svc, o, args)
+		},
+	}
+	f := cmd.Flags()
+	flags.Limits(f, &o.Resources)
+	f.String("kernel-memory", "", "")
+	_ = f.MarkHidden("kernel-memory") // Docker has given it up, and takes it without effect
+	f.StringVar(&policy, "restart", "", "Restart policy: no, on-failure[:N], always, unless-stopped")
+	return cmd
+}
+
+// update prints each name, and warnings behind them.
+func update(ctx context.Context, s ui.Streams, svc updater, o run.UpdateOptions, refs []string) error {
+	var failed []error
+	var warnings []string
+	for _, ref := range refs {
+		more, err := svc.Update(ctx, ref, o)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		fmt.Fprintln(s.Out, ref)
+		for _, w := range more {
+			warnings = append(warnings, w.Text)
+		}
+	}
+	for _, w := range warnings {
+		fmt.Fprintln(s.Err, "WARNING:", w)
+	}
+	return errors.Join(failed...)
+}
