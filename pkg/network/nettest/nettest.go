@@ -107,7 +107,7 @@ func (p *Place) Must(f func() error) {
 func (p *Place) Dial(network, address string) (net.Conn, error) {
 	var c net.Conn
 	err := p.In(func() (err error) {
-		c, err = net.DialTimeout(network, address, 5*time.Second)
+		c, err = net.DialTimeout(network, address, 2*time.Second)
 		return err
 	})
 	return c, err

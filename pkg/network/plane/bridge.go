@@ -1,22 +1,42 @@
 package plane
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"syscall"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/network/netlink"
+	"cais.dev/cais/pkg/network/netns"
+	"cais.dev/cais/pkg/network/nft"
 	"cais.dev/cais/pkg/run/wire"
 )
 
 // hostBridge makes a container's network in the namespace of the monitor itself:
-// root's way.
+// root's way. Each network has a bridge and a table of rules that live as long as
+// the network does; the port maps of a container are in a table that the kernel
+// removes with the monitor's socket.
 type hostBridge struct {
 	route  *netlink.Conn
 	filter *netlink.Conn // what has a table of this socket goes with it
+	maps   [2]string     // our tables, by family; "": none
+	ready  map[string]bool
 }
 
-func openBridge(*wire.Net) (*hostBridge, error) {
-	return nil, errs.New(errs.Unsupported, "no")
+// MarkPublished is on packets to a published port of a network that is routed.
+const MarkPublished = 0xca15
+
+func openBridge() (b *hostBridge, err error) {
+	b = &hostBridge{ready: map[string]bool{}}
+	if b.route, err = netlink.Dial(netlink.FamilyRoute); err == nil {
+		b.filter, err = netlink.Dial(netlink.FamilyNetfilter)
+	}
+	if err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
 }
 
 func (b *hostBridge) close() {
@@ -27,6 +47,375 @@ func (b *hostBridge) close() {
 	b.route.Close()
 }
 
-func (b *hostBridge) add(*iface, string, int) error { return syscall.ENOSYS }
+// add makes an interface's end on the host.
+func (b *hostBridge) add(i *iface, name string, ns int) (err error) {
+	w := &i.w
+	switch w.Driver {
+	case "macvlan", "ipvlan":
+		return b.addOnParent(w, ns)
+	}
+	if i.bridge, err = bridgeOn(b.route, w); err != nil {
+		return err
+	}
+	if !b.ready[w.Bridge] {
+		if err := b.open(w); err != nil {
+			return err
+		}
+		b.ready[w.Bridge] = true
+	}
+	return addVeth(b.route, w, name, i.bridge, ns)
+}
 
-func (p *Plane) map_() error { return nil }
+// open lets packets from the bridge out and the right ones in.
+func (b *hostBridge) open(w *wire.Interface) error {
+	if !w.Internal {
+		if err := forwarding(w.IP6 != nil); err != nil {
+			return err
+		}
+	}
+	err := b.filter.Batch(NetworkTable(w)...)
+	if err != nil && !netlink.Is(err, syscall.EEXIST) {
+		return errs.WithHint(errs.E("make the rules of the bridge "+w.Bridge, errs.Unsupported, err),
+			"The kernel needs nf_tables with NAT (Linux 5.2). '--network host' works without.")
+	}
+	if !w.Internal {
+		b.letPass(w.Bridge)
+	}
+	return nil
+}
+
+// forwarding makes the host a router.
+func forwarding(v6 bool) error {
+	write := func(key, value string) error {
+		if was, err := os.ReadFile("/proc/sys/" + key); err == nil && len(was) > 0 && was[0] == value[0] {
+			return nil
+		}
+		err := netns.Sysctl(key, value)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errs.WithHint(errs.E("let the host pass packets on", errs.Denied, err),
+				"Set it before: 'sysctl -w "+key+"="+value+"'.")
+		}
+		return nil
+	}
+	if err := write("net/ipv4/ip_forward", "1"); err != nil || !v6 {
+		return err
+	}
+	const all = "net/ipv6/conf/all/forwarding"
+	if was, err := os.ReadFile("/proc/sys/" + all); err != nil || was[0] == '1' {
+		return nil // no IPv6, or done
+	}
+	// A router takes no router's word unless it is told to: the host would lose its
+	// addresses and its default route.
+	devices, err := os.ReadDir("/proc/sys/net/ipv6/conf")
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		key := "net/ipv6/conf/" + d.Name() + "/accept_ra"
+		if was, err := os.ReadFile("/proc/sys/" + key); err == nil && len(was) > 0 && was[0] == '1' && d.Name() != "all" {
+			if err := write(key, "2"); err != nil {
+				return err
+			}
+		}
+	}
+	return write(all, "1")
+}
+
+// tableOf is the name of a network's table.
+func tableOf(bridge string) string { return "cais-" + bridge }
+
+// NetworkTable returns the rules of w's network, which are the same for all its
+// containers. They fail with EEXIST if they are there.
+func NetworkTable(w *wire.Interface) []*netlink.Message {
+	const f = nft.Inet
+	n := tableOf(w.Bridge)
+	rule := func(chain string, lists ...[]nft.Expr) *netlink.Message {
+		return nft.Rule(f, n, chain, nft.All(lists...)...)
+	}
+	in := []nft.Expr{nft.Meta(nft.MetaIIFName, 1), nft.Eq(1, nft.Name(w.Bridge)...)}
+	notIn := []nft.Expr{nft.Meta(nft.MetaIIFName, 1), nft.Ne(1, nft.Name(w.Bridge)...)}
+	out := []nft.Expr{nft.Meta(nft.MetaOIFName, 1), nft.Eq(1, nft.Name(w.Bridge)...)}
+	notOut := []nft.Expr{nft.Meta(nft.MetaOIFName, 1), nft.Ne(1, nft.Name(w.Bridge)...)}
+	known := append([]nft.Expr{nft.CT(nft.CTState, 1)}, nft.Has(1, nft.Established|nft.Related)...)
+	mapped := append([]nft.Expr{nft.CT(nft.CTStatus, 1)}, nft.Has(1, nft.StatusDNAT)...)
+	accept, drop := []nft.Expr{nft.Verdict(nft.Accept)}, []nft.Expr{nft.Verdict(nft.Drop)}
+
+	batch := []*netlink.Message{
+		nft.Table(f, n, 0, true),
+		// Nobody reaches a container by its own address but over its bridge, and this machine.
+		nft.Base(f, n, "direct", "filter", nft.Prerouting, -300, nft.Accept),
+		nft.Base(f, n, "forw", "filter", nft.Forward, 0, nft.Accept),
+		nft.Base(f, n, "post", "nat", nft.Postrouting, 100, nft.Accept),
+		rule("forw", out, known, accept),
+		rule("forw", in, out, accept), // bridged frames, where br_netfilter shows them
+	}
+	if w.Internal {
+		batch = append(batch, rule("forw", in, drop), rule("forw", out, drop))
+	} else {
+		batch = append(batch, rule("forw", out, mapped, accept),
+			rule("forw", out, []nft.Expr{nft.Meta(nft.MetaMark, 1), nft.Eq(1, MarkPublished&0xff, MarkPublished>>8, 0, 0)}, accept),
+			rule("forw", out, drop))
+	}
+	for _, s := range []struct {
+		family byte
+		ip     []byte
+		bits   int
+	}{{nft.IP, w.IP4, w.Bits4}, {nft.IP6, w.IP6, w.Bits6}} {
+		if s.ip == nil {
+			continue
+		}
+		from, to := subnet(s.family, s.ip, s.bits, true), subnet(s.family, s.ip, s.bits, false)
+		if !w.Routed {
+			notLo := []nft.Expr{nft.Meta(nft.MetaIIF, 1), nft.Ne(1, 1, 0, 0, 0)}
+			batch = append(batch, rule("direct", to, notIn, notLo, drop))
+		}
+		if !w.Internal && !w.NoMasq && !w.Routed {
+			batch = append(batch, rule("post", from, notOut, []nft.Expr{nft.Masquerade()}))
+		}
+	}
+	return batch
+}
+
+// subnet matches an address of a family in an inet table.
+func subnet(family byte, ip []byte, bits int, source bool) []nft.Expr {
+	offset := uint32(16)
+	if family == nft.IP6 {
+		offset = 24
+	}
+	if source {
+		offset -= uint32(len(ip))
+	}
+	m, v := make([]byte, len(ip)), make([]byte, len(ip))
+	for i := range ip {
+		n := min(max(bits-8*i, 0), 8)
+		m[i] = byte(uint(0xff00) >> n)
+		v[i] = ip[i] & m[i]
+	}
+	return []nft.Expr{
+		nft.Meta(nft.MetaNFProto, 1), nft.Eq(1, family),
+		nft.Payload(nft.Network, offset, uint32(len(ip)), 1), nft.And(1, m...), nft.Eq(1, v...),
+	}
+}
+
+// letPass has iptables' own rules, where they are, let the bridge's packets pass:
+// an accept of ours does not count there. Docker and ufw drop by default.
+func (b *hostBridge) letPass(bridge string) {
+	for _, f := range []byte{nft.IP, nft.IP6} {
+		for _, chain := range []string{"DOCKER-USER", "FORWARD"} {
+			if b.filter.Get(nft.GetChain(f, "filter", chain), func(uint16, []byte) {}) != nil {
+				continue // there is no such chain
+			}
+			comment := string(nft.Comment("cais " + bridge))
+			found := 0
+			_ = b.filter.Get(nft.GetRules(f, "filter", chain), func(_ uint16, body []byte) { // without an answer there are none
+				if len(body) < 4 {
+					return
+				}
+				netlink.Attributes(body[4:], func(typ uint16, v []byte) {
+					if typ == 7 && string(v) == comment {
+						found++
+					}
+				})
+			})
+			if found < 2 {
+				_ = b.filter.Batch( // a firewall that we may not change decides for itself
+					nft.InsertRule(f, "filter", chain, "cais "+bridge, nft.Meta(nft.MetaIIFName, 1), nft.Eq(1, nft.Name(bridge)...), nft.Verdict(nft.Accept)),
+					nft.InsertRule(f, "filter", chain, "cais "+bridge, nft.Meta(nft.MetaOIFName, 1), nft.Eq(1, nft.Name(bridge)...), nft.Verdict(nft.Accept)))
+			}
+			break
+		}
+	}
+}
+
+// mapPorts brings what is published to the container. What a rule cannot do, the
+// relay at the port's socket does: connections from the host's loopback, and from
+// the other family.
+func (p *Plane) mapPorts() error {
+	if p.br == nil {
+		return nil
+	}
+	b := p.br
+	var batch []*netlink.Message
+	for f, family := range []byte{nft.IP, nft.IP6} {
+		rules := p.portRules(f, family)
+		if b.maps[f] != "" {
+			batch = append(batch, nft.DeleteTable(family, b.maps[f]))
+			b.maps[f] = ""
+		}
+		if len(rules) == 0 || len(p.ifs) == 0 {
+			continue
+		}
+		n := "cais-" + short(p.ifs[0].w.Endpoint)
+		b.maps[f] = n
+		batch = append(batch, nft.Table(family, n, nft.Owner, true),
+			nft.Base(family, n, "pre", "nat", nft.Prerouting, -100, nft.Accept),
+			nft.Base(family, n, "out", "nat", nft.Output, -100, nft.Accept),
+			nft.Base(family, n, "routed", "filter", nft.Forward, -10, nft.Accept))
+		batch = append(batch, rules...)
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	return b.filter.Batch(batch...)
+}
+
+// portRules are the port maps of one family.
+func (p *Plane) portRules(f int, family byte) []*netlink.Message {
+	size, saddr := 4, uint32(12)
+	if f == 1 {
+		size, saddr = 16, 8
+	}
+	daddr := saddr + uint32(size)
+	var rules []*netlink.Message
+	for i := range p.net.Ports {
+		w := &p.net.Ports[i]
+		if len(w.HostIP) != size || len(w.To) != size || loopback(w.HostIP) || len(p.ifs) == 0 {
+			continue
+		}
+		n := "cais-" + short(p.ifs[0].w.Endpoint)
+		proto := byte(6)
+		switch w.Proto {
+		case "udp":
+			proto = 17
+		case "sctp":
+			proto = 132
+		}
+		match := []nft.Expr{nft.Meta(nft.MetaL4Proto, 1), nft.Eq(1, proto), nft.Payload(nft.Transport, 2, 2, 1), nft.Eq(1, byte(w.HostPort>>8), byte(w.HostPort))}
+		if zero(w.HostIP) {
+			match = append(match, nft.FIB(nft.FIBAddrType, nft.FIBDaddr, 1), nft.Eq(1, nft.TypeLocal, 0, 0, 0))
+		} else {
+			match = append(match, nft.Payload(nft.Network, daddr, uint32(size), 1), nft.Eq(1, w.HostIP...))
+		}
+		to := []nft.Expr{nft.Set(1, w.To...), nft.Set(2, byte(w.Port>>8), byte(w.Port)), nft.DNAT(family, 1, 2)}
+		far := []nft.Expr{nft.Payload(nft.Network, daddr, 1, 1), nft.Ne(1, 127)}
+		if f == 1 {
+			far = []nft.Expr{nft.Payload(nft.Network, daddr, 16, 1), nft.Ne(1, append(make([]byte, 15), 1)...)}
+		}
+		// Neighbours, and the container itself, go by way of the relay: the answer to
+		// what was mapped would not come back through here.
+		var afar []nft.Expr
+		for _, o := range p.ifs {
+			if o.w.Bridge != "" {
+				afar = append(afar, nft.Meta(nft.MetaIIFName, 1), nft.Ne(1, nft.Name(o.w.Bridge)...))
+			}
+		}
+		rules = append(rules,
+			nft.Rule(family, n, "pre", nft.All(match, afar, to)...),
+			nft.Rule(family, n, "out", nft.All(match, far, to)...),
+			nft.Rule(family, n, "routed",
+				nft.Payload(nft.Network, daddr, uint32(size), 1), nft.Eq(1, w.To...), nft.Meta(nft.MetaL4Proto, 1), nft.Eq(1, proto),
+				nft.Payload(nft.Transport, 2, 2, 1), nft.Eq(1, byte(w.Port>>8), byte(w.Port)),
+				nft.Set(1, MarkPublished&0xff, MarkPublished>>8, 0, 0), nft.SetMeta(nft.MetaMark, 1)))
+	}
+	return rules
+}
+
+func loopback(ip []byte) bool {
+	return len(ip) == 4 && ip[0] == 127 || len(ip) == 16 && string(ip) == string(append(make([]byte, 15), 1))
+}
+
+func zero(ip []byte) bool {
+	for _, b := range ip {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// addOnParent makes an interface on a device of the host.
+func (b *hostBridge) addOnParent(w *wire.Interface, ns int) error {
+	parent := w.Parent
+	if parent == "" { // one that leads nowhere, shared by the network
+		parent = "dm-" + short(w.Network)
+		if err := b.route.Do(netlink.AddDummy(parent)); err != nil && !netlink.Is(err, syscall.EEXIST) {
+			return err
+		}
+	}
+	index, err := netlink.Index(parent)
+	if err != nil {
+		return errs.WithHint(errs.E("find the parent "+parent, errs.NotFound, err), "'ip link' lists the devices of this host.")
+	}
+	mode, ok := uint32(0), true
+	if w.Driver == "macvlan" {
+		switch w.Mode {
+		case "private":
+			mode = 1
+		case "vepa":
+			mode = 2
+		case "", "bridge":
+			mode = 4
+		case "passthru":
+			mode = 8
+		default:
+			ok = false
+		}
+	} else {
+		switch w.Mode {
+		case "", "l2":
+		case "l3":
+			mode = 1
+		case "l3s":
+			mode = 2
+		default:
+			ok = false
+		}
+	}
+	if !ok {
+		return errs.New(errs.Invalid, "unknown "+w.Driver+" mode: "+w.Mode)
+	}
+	err = b.route.Do(netlink.AddOnParent(w.Driver, w.Name, index, mode, w.MAC, w.MTU, ns))
+	if netlink.Is(err, syscall.EOPNOTSUPP) {
+		return errs.WithHint(errs.E("make the device", errs.Unsupported, err), "The kernel has no "+w.Driver+": load its module.")
+	}
+	return err
+}
+
+// RemoveNetwork removes the bridge and the rules of a network that nobody uses, in
+// the calling thread's namespace.
+func RemoveNetwork(bridge string) error {
+	b, err := openBridge()
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	err = b.filter.Batch(nft.DeleteTable(nft.Inet, tableOf(bridge)))
+	if netlink.Is(err, syscall.ENOENT) {
+		err = nil
+	}
+	for _, f := range []byte{nft.IP, nft.IP6} {
+		b.forbid(f, bridge)
+	}
+	index, e := netlink.Index(bridge)
+	if e != nil {
+		return err // it has not come to be
+	}
+	return errors.Join(err, b.route.Do(netlink.Delete(index)))
+}
+
+// forbid takes back what letPass added.
+func (b *hostBridge) forbid(f byte, bridge string) {
+	comment := string(nft.Comment("cais " + bridge))
+	for _, chain := range []string{"DOCKER-USER", "FORWARD"} {
+		var gone []*netlink.Message
+		_ = b.filter.Get(nft.GetRules(f, "filter", chain), func(_ uint16, body []byte) { // without an answer there are none
+			var handle []byte
+			ours := false
+			if len(body) < 4 {
+				return
+			}
+			netlink.Attributes(body[4:], func(typ uint16, v []byte) {
+				if typ == 3 {
+					handle = append([]byte(nil), v...)
+				}
+				ours = ours || typ == 7 && string(v) == comment
+			})
+			if ours && handle != nil {
+				gone = append(gone, nft.DeleteRule(f, "filter", chain, handle))
+			}
+		})
+		if len(gone) > 0 {
+			_ = b.filter.Batch(gone...) // they let nothing pass any more
+		}
+	}
+}

@@ -91,7 +91,7 @@ func (p *Plane) Prepare(n *wire.Net, held []int) error {
 			return err
 		}
 	case Bridge:
-		if p.br, err = openBridge(n); err != nil {
+		if p.br, err = openBridge(); err != nil {
 			return err
 		}
 		p.r = relay.New(p.config(hostSockets, false))
@@ -205,7 +205,7 @@ func (p *Plane) AttachNS(ns int) error {
 	if err := p.configure(p.ifs, true); err != nil {
 		return err
 	}
-	if err := p.map_(); err != nil {
+	if err := p.mapPorts(); err != nil {
 		return err
 	}
 	return p.r.Resume()
@@ -299,7 +299,7 @@ func (p *Plane) Update(n *wire.Net, held []int) error {
 	if err := p.publish(); err != nil {
 		return err
 	}
-	return p.map_()
+	return p.mapPorts()
 }
 
 func (p *Plane) wanted(endpoint string) *wire.Interface {

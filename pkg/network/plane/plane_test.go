@@ -36,7 +36,7 @@ func network(dir string, n byte) *wire.Net {
 	return &wire.Net{
 		Engine: Relay, Dir: dir, HostIPs: [][]byte{{169, 254, 1, 2}},
 		Interfaces: []wire.Interface{{
-			Endpoint: fmt.Sprintf("%064x", n), Name: "eth0", Bridge: "br-1", MAC: []byte{2, 0x42, 172, 31, 0, n},
+			Endpoint: fmt.Sprintf("%02x%062x", n, 0), Name: "eth0", Bridge: "br-1", MAC: []byte{2, 0x42, 172, 31, 0, n},
 			IP4: []byte{172, 31, 0, n}, Bits4: 24, Gateway4: []byte{172, 31, 0, 1}, Default4: true,
 			IP6: net.ParseIP(fmt.Sprintf("fd31::%d", n)), Bits6: 64, Gateway6: net.ParseIP("fd31::1"), Default6: true,
 		}},

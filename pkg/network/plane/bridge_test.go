@@ -1,0 +1,213 @@
+package plane
+
+import (
+	"errors"
+	"net"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cais.dev/cais/pkg/network/netlink"
+	"cais.dev/cais/pkg/network/nettest"
+	"cais.dev/cais/pkg/run/wire"
+)
+
+// socket returns a descriptor that a command would have bound.
+func socket(t *testing.T, network, address string) (fd, port int) {
+	t.Helper()
+	var f interface{ Fd() uintptr }
+	if strings.HasPrefix(network, "udp") {
+		a, err := net.ResolveUDPAddr(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.ListenUDP(network, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		port = c.LocalAddr().(*net.UDPAddr).Port
+		f, _ = c.File()
+	} else {
+		a, err := net.ResolveTCPAddr(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.ListenTCP(network, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		port = c.Addr().(*net.TCPAddr).Port
+		f, _ = c.File()
+	}
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.(interface{ Close() error }).Close()
+	return fd, port
+}
+
+// publish adds ports of all kinds to a net, and returns their sockets.
+func publish(t *testing.T, n *wire.Net, port int) []int {
+	var held []int
+	w := &n.Interfaces[0]
+	for _, a := range []struct {
+		proto, ip string
+		to        []byte
+	}{{"tcp", "0.0.0.0", w.IP4}, {"tcp", "::", w.IP6}, {"udp", "0.0.0.0", w.IP4}, {"udp", "::", w.IP6}} {
+		ip, suffix := net.ParseIP(a.ip), "6"
+		if v4 := ip.To4(); v4 != nil {
+			ip, suffix = v4, "4"
+		}
+		fd, _ := socket(t, a.proto+suffix, nettest.Addr(a.ip, port))
+		held = append(held, fd)
+		n.Ports = append(n.Ports, wire.Port{Proto: a.proto, HostIP: ip, HostPort: port, To: a.to, Port: 80, Socket: len(held)})
+	}
+	return held
+}
+
+// serve answers TCP and UDP at port 80 of the box with the client's address.
+func serve(b *box) {
+	l := b.Listen(":80")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte(c.RemoteAddr().String()))
+			c.Close()
+		}
+	}()
+	u := b.ListenUDP(":80")
+	go func() {
+		buf := make([]byte, 70000)
+		for {
+			n, a, err := u.ReadFromUDP(buf)
+			if err != nil {
+				return
+			}
+			_, _ = u.WriteToUDP(append([]byte(a.String()+" "), buf[:n]...), a)
+		}
+	}()
+}
+
+// asks returns what a server says who asks it.
+func asks(p interface {
+	Dial(network, address string) (net.Conn, error)
+}, network, address string) (string, error) {
+	c, err := p.Dial(network, address)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	if network == "udp" {
+		if _, err := c.Write([]byte("x")); err != nil {
+			return "", err
+		}
+	}
+	buf := make([]byte, 200)
+	n, err := c.Read(buf)
+	if err != nil {
+		return "", err
+	}
+	text, _, _ := strings.Cut(string(buf[:n]), " ")
+	host, _, _ := net.SplitHostPort(text)
+	return host, nil
+}
+
+type here struct{}
+
+func (here) Dial(network, address string) (net.Conn, error) {
+	return net.DialTimeout(network, address, 3*time.Second)
+}
+
+func TestPublishRelay(t *testing.T) { testPublish(t, Relay) }
+
+func TestPublishBridge(t *testing.T) { testPublish(t, Bridge) }
+
+func testPublish(t *testing.T, engine string) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	dir := t.TempDir()
+	n := network(dir, 2)
+	n.Engine = engine
+	b := start(t, n, publish(t, n, 8080)...)
+	serve(b)
+	other := start(t, func() *wire.Net { n := network(dir, 3); n.Engine = engine; return n }())
+	far := network(dir, 4)
+	far.Engine = engine
+	w := &far.Interfaces[0]
+	w.Bridge, w.IP4, w.Gateway4, w.IP6, w.Gateway6 = "br-2", []byte{172, 30, 0, 4}, []byte{172, 30, 0, 1}, net.ParseIP("fd30::4"), net.ParseIP("fd30::1")
+	away := start(t, far)
+	if engine == Bridge {
+		if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); err == nil {
+			t.Logf("%s", out)
+		}
+	}
+	for _, tt := range []struct {
+		who interface {
+			Dial(network, address string) (net.Conn, error)
+		}
+		name    string
+		address string
+		want    string // "": anything
+	}{
+		{world, "the world", nettest.Host4, nettest.World4},
+		{world, "the world", nettest.Host6, nettest.World6},
+		{here{}, "the host", nettest.Host4, ""},
+		{here{}, "the host", nettest.Host6, ""},
+		{here{}, "the host's loopback", "127.0.0.1", "172.31.0.1"},
+		{here{}, "the host's loopback", "::1", "fd31::1"},
+		{other, "a neighbour, by the host", nettest.Host4, ""},
+		{b, "itself, by the host", nettest.Host4, ""},
+		{away, "another network, by the host", nettest.Host4, ""},
+	} {
+		for _, network := range []string{"tcp", "udp"} {
+			got, err := asks(tt.who, network, nettest.Addr(tt.address, 8080))
+			if err != nil || tt.want != "" && got != tt.want {
+				t.Errorf("%s at %s %s: %q, %v; want %q", tt.name, network, tt.address, got, err, tt.want)
+			}
+		}
+	}
+	// A neighbour, directly.
+	if got, err := asks(other, "tcp", "172.31.0.2:80"); err != nil || got != "172.31.0.3" {
+		t.Errorf("a neighbour: %q, %v", got, err)
+	}
+	// Networks never meet, and nobody gets at an address from outside.
+	if got, err := asks(away, "tcp", "172.31.0.2:80"); err == nil {
+		t.Errorf("another network got through: %q", got)
+	}
+	world.Must(func() error {
+		i, err := netlink.Index("down0")
+		if err != nil {
+			return err
+		}
+		c, err := netlink.Dial(netlink.FamilyRoute)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Do(netlink.AddRoute(netlink.Route{Dst: []byte{172, 31, 0, 0}, Bits: 24, Gateway: net.ParseIP(nettest.Host4).To4(), Index: i}))
+	})
+	if got, err := asks(world, "tcp", "172.31.0.2:80"); err == nil {
+		t.Errorf("the world got at the container's address: %q", got)
+	}
+	// Out to the world.
+	go echoServer(world.Listen(nettest.Addr(nettest.World4, 7)))
+	c, err := b.Dial("tcp", nettest.Addr(nettest.World4, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk(t, c, 100000)
+	if _, err := b.Dial("tcp", nettest.Addr(nettest.World4, 8)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a closed port: %v", err)
+	}
+}
