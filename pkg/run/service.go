@@ -98,6 +98,9 @@ func New(o Options) *Service {
 	return s
 }
 
+// Host returns what planning has to know of this machine: a build needs it, too.
+func (s *Service) Host() (plan.Host, error) { return s.host() }
+
 // readHost reads what planning has to know.
 func (s *Service) readHost() (plan.Host, error) {
 	o := probe.Options{Rootless: userns.Needed() || userns.Inside()}

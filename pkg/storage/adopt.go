@@ -221,3 +221,26 @@ func (s *Store) ReleaseLayers(ids ...string) ([]string, error) {
 	}
 	return gone, nil
 }
+
+// LayerDir returns the directory of the layer id alone; empty if it is not there.
+func (r *Reader) LayerDir(id string) string {
+	home, err := r.layerDir(&Image{ID: id, dir: filepath.Join(r.dir(r.roots()[0], "images"), "none")}, id)
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, "diff")
+}
+
+// LayerSizes returns the bytes of the tars of the layer id and of all below it,
+// bottom first; -1 where that is not known.
+func (r *Reader) LayerSizes(ctx context.Context, id string) ([]int64, error) {
+	if id == "" {
+		return nil, nil
+	}
+	layers, err := r.Layers(ctx, &Image{ID: id, TopLayer: id})
+	sizes := make([]int64, len(layers))
+	for i, l := range layers {
+		sizes[len(layers)-1-i] = l.Size
+	}
+	return sizes, err
+}

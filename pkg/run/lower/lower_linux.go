@@ -31,7 +31,11 @@ type Options struct {
 	SingleID bool // only one id is mapped there: no setgroups, no gid= of a device file system
 
 	Files []File // hosts, hostname, resolv.conf
-	Init  bool   // a reaper is pid 1, and the process its child
+	// Trees and Memory are further mounts, for the commands of a build.
+	Trees  []Tree
+	Memory []Memory
+
+	Init bool // a reaper is pid 1, and the process its child
 
 	// OuterProc allows to bind the /proc that is there already where the kernel
 	// refuses a new one, as it does in a container whose own /proc is masked.
@@ -62,7 +66,7 @@ type Options struct {
 // Overlay is a root file system made of layers.
 type Overlay struct {
 	Lower       []string // absolute, top first
-	Upper, Work string   // absolute
+	Upper, Work string   // absolute; both empty: read-only
 	UserXattr   bool     // keep overlay's notes in user.*: needed inside a user namespace
 	Volatile    bool     // never sync; a crash of the machine spoils Upper
 }

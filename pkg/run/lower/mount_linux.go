@@ -24,6 +24,9 @@ type mount struct {
 	mode           bool     // data says which mode the file system's root has
 	k              kind
 
+	tree   *Tree
+	memory *Memory
+
 	fd    wire.Arg   // the detached mount
 	parts []wire.Arg // of a cgroup mount: those below it
 }
@@ -57,7 +60,7 @@ func (b *builder) mountList() ([]mount, error) {
 		list = append(list, mount{what: "mount " + t, target: t, source: f.Source, bind: true, k: aFile,
 			attr: mountAttr{prop: unix.MS_PRIVATE}})
 	}
-	return list, nil
+	return b.made(list), nil
 }
 
 func (b *builder) parseMount(sm specs.Mount) (mount, error) {

@@ -29,6 +29,12 @@ func (b *builder) rootfs() error {
 	b.Call("keep our mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
 	for i := range mounts {
 		switch m := &mounts[i]; {
+		case m.tree != nil:
+			if err := b.openTree(m, b.rootPlace()); err != nil {
+				return err
+			}
+		case m.memory != nil:
+			b.openMemory(m, b.rootPlace())
 		case m.cgroup:
 			b.openCgroups(m)
 		case m.bind && !m.attr.shared:
@@ -67,20 +73,29 @@ func (b *builder) mountRoot() error {
 		b.Call("mount the root", unix.SYS_MOVE_MOUNT, b.root, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
 		return nil
 	}
-	if at == "" {
-		at = o.Upper // covered by its own overlay, in this namespace only
+	return b.overlay(o, b.rootPlace())
+}
+
+// rootPlace is where the root is mounted.
+func (b *builder) rootPlace() string {
+	if at := b.spec.Root.Path; at != "" || b.o.Overlay == nil {
+		return at
 	}
-	return b.overlay(o, at)
+	return b.o.Overlay.Upper // covered by its own overlay, in this namespace only
 }
 
 // overlay mounts o at the path at. Each layer is handed over by itself, which
 // Linux 6.7 understands; an older kernel takes one page of options, with paths
 // relative to a directory that all have in common.
 func (b *builder) overlay(o *Overlay, at string) error {
-	if len(o.Lower) == 0 || o.Upper == "" || o.Work == "" {
+	if len(o.Lower) == 0 || (o.Upper == "") != (o.Work == "") {
 		return errs.New(errs.Internal, "an overlay needs lower, upper and work directories")
 	}
-	base := commonDir(append([]string{o.Upper, o.Work}, o.Lower...))
+	dirs := o.Lower
+	if o.Upper != "" {
+		dirs = append([]string{o.Upper, o.Work}, dirs...)
+	}
+	base := commonDir(dirs)
 	if base == "" {
 		return errs.New(errs.Internal, "an overlay's directories must be absolute")
 	}
@@ -102,8 +117,10 @@ func (b *builder) overlay(o *Overlay, at string) error {
 			fails = append(fails, b.Last())
 		}
 	}
-	set("upperdir", rel(o.Upper))
-	set("workdir", rel(o.Work))
+	if o.Upper != "" {
+		set("upperdir", rel(o.Upper))
+		set("workdir", rel(o.Work))
+	}
 	for _, f := range b.overlayFlags(o) {
 		b.Call(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_SET_FLAG, f, 0, 0)
 	}
@@ -120,7 +137,11 @@ func (b *builder) overlay(o *Overlay, at string) error {
 	for _, l := range o.Lower {
 		lower = append(lower, escape(rel(l)))
 	}
-	options := append([]string{"lowerdir=" + strings.Join(lower, ":"), "upperdir=" + escape(rel(o.Upper)), "workdir=" + escape(rel(o.Work))}, b.overlayFlags(o)...)
+	options := []string{"lowerdir=" + strings.Join(lower, ":")}
+	if o.Upper != "" {
+		options = append(options, "upperdir="+escape(rel(o.Upper)), "workdir="+escape(rel(o.Work)))
+	}
+	options = append(options, b.overlayFlags(o)...)
 	text := strings.Join(options, ",")
 	if len(text) >= 4096 {
 		b.Do(wire.OpFail, "mount an image with so many layers, which needs Linux 6.7", 0, int(unix.E2BIG))

@@ -29,6 +29,24 @@ func (id identity) spec() specs.User {
 	return specs.User{UID: id.uid, GID: id.gid, AdditionalGids: slices.Concat([]uint32{id.gid}, id.groups, id.added)}
 }
 
+// User returns the ids that name|uid[:group|gid] is in an image with these passwd
+// and group files, and the home directory.
+func User(user string, passwd, group []byte) (uid, gid uint32, home string, err error) {
+	id, err := resolve(user, nil, passwd, group)
+	return id.uid, id.gid, id.home, err
+}
+
+// Owner returns the ids that --chown=name|uid[:group|gid] of a build means: as
+// User, but that a number without a group is the group's, too.
+func Owner(chown string, passwd, group []byte) (uid, gid uint32, err error) {
+	user, grp, _ := strings.Cut(chown, ":")
+	if number, ok, err := numeric(user); err == nil && ok && grp == "" {
+		return number, number, nil
+	}
+	uid, gid, _, err = User(chown, passwd, group)
+	return uid, gid, err
+}
+
 // resolve turns name|uid[:group|gid] into ids by the image's passwd and group
 // files, which are hostile: they are capped, a malformed line is passed over,
 // and a number out of range on the line that matches is an error. A number is

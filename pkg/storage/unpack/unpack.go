@@ -42,6 +42,8 @@ type Options struct {
 	IgnoreChown bool
 	// Range says which ids exist, for the error about one that does not.
 	Range string
+	// Plain: the tar is no layer; names that begin with .wh. are names.
+	Plain bool
 	// MaxEntries bounds the entries; 0: 4 million.
 	MaxEntries int
 	// TarSplit receives the tar-split entries; nil: none are made.
@@ -289,7 +291,7 @@ func (x *extractor) entry(h *tar.Header, data io.Reader) error {
 	}
 	dir, base := path.Split(name)
 	dir = strings.TrimSuffix(dir, "/")
-	if strings.HasPrefix(base, whiteout) || strings.Contains("/"+dir+"/", "/"+whiteoutMeta) {
+	if !x.o.Plain && (strings.HasPrefix(base, whiteout) || strings.Contains("/"+dir+"/", "/"+whiteoutMeta)) {
 		return x.whiteout(dir, base)
 	}
 	parent, err := x.parent(dir)

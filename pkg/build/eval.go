@@ -1,0 +1,595 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"cais.dev/cais/pkg/build/cache"
+	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/build/progress"
+	"cais.dev/cais/pkg/build/source"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/layer/merged"
+	"cais.dev/cais/pkg/layer/tree"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/seccomp"
+)
+
+// build is one Request being carried out.
+type build struct {
+	s     *Service
+	req   Request
+	cache *cache.Cache
+	nodes []node
+	host  func() (plan.Host, error)
+	begun time.Time
+	slots chan struct{} // a token for each command that may run; nil: no limit
+
+	store   func() (Store, error)
+	scratch func() (*cache.Making, error) // for files that live as long as the build
+
+	mu     sync.Mutex
+	held   []*cache.Result
+	finds  map[string]*found
+	trees  map[graph.ID]*opened
+	closes []func()
+
+	sums      sync.WaitGroup
+	summaries map[string]*summed // by result
+	filters   map[string]seccomp.Filter
+	control   func() (*control, error)
+	hidden    map[graph.ID]bool // nodes that were shown
+}
+
+// node is one node with what is known of it so far.
+type node struct {
+	graph.Node
+	id graph.ID
+
+	keyOnce sync.Once
+	key     string
+	keyErr  error
+
+	fetchOnce sync.Once
+	tree      *source.Tree
+	fetchKey  string
+	fetchErr  error
+
+	baseOnce sync.Once // of an image: its layers are in the store
+	baseErr  error
+
+	once  sync.Once
+	files *fileSystem
+	err   error
+
+	wanted bool // its layer is one of an image's
+}
+
+// fileSystem is what a node made.
+type fileSystem struct {
+	chain []*cache.Result // top first
+	base  graph.ID        // the image below them; None
+	top   string          // its uppermost layer
+}
+
+type found struct {
+	once    sync.Once
+	matches []source.Match
+	err     error
+}
+
+type opened struct {
+	once sync.Once
+	tree *source.Tree
+	err  error
+}
+
+// StepError is a step that failed.
+type StepError struct {
+	Name  string        // as the progress view has it
+	Lines []graph.Range // of the Dockerfile
+	Err   error
+}
+
+// Error is what went wrong.
+func (e *StepError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *StepError) Unwrap() error { return e.Err }
+
+// ExitError is a command that ended with another code than 0.
+type ExitError struct {
+	Args   []string
+	Code   int
+	Signal string // that ended it; empty: none
+}
+
+// Error is what BuildKit says.
+func (e *ExitError) Error() string {
+	text := fmt.Sprintf("process %q did not complete successfully: exit code: %d", join(e.Args), e.Code)
+	if e.Signal != "" {
+		text += " (" + e.Signal + ")"
+	}
+	return text
+}
+
+func join(args []string) string {
+	s := ""
+	for i, a := range args {
+		if i > 0 {
+			s += " "
+		}
+		s += a
+	}
+	return s
+}
+
+// inputs are the nodes that n reads besides its base.
+func (n *node) inputs() []graph.ID {
+	var list []graph.ID
+	base := n.Op.Base()
+	for _, in := range n.Op.Inputs() {
+		if in != graph.None && in != base && !slices.Contains(list, in) {
+			list = append(list, in)
+		}
+	}
+	return list
+}
+
+// forced reports whether n must be made whatever the cache has.
+func (b *build) forced(id graph.ID) bool {
+	for id != graph.None {
+		n := &b.nodes[id]
+		if n.NoCache {
+			return true
+		}
+		if m, ok := n.Op.(*graph.Merge); ok && b.forced(m.Layer) {
+			return true
+		}
+		id = n.Op.Base()
+	}
+	return false
+}
+
+// files returns the file system of a node, made if need be.
+func (b *build) files(ctx context.Context, id graph.ID) (*fileSystem, error) {
+	if id == graph.None {
+		return &fileSystem{base: graph.None}, nil
+	}
+	n := &b.nodes[id]
+	n.once.Do(func() { n.files, n.err = b.makeFiles(ctx, n) })
+	return n.files, n.err
+}
+
+func (b *build) makeFiles(ctx context.Context, n *node) (*fileSystem, error) {
+	switch op := n.Op.(type) {
+	case *graph.Image:
+		f := &fileSystem{base: n.id}
+		for _, d := range op.DiffIDs {
+			f.top = b.s.o.Layers.LayerID(f.top, d)
+		}
+		if len(op.DiffIDs) == 0 { // nobody read the config: only the image can say
+			return f, b.fetchImage(ctx, n, f)
+		}
+		return f, nil
+	case *graph.Local, *graph.Git, *graph.HTTP:
+		return nil, errs.New(errs.Internal, "a build context has no layers")
+	}
+	f, err := b.step(ctx, n)
+	if err != nil && ctx.Err() == nil {
+		var at *StepError
+		if !errors.As(err, &at) {
+			err = &StepError{Name: n.Name, Lines: n.Lines, Err: err}
+		}
+	}
+	return f, err
+}
+
+// step finds or makes the layer of n.
+func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	forced := b.forced(n.id)
+	late := slices.ContainsFunc(n.inputs(), func(in graph.ID) bool { return b.forced(in) })
+	key, err := b.key(ctx, n.id)
+	if err != nil {
+		return nil, err
+	}
+	if !forced && !late {
+		if f, err := b.cached(n, key); f != nil || err != nil {
+			return f, err
+		}
+	}
+	base, err := b.ready(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	keys := []string{key}
+	if b.readsStages(n) {
+		slow, err := b.slowKey(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, slow)
+		if !forced {
+			if f, err := b.cached(n, slow); f != nil || err != nil {
+				if f != nil && !late {
+					err = b.cache.Put(key, f.chain[0].ID, true)
+				}
+				return f, err
+			}
+		}
+	}
+	step := b.show(n)
+	release, err := b.cache.LockKey(ctx, keys[len(keys)-1], func() { step.Warn("waiting for another build that does the same") })
+	if err != nil {
+		step.Done(err)
+		return nil, err
+	}
+	defer release()
+	if !forced { // it may just have been made
+		if f, err := b.find1(n, keys[len(keys)-1]); f != nil || err != nil {
+			step.Cached()
+			return f, err
+		}
+	}
+	r, err := b.carryOut(ctx, n, base, keys[0], step)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		step.Done(err)
+		return nil, err
+	}
+	b.hold(r)
+	for _, k := range keys {
+		if err := b.cache.Put(k, r.ID, true); err != nil {
+			step.Done(err)
+			return nil, err
+		}
+	}
+	f := &fileSystem{chain: append([]*cache.Result{r}, base.chain...), base: base.base, top: base.top}
+	step.Done(nil)
+	if n.wanted && b.req.Record {
+		b.sum(ctx, f) // beside what comes next
+	}
+	return f, nil
+}
+
+func (b *build) hold(r *cache.Result) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held = append(b.held, r)
+}
+
+// readsStages reports whether n reads other steps' results beside its base, whose
+// contents may be the same though their key is not.
+func (b *build) readsStages(n *node) bool {
+	return slices.ContainsFunc(n.inputs(), func(in graph.ID) bool {
+		switch b.nodes[in].Op.(type) {
+		case *graph.Local, *graph.Git, *graph.HTTP:
+			return false
+		}
+		_, merge := n.Op.(*graph.Merge)
+		return !merge
+	})
+}
+
+// ready makes all that n needs, side by side, and returns its base.
+func (b *build) ready(ctx context.Context, n *node) (*fileSystem, error) {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var failed []error
+	for _, in := range n.inputs() {
+		switch b.nodes[in].Op.(type) {
+		case *graph.Local, *graph.Git, *graph.HTTP:
+			continue
+		}
+		all.Go(func() {
+			if _, err := b.files(ctx, in); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = append(failed, err)
+			}
+		})
+	}
+	base, err := b.files(ctx, n.Op.Base())
+	all.Wait()
+	if err = first(append(failed, err)); err != nil {
+		return nil, err
+	}
+	return base, nil
+}
+
+// first returns the error that is somebody's own, not that of being cancelled.
+func first(list []error) error {
+	var canceled error
+	for _, err := range list {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		if err != nil {
+			canceled = err
+		}
+	}
+	return canceled
+}
+
+// cached returns the file system that key has in the cache, nil if there is none,
+// and shows the steps that need not be done for it.
+func (b *build) cached(n *node, key string) (*fileSystem, error) {
+	f, err := b.find1(n, key)
+	if f != nil {
+		b.showCached(n.id)
+	}
+	return f, err
+}
+
+func (b *build) find1(n *node, key string) (*fileSystem, error) {
+	id := b.cache.Lookup(key)
+	if id == "" {
+		return nil, nil
+	}
+	f := &fileSystem{base: graph.None}
+	drop := func() {
+		for _, r := range f.chain {
+			r.Release()
+		}
+	}
+	// Each step has one result, so the image is as many results below.
+	at := n.id
+	for at != graph.None {
+		op, ok := b.nodes[at].Op.(*graph.Image)
+		if ok {
+			f.base = at
+			for _, d := range op.DiffIDs {
+				f.top = b.s.o.Layers.LayerID(f.top, d)
+			}
+			break
+		}
+		r, err := b.cache.Get(id)
+		if err != nil || r == nil {
+			drop()
+			return nil, err
+		}
+		f.chain = append(f.chain, r)
+		id, at = r.Parent, b.nodes[at].Op.Base()
+	}
+	if id != "" || f.chain[len(f.chain)-1].Base != f.top { // the same key, above another image
+		drop()
+		return nil, nil
+	}
+	if _, err := b.resultDirs(f); err != nil {
+		drop()
+		return nil, nil
+	}
+	for _, r := range f.chain {
+		b.hold(r)
+	}
+	b.cache.Used(key, f.chain[0].ID)
+	return f, nil
+}
+
+// resultDirs are the directories of a file system's own layers, top first.
+func (b *build) resultDirs(f *fileSystem) ([]string, error) {
+	dirs := make([]string, len(f.chain))
+	parent, known := f.top, true
+	for i, r := range slices.Backward(f.chain) {
+		sum, summed := r.Sum()
+		id := ""
+		if known = known && summed; known {
+			id = b.s.o.Layers.LayerID(parent, sum.DiffID)
+			parent = id
+		}
+		dirs[i] = r.Files()
+		if _, err := os.Lstat(dirs[i]); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if id == "" {
+			return nil, errs.New(errs.NotFound, "the files of a step are gone")
+		}
+		if dirs[i] = b.s.o.Layers.LayerDir(id); dirs[i] == "" {
+			return nil, errs.New(errs.NotFound, "the layer of a step is gone")
+		}
+	}
+	return dirs, nil
+}
+
+// dirs are the directories of a file system, top first, whose image is fetched if
+// need be. Whoever opens them keeps them in their place by cache.Still meanwhile.
+func (b *build) dirs(ctx context.Context, f *fileSystem) ([]string, error) {
+	if f.base != graph.None {
+		if err := b.fetchImage(ctx, &b.nodes[f.base], f); err != nil {
+			return nil, err
+		}
+	}
+	dirs, err := b.resultDirs(f)
+	if err != nil || f.top == "" {
+		return dirs, err
+	}
+	below, err := b.s.o.Layers.LayerDirs(ctx, f.top)
+	return append(dirs, below...), err
+}
+
+// fetchImage sees to it that the store has the layers of the image n.
+func (b *build) fetchImage(ctx context.Context, n *node, f *fileSystem) error {
+	n.baseOnce.Do(func() {
+		op := n.Op.(*graph.Image)
+		if f.top != "" && b.s.o.Layers.HasLayers(ctx, f.top) {
+			b.showCached(n.id)
+			return
+		}
+		step := b.show(n)
+		var top string
+		top, n.baseErr = b.s.o.Images.Fetch(ctx, op, n.Platform, step)
+		if n.baseErr == nil && f.top != "" && top != f.top {
+			n.baseErr = errs.New(errs.Internal, fmt.Sprintf("the image %s has other layers than its config says", op.Ref))
+		}
+		step.Done(n.baseErr)
+		f.top = top
+	})
+	return n.baseErr
+}
+
+// fetch returns the tree of a source that is not a stage's, and its key.
+func (b *build) fetch(ctx context.Context, n *node) (*source.Tree, string, error) {
+	n.fetchOnce.Do(func() {
+		step := b.show(n)
+		switch op := n.Op.(type) {
+		case *graph.Local:
+			n.tree, n.fetchErr = b.req.Sources.Local(ctx, op.Name)
+		case *graph.Git:
+			n.tree, n.fetchKey, n.fetchErr = b.req.Sources.Git(ctx, op, step)
+		case *graph.HTTP:
+			n.tree, n.fetchKey, n.fetchErr = b.req.Sources.HTTP(ctx, op, step)
+		}
+		step.Done(n.fetchErr)
+	})
+	return n.tree, hash("source", n.fetchKey), n.fetchErr
+}
+
+// tree opens the file system of a node for reading.
+func (b *build) tree(ctx context.Context, id graph.ID) (*source.Tree, error) {
+	if id != graph.None {
+		switch b.nodes[id].Op.(type) {
+		case *graph.Local, *graph.Git, *graph.HTTP:
+			t, _, err := b.fetch(ctx, &b.nodes[id])
+			return t, err
+		}
+	}
+	b.mu.Lock()
+	o := b.trees[id]
+	if o == nil {
+		o = &opened{}
+		b.trees[id] = o
+	}
+	b.mu.Unlock()
+	o.once.Do(func() { o.tree, o.err = b.openTree(ctx, id) })
+	return o.tree, o.err
+}
+
+func (b *build) openTree(ctx context.Context, id graph.ID) (*source.Tree, error) {
+	f, err := b.files(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	still, err := b.cache.Still(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer still()
+	dirs, err := b.dirs(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	at := ""
+	switch len(dirs) {
+	case 0:
+		at, err = b.empty()
+	case 1:
+		at = dirs[0]
+	default:
+		var m *os.File
+		if m, err = merged.Open(dirs, b.s.o.Layers.Rootless()); err == nil {
+			at = "/proc/self/fd/" + strconv.Itoa(int(m.Fd()))
+			defer m.Close() // the tree has its own
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, err := source.OpenTree(at, source.TreeOptions{})
+	if err == nil {
+		b.later(func() { _ = t.Close() }) // read only
+	}
+	return t, err
+}
+
+// empty is an empty directory.
+func (b *build) empty() (string, error) {
+	s, err := b.scratch()
+	if err != nil {
+		return "", err
+	}
+	return s.Scratch("empty")
+}
+
+func (b *build) later(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closes = append(b.closes, f)
+}
+
+// find looks up what a selection names, once.
+func (b *build) find(ctx context.Context, s selection) ([]source.Match, error) {
+	id := fmt.Sprintf("%d %+v", s.from, s.query)
+	b.mu.Lock()
+	f := b.finds[id]
+	if f == nil {
+		f = &found{}
+		b.finds[id] = f
+	}
+	b.mu.Unlock()
+	f.once.Do(func() {
+		t, err := b.tree(ctx, s.from)
+		if err == nil {
+			f.matches, err = t.Find(ctx, s.query)
+		}
+		f.err = err
+	})
+	return f.matches, f.err
+}
+
+// users reads passwd and group of a file system.
+func users(dirs []string) (passwd, group []byte, err error) {
+	t, err := tree.Open(dirs...)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer t.Close()
+	if passwd, err = t.ReadFile("/etc/passwd", plan.MaxUserFile); err == nil {
+		group, err = t.ReadFile("/etc/group", plan.MaxUserFile)
+	}
+	return passwd, group, err
+}
+
+// show begins the step of n in the progress view.
+func (b *build) show(n *node) *progress.Step {
+	b.mu.Lock()
+	b.hidden[n.id] = true
+	b.mu.Unlock()
+	return b.req.Progress.Step(n.Name)
+}
+
+// showCached shows n, and what it needs, as done already.
+func (b *build) showCached(id graph.ID) {
+	if id == graph.None {
+		return
+	}
+	b.mu.Lock()
+	shown := b.hidden[id]
+	b.hidden[id] = true
+	b.mu.Unlock()
+	if shown {
+		return
+	}
+	n := &b.nodes[id]
+	for _, in := range n.Op.Inputs() {
+		b.showCached(in)
+	}
+	switch n.Op.(type) {
+	case *graph.Local, *graph.Git, *graph.HTTP:
+		return
+	}
+	b.req.Progress.Step(n.Name).Cached()
+}

@@ -1,0 +1,110 @@
+package build
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"cais.dev/cais/pkg/build/cache"
+	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/seccomp"
+)
+
+// cacheDir is where the cache is, below the store's work directory.
+const cacheDir = "build"
+
+// Cache opens the build cache.
+func (s *Service) Cache(ctx context.Context) (*cache.Cache, error) {
+	return cache.Open(filepath.Join(s.o.Layers.WorkDir(), cacheDir), func(dir string) { leftCgroup(ctx, dir) })
+}
+
+// Build carries out a request. The caller closes the result. An error that is a
+// step's is a [StepError].
+func (s *Service) Build(ctx context.Context, req Request) (res *Result, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b := &build{
+		s: s, req: req, begun: time.Now().UTC(),
+		nodes: make([]node, len(req.Graph.Nodes)), host: sync.OnceValues(s.o.Host),
+		finds: map[string]*found{}, trees: map[graph.ID]*opened{}, summaries: map[string]*summed{}, hidden: map[graph.ID]bool{},
+		filters: map[string]seccomp.Filter{},
+	}
+	if b.cache, err = s.Cache(ctx); err != nil {
+		return nil, err
+	}
+	b.store = sync.OnceValues(func() (Store, error) { return s.o.Open(ctx) })
+	b.scratch = sync.OnceValues(func() (*cache.Making, error) {
+		m, err := b.cache.Make(ctx)
+		if err == nil {
+			b.later(m.Discard)
+		}
+		return m, err
+	})
+	b.control = sync.OnceValues(func() (*control, error) { return b.makeCgroup(ctx) })
+	if req.Jobs > 0 {
+		b.slots = make(chan struct{}, req.Jobs)
+	}
+	for i := range b.nodes {
+		b.nodes[i].Node, b.nodes[i].id = req.Graph.Nodes[i], graph.ID(i)
+	}
+	for _, r := range req.Graph.Results {
+		for _, l := range r.Layers {
+			b.nodes[l].wanted = true
+		}
+	}
+	res = &Result{}
+	defer func() {
+		b.sums.Wait()
+		for i := len(b.closes) - 1; i >= 0; i-- {
+			b.closes[i]()
+		}
+		res.held = b.held
+		if err != nil {
+			res.Close()
+			res = nil
+		}
+	}()
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var failed []error
+	for _, r := range req.Graph.Results {
+		all.Go(func() {
+			if _, err := b.files(ctx, r.Node); err != nil {
+				mu.Lock()
+				failed = append(failed, err)
+				mu.Unlock()
+				cancel(err)
+			}
+		})
+	}
+	all.Wait()
+	if err := first(failed); err != nil {
+		return nil, err
+	}
+	for _, r := range req.Graph.Results {
+		out, err := b.built(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		if !req.Record {
+			if out.Dirs, err = b.finalDirs(ctx, r.Node); err != nil {
+				return nil, err
+			}
+		}
+		res.Images = append(res.Images, *out)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return res, nil
+}
+
+// finalDirs are the directories of a result. Another build may still move them.
+func (b *build) finalDirs(ctx context.Context, id graph.ID) ([]string, error) {
+	f, err := b.files(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return b.dirs(ctx, f)
+}
