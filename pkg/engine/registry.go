@@ -38,22 +38,45 @@ func (e *Engine) registryEnv() (config.Env, error) {
 	return env, nil
 }
 
+// Credentials says where the credentials for registries are.
+func (e *Engine) Credentials(o PullerOptions) (config.AuthSource, error) {
+	env, err := e.registryEnv()
+	if err != nil {
+		return config.AuthSource{}, err
+	}
+	file, err := absolute(o.AuthFile)
+	return config.AuthSource{Env: env, Root: os.DirFS("/"), Creds: o.Creds, AuthFile: file, Helper: registry.RunHelper}, err
+}
+
+// AuthFile is the file that login and logout change.
+func (e *Engine) AuthFile(source config.AuthSource) config.AuthFile {
+	return config.AuthFile{Path: source.WritePath(), Helper: registry.TellHelper}
+}
+
+// absolute is path, if there is one, from the root.
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", path, err)
+	}
+	return abs, nil
+}
+
 // Registry returns a client for registries, which the caller closes, and the
 // policy for what may come in.
 func (e *Engine) Registry(o PullerOptions) (*registry.Client, *config.Policy, error) {
-	env, err := e.registryEnv()
+	source, err := e.Credentials(o)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, file := range []*string{&o.AuthFile, &o.CertDir} {
-		if *file == "" {
-			continue
-		}
-		if *file, err = filepath.Abs(*file); err != nil {
-			return nil, nil, fmt.Errorf("find %s: %w", *file, err)
-		}
+	certDir, err := absolute(o.CertDir)
+	if err != nil {
+		return nil, nil, err
 	}
-	root := os.DirFS("/")
+	env, root := source.Env, source.Root
 	registries, err := config.ReadRegistries(env, root)
 	if err != nil {
 		return nil, nil, err
@@ -64,8 +87,8 @@ func (e *Engine) Registry(o PullerOptions) (*registry.Client, *config.Policy, er
 	}
 	client := registry.New(registry.Options{
 		Endpoints:   registries.Endpoints,
-		Credentials: config.AuthSource{Env: env, Root: root, Creds: o.Creds, AuthFile: o.AuthFile, Helper: registry.RunHelper}.Find,
-		Certs:       func(host string) (config.Certs, error) { return config.ReadCerts(env, root, o.CertDir, host) },
+		Credentials: source.Find,
+		Certs:       func(host string) (config.Certs, error) { return config.ReadCerts(env, root, certDir, host) },
 		TLSVerify:   o.TLSVerify,
 		UserAgent:   "cais/" + cmp.Or(e.o.Build.Version, "dev"),
 		Log:         e.Log(),

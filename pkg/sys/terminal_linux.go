@@ -36,3 +36,20 @@ func RawTerminal(fd int) (restore func() error, err error) {
 	}
 	return func() error { return unix.IoctlSetTermios(fd, unix.TCSETS, was) }, nil
 }
+
+// NoEcho stops the terminal fd from showing what is typed, and returns the
+// function that restores what it was.
+func NoEcho(fd int) (restore func() error, err error) {
+	was, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	quiet := *was
+	quiet.Lflag &^= unix.ECHO
+	quiet.Lflag |= unix.ICANON | unix.ISIG
+	quiet.Iflag |= unix.ICRNL
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return nil, err
+	}
+	return func() error { return unix.IoctlSetTermios(fd, unix.TCSETS, was) }, nil
+}
