@@ -364,8 +364,7 @@ func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, la
 		}
 		for _, f := range found {
 			if len(o.platform) > 0 {
-				ref, _ := oci.Parse(typed) // of an id, for the message alone
-				if err := matchPlatform(ctx, r, f.img, ref, o.platform[0]); err != nil {
+				if err := matchPlatform(ctx, r, f.img, reference(typed), o.platform[0]); err != nil {
 					return err
 				}
 			}
@@ -459,4 +458,14 @@ func output(s ui.Streams, path string, f func(*os.File) error) error {
 		return errors.Join(err, out.Discard())
 	}
 	return out.Commit()
+}
+
+// reference is what the user typed as a name, for messages; of an id, the zero
+// value.
+func reference(typed string) oci.Reference {
+	ref, err := oci.Parse(typed)
+	if err != nil {
+		return oci.Reference{}
+	}
+	return ref.WithDefaultTag()
 }
