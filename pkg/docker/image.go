@@ -131,45 +131,6 @@ func Names(names []string) (tags, digests []string) {
 	return tags, digests
 }
 
-// WithDigests returns names and, for each repository of which none is a digest,
-// the references by the digests that the image is known by: an index's if it
-// came through one, else its manifest's, which is digest. Podman keeps digests
-// apart from names; Docker shows them as names.
-func WithDigests(names []string, digest string, digests []string) []string {
-	known := map[string]bool{}
-	var repos []oci.Reference
-	for _, n := range names {
-		ref, err := oci.Parse(n)
-		if err != nil {
-			continue
-		}
-		if ref.Digest != "" {
-			known[ref.Name()] = true
-		}
-		repos = append(repos, ref)
-	}
-	var through []string
-	for _, d := range digests {
-		if d != "" && d != digest {
-			through = append(through, d)
-		}
-	}
-	if len(through) == 0 && digest != "" {
-		through = []string{digest}
-	}
-	all := append([]string(nil), names...)
-	for _, ref := range repos {
-		if known[ref.Name()] {
-			continue
-		}
-		known[ref.Name()] = true
-		for _, d := range through {
-			all = append(all, ref.WithDigest(d).String())
-		}
-	}
-	return all
-}
-
 func graphDriver(name string, lower []string) GraphDriver {
 	g := GraphDriver{Name: name, Data: map[string]string{}}
 	if len(lower) == 0 {

@@ -2,7 +2,6 @@ package docker
 
 import (
 	"encoding/json"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,27 +10,6 @@ import (
 )
 
 const d1, d2 = "sha256:1111111111111111111111111111111111111111111111111111111111111111", "sha256:2222222222222222222222222222222222222222222222222222222222222222"
-
-func TestWithDigests(t *testing.T) {
-	tests := []struct {
-		names   []string
-		digest  string
-		digests []string
-		want    []string
-	}{
-		{[]string{"docker.io/library/a:1", "docker.io/library/a:2", "quay.io/b:1"}, d1, []string{d1},
-			[]string{"docker.io/library/a:1", "docker.io/library/a:2", "quay.io/b:1", "docker.io/library/a@" + d1, "quay.io/b@" + d1}},
-		{[]string{"docker.io/library/a:1"}, d1, []string{d1, d2}, []string{"docker.io/library/a:1", "docker.io/library/a@" + d2}}, // the index's
-		{[]string{"docker.io/library/a:1", "docker.io/library/a@" + d2}, d1, []string{d1}, []string{"docker.io/library/a:1", "docker.io/library/a@" + d2}},
-		{[]string{"docker.io/library/a:1"}, "", nil, []string{"docker.io/library/a:1"}},
-		{nil, d1, []string{d1}, nil},
-	}
-	for _, tt := range tests {
-		if got := WithDigests(tt.names, tt.digest, tt.digests); !slices.Equal(got, tt.want) {
-			t.Errorf("WithDigests(%q) = %q, want %q", tt.names, got, tt.want)
-		}
-	}
-}
 
 func TestNewImage(t *testing.T) {
 	img := NewImage(ImageFacts{

@@ -247,10 +247,14 @@ func (s *Store) untag(img *Image, names []string) ([]Removed, error) {
 	if err := s.lib.RemoveNames(img.ID, names); err != nil && !errors.Is(err, library.ErrImageUnknown) {
 		return nil, s.explain("untag "+familiar(names[0]), err)
 	}
-	return untagged(img, names), nil
+	return s.untagged(img, names), nil
 }
 
-func untagged(img *Image, names []string) []Removed {
+func (s *Store) untagged(img *Image, names []string) []Removed {
+	seen, err := s.reader.Seen()
+	if err != nil {
+		seen = &Seen{} // the lines are for people
+	}
 	var lines []Removed
 	left := slices.DeleteFunc(slices.Clone(img.Names), func(n string) bool { return slices.Contains(names, n) })
 	for _, n := range names {
@@ -264,22 +268,13 @@ func untagged(img *Image, names []string) []Removed {
 			continue
 		}
 		repos = append(repos, repo)
-		if ref := repo + "@" + img.RepoDigest(); img.RepoDigest() != "" && !slices.Contains(names, ref) {
-			lines = append(lines, Removed{Untagged: ref})
+		for _, ref := range seen.RepoDigests(img) {
+			if repository(ref) == repo && !slices.Contains(names, ref) {
+				lines = append(lines, Removed{Untagged: ref})
+			}
 		}
 	}
 	return lines
-}
-
-// RepoDigest is the digest that Docker shows an image with: that of the index
-// if it came through one, else that of its manifest.
-func (img *Image) RepoDigest() string {
-	for _, d := range img.Digests {
-		if d != img.Digest {
-			return d
-		}
-	}
-	return img.Digest
 }
 
 // delete removes the image with its names and with the layers that nothing else
@@ -309,7 +304,7 @@ func (s *Store) delete(img *Image, keepLayers bool) ([]Removed, error) {
 	if err != nil {
 		return nil, s.explain("remove image "+short(img.ID), err) // the intent stays
 	}
-	lines := untagged(img, img.Names)
+	lines := s.untagged(img, img.Names)
 	lines = append(lines, Removed{Deleted: "sha256:" + img.ID})
 	for i, id := range ids {
 		if slices.Contains(gone, id) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,5 +120,31 @@ func TestSeen(t *testing.T) {
 	s, err := r.Seen()
 	if err != nil || len(s.Blobs) != 1 || len(s.Blobs[diff]) != 2 || s.Blobs[diff][1].Digest != one || len(s.Manifests["id"]) != 1 {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestRepoDigests(t *testing.T) {
+	own, index, pushed := string(sha([]byte("own"))), string(sha([]byte("index"))), string(sha([]byte("pushed")))
+	img := &Image{ID: "id", Names: []string{"docker.io/library/a:1", "docker.io/library/a:2", "r.test/b:1", "r.test/c@" + own}, Digest: own, Digests: []string{own, index, pushed}}
+	for _, c := range []struct {
+		seen []SeenManifest
+		want []string
+	}{
+		{[]SeenManifest{{"id", index, "docker.io/library/a"}, {"id", pushed, "r.test/b"}, {"id", own, "elsewhere.test/x"}, {"id", own, "r.test/c"}},
+			[]string{"docker.io/library/a@" + index, "r.test/b@" + pushed}},
+		{[]SeenManifest{{"id", string(sha([]byte("not kept"))), "r.test/b"}}, nil},
+	} {
+		s := &Seen{Manifests: map[string][]SeenManifest{"id": c.seen}}
+		if got := s.RepoDigests(img); !slices.Equal(got, c.want) {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+	podmans := &Image{ID: "id", Names: []string{"docker.io/library/a:1"}, Digest: own, Digests: []string{own, index}}
+	if got := (&Seen{}).RepoDigests(podmans); !slices.Equal(got, []string{"docker.io/library/a@" + index}) {
+		t.Errorf("another tool's: %q", got)
+	}
+	built := &Image{ID: "id", Names: []string{"docker.io/library/a:1"}, Digest: own, Digests: []string{own}}
+	if got := (&Seen{}).RepoDigests(built); got != nil {
+		t.Errorf("a local build's: %q", got)
 	}
 }

@@ -95,6 +95,35 @@ func (s *Seen) add(f []string) {
 	}
 }
 
+// RepoDigests are the references by digest that Docker shows an image with: of
+// each repository that the image has a name in, what that repository was seen to
+// have. Names with digests are not repeated. Of an image that another tool pulled
+// nothing was seen: if it came through an index, that one's digest stands for all
+// of its repositories.
+func (s *Seen) RepoDigests(img *Image) []string {
+	var refs []string
+	add := func(repo, digest string) {
+		if ref := repo + "@" + digest; !slices.Contains(refs, ref) && !slices.Contains(img.Names, ref) {
+			refs = append(refs, ref)
+		}
+	}
+	known := s.Manifests[img.ID]
+	for _, n := range tags(img.Names) {
+		repo := repository(n)
+		for _, m := range known {
+			if m.Repo == repo && slices.Contains(img.Digests, m.Digest) {
+				add(repo, m.Digest)
+			}
+		}
+		for _, d := range img.Digests {
+			if len(known) == 0 && d != img.Digest {
+				add(repo, d)
+			}
+		}
+	}
+	return refs
+}
+
 // Note adds to the notes. That it failed is no reason to fail: the notes only
 // save work.
 func (r *Reader) Note(blobs []SeenBlob, manifests []SeenManifest) error {

@@ -14,7 +14,6 @@ import (
 
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
-	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/storage"
@@ -27,6 +26,7 @@ type lister interface {
 	Image(ctx context.Context, refs ...string) (*storage.Image, error)
 	Config(ctx context.Context, img *storage.Image) ([]byte, error)
 	Sizes(ctx context.Context, imgs ...*storage.Image) (map[string]int64, error)
+	Seen() (*storage.Seen, error)
 }
 
 type listOptions struct {
@@ -157,9 +157,15 @@ func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
 		return err
 	}
 	needDigest := o.digests || o.table.Format != "" && t.Uses(o.table, "Digest")
+	seen := &storage.Seen{}
+	if needDigest {
+		if seen, err = r.Seen(); err != nil {
+			return err
+		}
+	}
 	var rows []row
 	for _, img := range imgs {
-		rows = append(rows, rowsOf(img, f["reference"], needDigest)...)
+		rows = append(rows, rowsOf(img, seen, f["reference"], needDigest)...)
 	}
 	if t.Uses(o.table, "Size") || t.Uses(o.table, "VirtualSize") {
 		// Only now, and only if it is shown: sizes need the list of layers.
@@ -177,7 +183,7 @@ func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
 // rowsOf are the rows of one image: its tags, each with every digest of its
 // repository if digests are shown, and then the repositories that it has only
 // digests of.
-func rowsOf(img *storage.Image, patterns []string, needDigest bool) []row {
+func rowsOf(img *storage.Image, seen *storage.Seen, patterns []string, needDigest bool) []row {
 	type repo struct {
 		name          string
 		tags, digests []string
@@ -193,7 +199,7 @@ func rowsOf(img *storage.Image, patterns []string, needDigest bool) []row {
 		repos = append(repos, &repo{name: name})
 		return repos[len(repos)-1]
 	}
-	for _, name := range docker.WithDigests(img.Names, img.Digest, img.Digests) {
+	for _, name := range append(slices.Clone(img.Names), seen.RepoDigests(img)...) {
 		ref, err := oci.Parse(name)
 		if err != nil {
 			continue

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -56,6 +57,10 @@ func Inspect(ctx context.Context, r inspector, typed string) (*docker.Image, err
 	if err != nil {
 		return nil, err
 	}
+	seen, err := r.Seen()
+	if err != nil {
+		return nil, err
+	}
 	sizes, err := r.Sizes(ctx, img)
 	if err != nil {
 		return nil, err
@@ -65,6 +70,6 @@ func Inspect(ctx context.Context, r inspector, typed string) (*docker.Image, err
 		return nil, err
 	}
 	return docker.NewImage(docker.ImageFacts{
-		ID: img.ID, Names: docker.WithDigests(img.Names, img.Digest, img.Digests), Config: c, Size: sizes[img.ID], Driver: r.Driver(), Lower: lower,
+		ID: img.ID, Names: append(slices.Clone(img.Names), seen.RepoDigests(img)...), Config: c, Size: sizes[img.ID], Driver: r.Driver(), Lower: lower,
 	}), nil
 }
