@@ -27,7 +27,7 @@ func TestDebian(t *testing.T) {
 		t.Skip("needs root")
 	}
 	tar := filepath.Join(t.TempDir(), "debian.tar")
-	if out, err := exec.Command(mmdebstrap, "--quiet", "--variant=minbase", "bookworm", tar).CombinedOutput(); err != nil {
+	if out, err := inHostNet(exec.Command(mmdebstrap, "--quiet", "--variant=minbase", "bookworm", tar)).CombinedOutput(); err != nil {
 		t.Skipf("mmdebstrap cannot make a root here: %v: %.300s", err, out)
 	}
 	layer, err := tarball.LayerFromFile(tar)

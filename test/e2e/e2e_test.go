@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"cais.dev/cais/pkg/network/nettest"
 	"cais.dev/cais/test/testimage"
 )
 
@@ -33,6 +34,9 @@ func TestMain(m *testing.M) {
 type tidyRun struct{ m *testing.M }
 
 func (r tidyRun) Run() int {
+	if code, done := elsewhere(); done {
+		return code
+	}
 	code := r.m.Run()
 	if shared != nil && os.Getenv("CAIS_E2E_DIR") == "" {
 		if err := os.RemoveAll(shared.dir); err != nil {
@@ -208,6 +212,7 @@ func (b *bench) setUpScript(env *testscript.Env) error {
 		"UID="+strconv.Itoa(os.Getuid()),
 		"GID="+strconv.Itoa(os.Getgid()),
 		"BOX="+b.box.Name,
+		"HOST4="+nettest.Host4, "HOST6="+nettest.Host6, "WORLD4="+nettest.World4, "WORLD6="+nettest.World6,
 	)
 	env.Values[keyStore{}] = s
 	env.Defer(func() {
@@ -220,7 +225,7 @@ func (b *bench) setUpScript(env *testscript.Env) error {
 
 type keyStore struct{}
 
-// condition answers [root], [user], [sub], [nosub], [shell] and [torture].
+// condition answers [world], [root], [user], [sub], [nosub], [shell] and [torture].
 func (b *bench) condition(cond string) (bool, error) {
 	switch cond {
 	case "root":
@@ -233,6 +238,8 @@ func (b *bench) condition(cond string) (bool, error) {
 		return b.person == noSubs, nil
 	case "shell":
 		return b.box.HasShell(), nil
+	case "world":
+		return os.Getenv(worldEnv) != "", nil
 	case "torture":
 		return os.Getenv("CAIS_TORTURE") != "", nil
 	}
@@ -313,7 +320,7 @@ func (b *bench) runAs(t *testing.T, u *user.User) {
 	cmd.Dir = filepath.Join(dir, "e2e")
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + u.HomeDir, "USER=" + u.Username,
-		"TMPDIR=" + tmp, "CAIS_E2E_DIR=" + own, "CAIS_TORTURE=" + os.Getenv("CAIS_TORTURE"),
+		"TMPDIR=" + tmp, "CAIS_E2E_DIR=" + own, "CAIS_TORTURE=" + os.Getenv("CAIS_TORTURE"), worldEnv + "=" + os.Getenv(worldEnv),
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	out, err := cmd.CombinedOutput()

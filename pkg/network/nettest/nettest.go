@@ -144,21 +144,40 @@ const (
 	Host6, World6 = "fd09::1", "fd09::2"
 )
 
+// Wire is World for who has no test: a TestMain.
+func Wire() (*Place, error) {
+	th, err := netns.Start(-1)
+	if err != nil {
+		return nil, err
+	}
+	w := &Place{Thread: th}
+	if err := w.In(func() error { return route(netlink.SetUp(1)) }); err != nil {
+		return nil, err
+	}
+	return w, w.wire()
+}
+
 // World connects this process's namespace, the host, with one that stands for the
 // world outside; the host's default routes lead there.
 func World(t testing.TB) *Place {
 	t.Helper()
 	w := New(t)
-	ns := w.FD()
-	defer syscall.Close(ns)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err := w.wire(); err != nil {
+		t.Fatal(err)
 	}
-	must(route(netlink.SetUp(1)))
-	must(route(netlink.AddVeth(netlink.Veth{Name: "up0", MTU: 1500, Peer: "down0", PeerNS: ns})))
+	return w
+}
+
+// wire connects w with the namespace of the calling thread.
+func (p *Place) wire() error {
+	ns, err := netns.Open(netns.Path(os.Getpid(), p.TID))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = syscall.Close(ns) }() // a handle
+	if err := route(netlink.SetUp(1), netlink.AddVeth(netlink.Veth{Name: "up0", MTU: 1500, Peer: "down0", PeerNS: ns})); err != nil {
+		return err
+	}
 	up := func(name, ip4, ip6, gw4, gw6 string) error {
 		i, err := netlink.Index(name)
 		if err != nil {
@@ -172,9 +191,10 @@ func World(t testing.TB) *Place {
 		}
 		return route(m...)
 	}
-	w.Must(func() error { return up("down0", World4, World6, "", "") })
-	must(up("up0", Host4, Host6, World4, World6))
-	return w
+	if err := p.In(func() error { return up("down0", World4, World6, "", "") }); err != nil {
+		return err
+	}
+	return up("up0", Host4, Host6, World4, World6)
 }
 
 // Run runs a program in the namespace and returns what it says.
