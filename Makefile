@@ -25,7 +25,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # in test/gotest/skips.txt.
 GOTEST := $(GO) run ./test/gotest
 
-.PHONY: all build check-tools demo test setup unit e2e e2e-root lint newmachine torture \
+.PHONY: all build check-tools demo test setup unit e2e e2e-root lint newmachine fidelity torture \
 	race fuzz bench cover man completions golden startup deps sizes install ci clean help
 
 all: build
@@ -90,6 +90,10 @@ lint: check-tools ## gofmt, vet, staticcheck, tidy, architecture
 
 newmachine: check-tools ## README's commands in a fresh Debian root, as root and as a user
 	sh test/newmachine/newmachine.sh
+
+# A module of its own: it links BuildKit, which the program must not.
+fidelity: check-tools ## Dockerfiles' plans and configs compared with BuildKit's own
+	cd test/buildkit && $(GO) test -mod=mod ./...
 
 torture: build ## the long fault runs
 	CAIS_TORTURE=1 $(GOTEST) -timeout 60m -run 'TestKill|TestScripts' ./test/e2e/...

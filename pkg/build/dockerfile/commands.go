@@ -225,7 +225,7 @@ func (c *converter) workdir(s *stage, ic *instructions.WorkdirCommand, lint *lin
 	line := "WORKDIR " + wd
 	if wd != "/" {
 		s.node = c.b.Add(graph.Node{
-			Op:       &graph.Mkdir{On: s.node, Path: path.Clean(wd), User: s.image.Config.User, Mode: 0o755},
+			Op:       &graph.Mkdir{On: s.node, Path: path.Clean(wd), User: ownerOf(s.image.Config.User), Mode: 0o755},
 			Platform: *s.platform, Epoch: c.epoch, NoCache: false,
 			Name: c.prefix(s, upper(c.shown(ic.String(), s.env))), Stage: s.name, Command: line, Lines: toRanges(ic.Location()),
 		})

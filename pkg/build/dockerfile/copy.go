@@ -62,7 +62,7 @@ func (c *converter) copy(s *stage, cmd command, lint *linter.Linter) error {
 	shown := upper(c.shown(text.String(), s.env))
 	name := c.prefix(s, shown)
 
-	op := &graph.Copy{On: s.node, Dest: dest(s.cwd, k.DestPath), Chown: k.chown, Chmod: k.chmod, Parents: k.parents, Exclude: k.exclude}
+	op := &graph.Copy{On: s.node, Dest: dest(s.cwd, k.DestPath), Chown: ownerOf(k.chown), Chmod: k.chmod, Parents: k.parents, Exclude: k.exclude}
 	history := k.history()
 	for _, src := range k.SourcePaths {
 		from, err := c.copySource(&k, src, name, lint)
@@ -94,6 +94,20 @@ func (c *converter) copy(s *stage, cmd command, lint *linter.Linter) error {
 	s.layers = append(s.layers, s.node)
 	c.commit(s, history+" # buildkit", true)
 	return nil
+}
+
+// ownerOf has 0 for root, who is that everywhere, and for what is left empty.
+func ownerOf(s string) string {
+	if s == "" {
+		return s
+	}
+	parts := strings.SplitN(s, ":", 2)
+	for i, p := range parts {
+		if p == "root" || p == "" {
+			parts[i] = "0"
+		}
+	}
+	return strings.Join(parts, ":")
 }
 
 // history is the line of the image's history.

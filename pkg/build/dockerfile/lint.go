@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -24,7 +25,7 @@ func newLinter(text []byte, opts Options) (*linter.Linter, error) {
 	}
 	cfg, err := linter.ParseLintOptions(say)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("failed to parse check options: %w", err)
 	}
 	cfg.Warn = func(rule, description, url, msg string, at []parser.Range) {
 		if opts.Warn != nil {

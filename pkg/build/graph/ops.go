@@ -178,7 +178,7 @@ type Copy struct {
 	// after wildcards, or if a source is a directory: its contents are copied.
 	Dest string
 
-	// Chown is "user[:group]" as written, names and numbers, or empty: sources
+	// Chown is "user[:group]", names and numbers (root is 0), or empty: sources
 	// keep or lose their owner as they say. A user without a group has his
 	// primary group if he is named in the base's passwd, the same number otherwise.
 	// Created directories get the same owner.
@@ -242,7 +242,7 @@ const (
 type Mkdir struct {
 	On   ID
 	Path string // absolute, clean
-	User string // owner of what is made, as in Exec.User
+	User string // owner of what is made, as in Copy.Chown
 	Mode fs.FileMode
 }
 
