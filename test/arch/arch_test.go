@@ -94,7 +94,8 @@ var layers = map[string]int{
 	"pkg/build/ignore":   1,
 	"pkg/build/source":   2,
 	"pkg/build/cache":    2, "pkg/build/files": 2, "pkg/layer/merged": 2,
-	"pkg/build": 3,
+	"pkg/build":        3,
+	"pkg/build/export": 3,
 
 	"pkg/network/loop": 1, "pkg/network/netlink": 1, "pkg/network/nft": 1, "pkg/network/sock": 1, "pkg/network/netns": 1,
 	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2,
