@@ -39,6 +39,8 @@ type layers interface {
 	// Manifest returns the manifest of the image id if the store has it with all its
 	// layers and under these names, else nil.
 	Manifest(ctx context.Context, id string, names []string) ([]byte, error)
+	// ImageLayers returns the layers that images have.
+	ImageLayers(ctx context.Context) (map[string]bool, error)
 	// WorkDir is a directory on the file system of the store's layers.
 	WorkDir() string
 	// Rootless says that overlay's marks are user.* attributes, Single that only

@@ -73,6 +73,39 @@ func (s *fakeStore) Manifest(_ context.Context, id string, names []string) ([]by
 	return img.Manifest, nil
 }
 
+func (s *fakeStore) ImageLayers(context.Context) (map[string]bool, error) {
+	used := map[string]bool{}
+	for _, img := range s.images {
+		for id := img.TopLayer; id != ""; id = id[:max(strings.LastIndexByte(id, '+'), 0)] {
+			used[id] = true
+		}
+	}
+	return used, nil
+}
+
+func (s *fakeStore) Held() ([]string, error) { return slices.Clone(s.held), nil }
+
+func (s *fakeStore) ReleaseLayers(ids ...string) ([]string, error) {
+	s.held = slices.DeleteFunc(s.held, func(id string) bool { return slices.Contains(ids, id) })
+	used, err := s.ImageLayers(context.TODO())
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range s.held {
+		for id := h; id != ""; id = id[:max(strings.LastIndexByte(id, '+'), 0)] {
+			used[id] = true
+		}
+	}
+	for _, top := range ids {
+		for id := top; id != "" && !used[id]; id = id[:max(strings.LastIndexByte(id, '+'), 0)] {
+			if err := os.RemoveAll(filepath.Join(s.dir, "layers", id)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, nil
+}
+
 func (s *fakeStore) WorkDir() string { return filepath.Join(s.dir, "work") }
 func (s *fakeStore) Rootless() bool  { return false }
 func (s *fakeStore) Single() bool    { return false }
@@ -291,6 +324,77 @@ func TestNoCache(t *testing.T) {
 	}
 	if _, v := b.build(g, nil); strings.Join(v.made, " ") != "b" || strings.Join(v.cached, " ") != "a" {
 		t.Errorf("made %q, cached %q", v.made, v.cached)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	b := newBench(t)
+	for _, n := range []string{"a", "b", "c"} {
+		b.write(n, n)
+	}
+	for _, names := range [][]string{{"a", "b"}, {"a", "c"}} {
+		res, _ := b.build(chain("", names...), nil)
+		res.Close()
+	}
+	svc := New(Options{Layers: b.store, Images: b.store, Open: func(context.Context) (Store, error) { return b.store, nil }})
+	usage := func(what string, want int) {
+		t.Helper()
+		list, err := svc.Usage(t.Context())
+		if err != nil || len(list) != want {
+			t.Errorf("%s: %d records, %v; want %d", what, len(list), err, want)
+		}
+	}
+	prune := func(what string, o PruneOptions, want int) {
+		t.Helper()
+		gone, err := svc.Prune(t.Context(), o)
+		if err != nil || len(gone) != want {
+			t.Errorf("%s: removed %d, %v; want %d", what, len(gone), err, want)
+		}
+	}
+	usage("after two builds", 3)
+	prune("what images have", PruneOptions{}, 0)
+	b.store.images = map[string]Image{} // as by rmi; the cache holds the layers
+	prune("used a moment ago", PruneOptions{All: true, Unused: time.Hour}, 0)
+	match, _, err := ParseFilters([]string{"description~=c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prune("one branch", PruneOptions{Match: match}, 1)
+	usage("without it", 2)
+	if _, v := b.build(chain("", "a", "b"), nil); len(v.made) != 0 {
+		t.Errorf("the other branch was made again: %q", v.made)
+	}
+	b.store.images = map[string]Image{}
+	if _, err := svc.Prune(t.Context(), PruneOptions{All: true}); err != nil { // in use until the test ends
+		t.Fatal(err)
+	}
+	usage("in use", 2)
+}
+
+func TestPruneTakesAll(t *testing.T) {
+	b := newBench(t)
+	b.write("a", "a")
+	res, _ := b.build(chain("", "a"), nil)
+	res.Close()
+	svc := New(Options{Layers: b.store, Images: b.store, Open: func(context.Context) (Store, error) { return b.store, nil }})
+	b.store.images = map[string]Image{}
+	if gone, err := svc.Prune(t.Context(), PruneOptions{}); err != nil || len(gone) != 1 {
+		t.Errorf("removed %d, %v", len(gone), err)
+	}
+	if left, err := os.ReadDir(filepath.Join(b.store.dir, "layers")); err != nil || len(left) != 0 || len(b.store.held) != 0 {
+		t.Errorf("left: %v, %v, held %q", left, err, b.store.held)
+	}
+}
+
+func TestParseFilters(t *testing.T) {
+	for _, f := range []string{"bogus=1", "until=x", "inuse=maybe"} {
+		if _, _, err := ParseFilters([]string{f}); err == nil {
+			t.Errorf("%s is accepted", f)
+		}
+	}
+	match, unused, err := ParseFilters([]string{"until=24h", "type=regular", "shared!=true"})
+	if err != nil || unused != 24*time.Hour || !match(Usage{Type: "regular"}) || match(Usage{Type: "regular", Shared: true}) || match(Usage{Type: "x"}) {
+		t.Errorf("%v, %v", unused, err)
 	}
 }
 

@@ -201,6 +201,10 @@ func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
 	late := slices.ContainsFunc(n.inputs(), func(in graph.ID) bool { return b.forced(in) })
 	key, err := b.key(ctx, n.id)
 	if err != nil {
+		if ctx.Err() == nil {
+			err = fmt.Errorf("failed to compute cache key: %w", err)
+			b.show(n).Done(err)
+		}
 		return nil, err
 	}
 	if !forced && !late {
@@ -306,7 +310,10 @@ func (b *build) ready(ctx context.Context, n *node) (*fileSystem, error) {
 	if err = first(append(failed, err)); err != nil {
 		return nil, err
 	}
-	return base, nil
+	if _, merge := n.Op.(*graph.Merge); base.base != graph.None && !merge { // it is going to be read
+		err = b.fetchImage(ctx, &b.nodes[base.base], base)
+	}
+	return base, err
 }
 
 // first returns the error that is somebody's own, not that of being cancelled.

@@ -21,7 +21,7 @@ func (s *Service) Cache(ctx context.Context) (*cache.Cache, error) {
 
 // Build carries out a request. The caller closes the result. An error that is a
 // step's is a [StepError].
-func (s *Service) Build(ctx context.Context, req Request) (res *Result, err error) {
+func (s *Service) Build(ctx context.Context, req Request) (_ *Result, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b := &build{
@@ -53,7 +53,7 @@ func (s *Service) Build(ctx context.Context, req Request) (res *Result, err erro
 			b.nodes[l].wanted = true
 		}
 	}
-	res = &Result{}
+	res := &Result{}
 	defer func() {
 		b.sums.Wait()
 		for i := len(b.closes) - 1; i >= 0; i-- {
@@ -62,7 +62,6 @@ func (s *Service) Build(ctx context.Context, req Request) (res *Result, err erro
 		res.held = b.held
 		if err != nil {
 			res.Close()
-			res = nil
 		}
 	}()
 	var all sync.WaitGroup
@@ -96,6 +95,9 @@ func (s *Service) Build(ctx context.Context, req Request) (res *Result, err erro
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if err := s.collect(ctx); err != nil { // the build is done all the same
+		s.o.Log.Warn("the build cache could not be pruned", "error", err)
 	}
 	return res, nil
 }

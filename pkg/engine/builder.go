@@ -121,6 +121,10 @@ func (s *buildStore) Manifest(ctx context.Context, id string, names []string) ([
 	return s.r.Manifest(ctx, img)
 }
 
+func (s *buildStore) ImageLayers(ctx context.Context) (map[string]bool, error) {
+	return s.r.ImageLayers(ctx)
+}
+
 func (s *buildStore) open(ctx context.Context) (build.Store, error) {
 	if _, err := s.pull.open(ctx); err != nil {
 		return nil, err

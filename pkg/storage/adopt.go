@@ -244,3 +244,24 @@ func (r *Reader) LayerSizes(ctx context.Context, id string) ([]int64, error) {
 	}
 	return sizes, err
 }
+
+// ImageLayers returns the ids of the layers that images have.
+func (r *Reader) ImageLayers(ctx context.Context) (map[string]bool, error) {
+	imgs, err := r.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.layers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, img := range imgs {
+		for _, top := range append([]string{img.TopLayer}, img.Mapped...) {
+			for id := top; id != "" && !used[id]; id = all[id].Parent {
+				used[id] = true
+			}
+		}
+	}
+	return used, nil
+}
