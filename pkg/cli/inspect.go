@@ -9,6 +9,7 @@ import (
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/container"
 	"cais.dev/cais/pkg/cli/image"
+	"cais.dev/cais/pkg/cli/network"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
@@ -43,8 +44,8 @@ func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
 	f.BoolVarP(&size, "size", "s", false, "Show a container's sizes too")
-	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container or image")
-	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image"))
+	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container, image or network")
+	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image", "network"))
 	return cmd
 }
 
@@ -58,11 +59,12 @@ func kindsOf(e *engine.Engine, only string, size bool) ([]kind, error) {
 			}
 			return image.Inspect(ctx, r, ref)
 		}},
+		{"network", func(ctx context.Context, ref string) (any, error) { return network.Inspect(ctx, e, ref) }},
 	}
 	switch only {
 	case "":
 		return all, nil
-	case "network", "volume", "secret", "config", "plugin", "node", "service", "task":
+	case "volume", "secret", "config", "plugin", "node", "service", "task":
 		return nil, ui.Later("inspect --type " + only)
 	}
 	for _, k := range all {
@@ -86,8 +88,11 @@ func findObject(ctx context.Context, kinds []kind, only, ref string) (any, error
 			return nil, err
 		}
 	}
-	if only == "" {
+	switch only {
+	case "":
 		only = "object"
+	case "network":
+		return nil, errs.New(errs.NotFound, "network "+ref+" not found")
 	}
 	return nil, errs.New(errs.NotFound, "no such "+only+": "+ref)
 }

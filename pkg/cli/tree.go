@@ -3,6 +3,7 @@ package cli
 import (
 	"cais.dev/cais/pkg/cli/container"
 	"cais.dev/cais/pkg/cli/image"
+	"cais.dev/cais/pkg/cli/network"
 	"cais.dev/cais/pkg/cli/oci"
 	"cais.dev/cais/pkg/cli/system"
 )
@@ -16,6 +17,7 @@ var tree = []node{
 	{name: "kill", of: "container kill", section: others, new: container.NewKill},
 	{name: "logs", of: "container logs", section: others, new: container.NewLogs},
 	{name: "pause", of: "container pause", section: others, new: container.NewPause},
+	{name: "port", of: "container port", section: others, quick: true, new: container.NewPort},
 	{name: "ps", of: "container ls", section: common, quick: true, new: container.NewPs},
 	{name: "rename", of: "container rename", section: others, new: container.NewRename},
 	{name: "restart", of: "container restart", section: others, new: container.NewRestart},
@@ -38,6 +40,7 @@ var tree = []node{
 		{name: "logs", of: "container logs", new: container.NewLogs},
 		{name: "ls", aliases: []string{"list", "ps"}, of: "container ls", quick: true, new: container.NewPs},
 		{name: "pause", of: "container pause", new: container.NewPause},
+		{name: "port", of: "container port", quick: true, new: container.NewPort},
 		{name: "prune", of: "container prune", new: container.NewPrune},
 		{name: "rename", of: "container rename", new: container.NewRename},
 		{name: "restart", of: "container restart", new: container.NewRestart},
@@ -55,7 +58,6 @@ var tree = []node{
 		{name: "cp", later: "copying files into and out of containers"},
 		{name: "diff", later: "what a container changed in its files"},
 		{name: "export", later: "writing a container's files to a tar"},
-		{name: "port", later: "a container's published ports"},
 	}},
 
 	{name: "images", of: "image ls", section: common, quick: true, new: image.NewImages},
@@ -85,6 +87,17 @@ var tree = []node{
 
 		{name: "build", later: "making an image from a Dockerfile"},
 		{name: "prune", later: "removing unused images"},
+	}},
+
+	{name: "network", section: management, short: "Manage networks", children: []node{
+		{name: "connect", of: "network connect", new: network.NewConnect},
+		{name: "create", of: "network create", new: network.NewCreate},
+		{name: "disconnect", of: "network disconnect", new: network.NewDisconnect},
+		{name: "exists", of: "network exists", quick: true, new: network.NewExists},
+		{name: "inspect", of: "network inspect", quick: true, new: network.NewInspect},
+		{name: "ls", aliases: []string{"list"}, of: "network ls", quick: true, new: network.NewLs},
+		{name: "prune", of: "network prune", new: network.NewPrune},
+		{name: "rm", aliases: []string{"remove"}, of: "network rm", new: network.NewRm},
 	}},
 
 	{name: "completion", of: "completion", section: others, quick: true, new: system.NewCompletion},
@@ -122,9 +135,7 @@ var tree = []node{
 	{name: "kube", aliases: []string{"play"}, later: "running Kubernetes YAML"},
 	{name: "manifest", later: "lists of images for several platforms"},
 	{name: "mount", later: "a container's files on the host"},
-	{name: "network", later: "networks between containers"},
 	{name: "pod", later: "containers that share namespaces"},
-	{name: "port", later: "a container's published ports"},
 	{name: "search", later: "searching a registry"},
 	{name: "umount", aliases: []string{"unmount"}, later: "a container's files on the host"},
 	{name: "volume", later: "directories that outlive containers"},

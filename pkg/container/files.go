@@ -12,6 +12,7 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
 	"cais.dev/cais/pkg/plainjson"
+	"cais.dev/cais/pkg/run/plan"
 )
 
 // Container is all that the files say of one container at one moment.
@@ -213,4 +214,13 @@ func (s Store) List() ([]*Container, error) {
 		}
 	}
 	return all, errors.Join(bad...)
+}
+
+// Networks are the networks that the container is in, or will be once it runs.
+// None if its network is another's.
+func (c *Container) Networks() []plan.Attachment {
+	if c.Settings.Networks != nil {
+		return c.Settings.Networks
+	}
+	return c.Record.Request.Attached()
 }

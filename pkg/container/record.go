@@ -84,6 +84,9 @@ type Settings struct {
 	Resources     *plan.Resources    `json:"resources,omitempty"`     // limits, since they were changed; nil: the request's
 	StoppedByUser bool               `json:"stoppedByUser,omitempty"` // holds restart policies back until the next start
 	Keep          bool               `json:"keep,omitempty"`          // holds the removal of a --rm container back until the next start
+	// Networks are those that the container is in, as far as it has a network of its
+	// own; nil in one that an older cais made.
+	Networks []plan.Attachment `json:"networks"`
 }
 
 // Status is Docker's word for what a container is doing.

@@ -74,6 +74,7 @@ type ContainerConfig struct {
 	StopSignal   string   `json:",omitempty"`
 	StopTimeout  *int     `json:",omitempty"`
 	Shell        []string `json:",omitempty"`
+	MacAddress   string   `json:",omitempty"`
 }
 
 // HostConfig is the part of a container that only a request says.
@@ -223,7 +224,7 @@ type NetworkSettings struct {
 
 // Endpoint is a container's place in one network.
 type Endpoint struct {
-	IPAMConfig          *struct{}
+	IPAMConfig          *EndpointIPAM
 	Links               []string
 	Aliases             []string
 	MacAddress          string
@@ -238,6 +239,13 @@ type Endpoint struct {
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
 	DNSNames            []string
+}
+
+// EndpointIPAM are the addresses that the user wants in a network.
+type EndpointIPAM struct {
+	IPv4Address  string   `json:",omitempty"`
+	IPv6Address  string   `json:",omitempty"`
+	LinkLocalIPs []string `json:",omitempty"`
 }
 
 // Ulimit is plan's, with Docker's keys.

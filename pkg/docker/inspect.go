@@ -1,12 +1,15 @@
 package docker
 
 import (
+	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
 )
@@ -23,6 +26,7 @@ type ContainerFacts struct {
 	CgroupPrivate bool // it has a cgroup namespace of its own
 	SizeRw        *int64
 	SizeRootFs    *int64
+	Sandbox       *network.Sandbox // its network while it runs; nil: none of its own
 }
 
 // NewContainer returns the JSON form of a container.
@@ -36,7 +40,7 @@ func NewContainer(f ContainerFacts) *Container {
 		LogPath: rec.LogPath, Name: "/" + c.Name(), RestartCount: restarts(c), Driver: f.Driver,
 		Platform: "linux", AppArmorProfile: rec.Request.Security.AppArmor,
 		HostConfig: hostConfig(f), GraphDriver: containerDriver(f), SizeRw: f.SizeRw, SizeRootFs: f.SizeRootFs,
-		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(c),
+		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(f),
 	}
 	return out
 }
@@ -94,7 +98,7 @@ func containerConfig(f ContainerFacts) *ContainerConfig {
 	c := &ContainerConfig{
 		Hostname: f.Hostname, Domainname: req.Domainname, User: first(req.User, img.User),
 		AttachStdin: req.AttachStdin, AttachStdout: req.AttachStdout, AttachStderr: req.AttachStderr,
-		ExposedPorts: img.ExposedPorts, Tty: req.TTY, OpenStdin: req.OpenStdin, StdinOnce: req.StdinOnce,
+		ExposedPorts: exposed(rec), MacAddress: req.MacAddress, Tty: req.TTY, OpenStdin: req.OpenStdin, StdinOnce: req.StdinOnce,
 		Env: notNil(configEnv(req, img, f.Env)), Cmd: req.Args, Healthcheck: img.Healthcheck, ArgsEscaped: img.ArgsEscaped,
 		Image: rec.ImageRef, Volumes: volumes(rec), WorkingDir: first(req.Workdir, img.WorkingDir), Entrypoint: img.Entrypoint,
 		OnBuild: img.OnBuild, Labels: rec.Labels(), StopSignal: first(req.StopSignal, img.StopSignal),
@@ -183,10 +187,11 @@ func hostConfig(f ContainerFacts) *HostConfig {
 	r := f.Container.Limits()
 	h := &HostConfig{
 		ContainerIDFile: req.CIDFile, LogConfig: LogConfig{Type: first(req.LogDriver, "json-file"), Config: map[string]string{}},
-		NetworkMode: networkMode(req), PortBindings: map[string][]PortBinding{}, AutoRemove: req.AutoRemove,
+		NetworkMode: networkMode(req), PortBindings: portBindings(req), PublishAllPorts: req.PublishAll, AutoRemove: req.AutoRemove,
 		RestartPolicy: RestartPolicy{Name: first(f.Container.Settings.Restart.Name, "no"), MaximumRetryCount: f.Container.Settings.Restart.Max},
 		Annotations:   req.Annotations, CapAdd: capNames(req.CapAdd), CapDrop: capNames(req.CapDrop),
-		CgroupnsMode: "host", DNS: []string{}, DNSOptions: []string{}, DNSSearch: []string{},
+		CgroupnsMode: "host", DNS: notNil(req.DNS), DNSOptions: notNil(req.DNSOptions), DNSSearch: notNil(req.DNSSearch),
+		ExtraHosts: req.AddHosts, Links: hostLinks(req.Links, f.Container.Name()),
 		GroupAdd: req.GroupAdd, IpcMode: first(req.IPCMode, "private"), OomScoreAdj: req.OOMScoreAdj, PidMode: privateless(req.PIDMode),
 		Privileged: req.Privileged, ReadonlyRootfs: req.ReadOnly, SecurityOpt: req.SecurityOpt, StorageOpt: req.StorageOpt,
 		UTSMode: req.UTSMode, UsernsMode: req.UserNS, ShmSize: req.ShmSize, Sysctls: req.Sysctls, Runtime: first(req.Runtime, "cais"),
@@ -287,18 +292,104 @@ func throttles(rates []plan.Rate) []ThrottleDevice {
 	return out
 }
 
-func networkSettings(c *container.Container) *NetworkSettings {
-	n := &NetworkSettings{Ports: map[string][]PortBinding{}, Networks: map[string]*Endpoint{}}
-	if c.Running() && !NoPorts(c.Record) {
-		for port := range c.Record.Image.ExposedPorts {
-			n.Ports[port] = nil
+func networkSettings(f ContainerFacts) *NetworkSettings {
+	c, req := f.Container, f.Container.Record.Request
+	n := &NetworkSettings{Ports: Ports(c, f.Sandbox), Networks: map[string]*Endpoint{}}
+	if req.Network == "host" || req.Network == "none" && len(c.Networks()) == 0 {
+		n.Networks[req.Network] = &Endpoint{NetworkID: network.BuiltinID(req.Network)}
+		return n
+	}
+	running := c.Running() && f.Sandbox != nil
+	if running {
+		n.SandboxID, n.SandboxKey = c.ID, "/proc/"+strconv.Itoa(c.State.PID)+"/ns/net"
+	}
+	for _, a := range c.Networks() {
+		e := newEndpoint(a)
+		if have := f.Sandbox.Endpoint(a.ID); have != nil && running {
+			e.fill(have)
+		}
+		n.Networks[a.Network] = e
+		if a.Network == network.Bridge {
+			n.EndpointID, n.Gateway, n.IPAddress, n.IPPrefixLen, n.MacAddress = e.EndpointID, e.Gateway, e.IPAddress, e.IPPrefixLen, e.MacAddress
+			n.IPv6Gateway, n.GlobalIPv6Address, n.GlobalIPv6PrefixLen = e.IPv6Gateway, e.GlobalIPv6Address, e.GlobalIPv6PrefixLen
 		}
 	}
-	mode := c.Record.Request.Network
-	if mode == "none" || mode == "host" {
-		n.Networks[mode] = &Endpoint{}
-	}
 	return n
+}
+
+func newEndpoint(a plan.Attachment) *Endpoint {
+	e := &Endpoint{Aliases: a.Aliases, DriverOpts: a.DriverOpts, GwPriority: a.GwPriority, NetworkID: a.ID}
+	for _, l := range a.Links {
+		e.Links = append(e.Links, l)
+	}
+	if a.IP != "" || a.IP6 != "" || a.LinkLocal != nil {
+		e.IPAMConfig = &EndpointIPAM{IPv4Address: a.IP, IPv6Address: a.IP6, LinkLocalIPs: a.LinkLocal}
+	}
+	e.MacAddress = a.MAC
+	return e
+}
+
+// fill adds what a container has while it runs.
+func (e *Endpoint) fill(have *network.Endpoint) {
+	text := func(a netip.Addr) string {
+		if !a.IsValid() {
+			return ""
+		}
+		return a.String()
+	}
+	e.EndpointID, e.MacAddress, e.DNSNames = have.ID, have.MAC, have.Names
+	e.Gateway, e.IPAddress, e.IPPrefixLen = text(have.Gateway), text(have.IP), have.Bits
+	e.IPv6Gateway, e.GlobalIPv6Address, e.GlobalIPv6PrefixLen = text(have.Gateway6), text(have.IP6), have.Bits6
+}
+
+// Ports are the ports of a container that runs, by "80/tcp": where they are
+// published; nil for those that are only exposed.
+func Ports(c *container.Container, box *network.Sandbox) map[string][]PortBinding {
+	ports := map[string][]PortBinding{}
+	if !c.Running() || NoPorts(c.Record) {
+		return ports
+	}
+	for _, key := range plan.Exposed(c.Record.Request, c.Record.Image.ExposedPorts) {
+		ports[key] = nil
+	}
+	if box == nil {
+		return ports
+	}
+	for _, b := range box.Ports {
+		key := strconv.Itoa(b.Port) + "/" + b.Proto
+		ports[key] = append(ports[key], PortBinding{b.HostIP, strconv.Itoa(b.HostPort)})
+	}
+	return ports
+}
+
+func portBindings(req plan.Request) map[string][]PortBinding {
+	m := map[string][]PortBinding{}
+	for _, p := range req.Ports {
+		m[p.Key()] = append(m[p.Key()], PortBinding{p.HostIP, p.HostText()})
+	}
+	return m
+}
+
+func exposed(rec *container.Record) map[string]struct{} {
+	keys := plan.Exposed(rec.Request, rec.Image.ExposedPorts)
+	if len(keys) == 0 {
+		return nil
+	}
+	m := make(map[string]struct{}, len(keys))
+	for _, k := range keys {
+		m[k] = struct{}{}
+	}
+	return m
+}
+
+// hostLinks are --link as Docker shows them: "/other:/name/alias".
+func hostLinks(links []string, name string) []string {
+	var out []string
+	for _, l := range links {
+		target, alias, _ := strings.Cut(l, ":")
+		out = append(out, "/"+target+":/"+name+"/"+alias)
+	}
+	return out
 }
 
 // NoPorts reports whether the container's network is one whose ports Docker does

@@ -13,6 +13,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
+	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/storage"
@@ -115,6 +116,12 @@ func (e *Engine) openStore(ctx context.Context, noSync bool) (*storage.Store, er
 func (e *Engine) ContainerStore() (container.Store, error) {
 	p, err := e.Paths()
 	return container.Store{Root: p.Root, Run: p.Run}, err
+}
+
+// Networks is where the networks' files are.
+func (e *Engine) Networks() (network.Store, error) {
+	p, err := e.Paths()
+	return network.Store{Root: p.Root, Run: p.Run}, err
 }
 
 // Events is where this store's events are.

@@ -40,9 +40,10 @@ type Created struct {
 	Name     string
 	Warnings []plan.Warning
 
-	lock   *lock.Lock
-	record *container.Record
-	spec   *specs.Spec
+	lock     *lock.Lock
+	record   *container.Record
+	spec     *specs.Spec
+	settings *container.Settings
 }
 
 // Create makes a container and leaves it not started. If it fails, nothing is
@@ -107,7 +108,8 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	}
 	u.add(func(ctx context.Context) error { return s.o.Images.Unprotect(ctx, id) })
 
-	if err := s.store.WriteSettings(id, &container.Settings{Name: name, Restart: o.Request.Restart}, false); err != nil {
+	settings := &container.Settings{Name: name, Restart: o.Request.Restart, Networks: p.networks}
+	if err := s.store.WriteSettings(id, settings, false); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil { // Ctrl-C so far: nothing is left
@@ -122,7 +124,7 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 		return nil, err
 	}
 	s.note(s.created(p.record, name, o.Attach)...)
-	return &Created{ID: id, Name: name, Warnings: p.warnings, lock: l, record: p.record, spec: p.spec}, nil
+	return &Created{ID: id, Name: name, Warnings: p.warnings, lock: l, record: p.record, spec: p.spec, settings: settings}, nil
 }
 
 // claim takes the name, or finds a free one.
@@ -144,6 +146,7 @@ type decided struct {
 	record   *container.Record
 	spec     *specs.Spec
 	warnings []plan.Warning
+	networks []plan.Attachment
 	files    map[string]string // in etc
 	rootMode fs.FileMode
 	rootUID  int
@@ -159,6 +162,13 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 	if err := s.joined(&req); err != nil {
 		return nil, err
 	}
+	networks, err := s.attachments(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.links(req); err != nil {
+		return nil, err
+	}
 	host, err := s.host()
 	if err != nil {
 		return nil, err
@@ -168,7 +178,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 		return nil, err
 	}
 	in := plan.Inputs{ID: id, Rootfs: filepath.Join(s.store.Dir(id), "rootfs"), Namespaces: s.namespaces(req)}
-	d := &decided{}
+	d := &decided{networks: networks}
 	if err := d.look(lower, &in); err != nil {
 		return nil, err
 	}

@@ -1,13 +1,22 @@
 package run
 
 import (
-	"bytes"
 	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/run/plan"
 )
 
@@ -19,7 +28,8 @@ const (
 )
 
 // etcFiles returns the contents of the container's own files in /etc, by their
-// names in its directory. Which there are depends on the request alone.
+// names in its directory. Which there are depends on the request alone. Those of
+// a container with networks are made at its start, when its addresses are known.
 func etcFiles(req plan.Request, hostname string) (map[string]string, error) {
 	files := map[string]string{}
 	if strings.HasPrefix(req.Network, "container:") {
@@ -28,58 +38,200 @@ func etcFiles(req plan.Request, hostname string) (map[string]string, error) {
 	if !req.NoHostname {
 		files[hostnameFile] = hostname + "\n"
 	}
+	if len(req.Attached()) > 0 && !req.SharesNetwork() && req.Network != "none" {
+		return files, nil
+	}
 	if !req.NoHosts {
-		text, err := hosts(req, hostname)
+		text, err := hosts(req)
 		if err != nil {
 			return nil, err
 		}
 		files[hostsFile] = text
 	}
-	text, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	files[resolvFile] = resolv(text, req.Network == "host")
-	return files, nil
-}
-
-const localhosts = `127.0.0.1	localhost
-::1	localhost ip6-localhost ip6-loopback
-fe00::	ip6-localnet
-ff00::	ip6-mcastprefix
-ff02::1	ip6-allnodes
-ff02::2	ip6-allrouters
-`
-
-func hosts(req plan.Request, hostname string) (string, error) {
-	if req.Network == "host" {
-		b, err := os.ReadFile("/etc/hosts")
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return string(b), err
+	path, keep := "/etc/resolv.conf", req.Network == "host"
+	if ns, ok := strings.CutPrefix(req.Network, "ns:"); ok {
+		keep = true
+		if dir := filepath.Dir(ns); dir == "/run/netns" || dir == "/var/run/netns" { // made by ip netns
+			if own := filepath.Join("/etc/netns", filepath.Base(ns), "resolv.conf"); exists(own) {
+				path = own
+			}
 		}
 	}
-	name := hostname
-	if req.Domainname != "" {
-		name = hostname + "." + req.Domainname + " " + hostname
-	}
-	return localhosts + "127.0.1.1\t" + name + "\n", nil
+	text, err := readText(path)
+	files[resolvFile], _ = network.Resolv{
+		Host: text, Servers: req.DNS, Search: req.DNSSearch, Options: req.DNSOptions, Keep: keep,
+	}.Text()
+	return files, err
 }
 
-// resolv is this machine's resolv.conf without the servers that a container
-// with a network of its own cannot reach: those on our loopback interface.
-func resolv(text []byte, hostNetwork bool) string {
-	if hostNetwork {
-		return string(text)
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// readText reads a file that may be missing.
+func readText(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	var out bytes.Buffer
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) >= 2 && f[0] == "nameserver" && (strings.HasPrefix(f[1], "127.") || f[1] == "::1") {
+	return string(b), err
+}
+
+// hosts is /etc/hosts of a container without a network of its own.
+func hosts(req plan.Request) (string, error) {
+	if req.SharesNetwork() && len(req.AddHosts) == 0 {
+		if text, err := readText("/etc/hosts"); err != nil || text != "" {
+			return text, err
+		}
+	}
+	return network.Hosts{Extra: req.AddHosts, IPv6: true}.Text(), nil
+}
+
+// resolv is what the container's resolv.conf is made of. own says that the
+// container has a name server, ipv6 that it has IPv6.
+func (s *Service) resolv(req plan.Request, own, ipv6 bool) network.Resolv {
+	text, _ := readText("/etc/resolv.conf") // unreadable is empty: names are still answered
+	return network.Resolv{Host: text, Servers: req.DNS, Search: req.DNSSearch, Options: req.DNSOptions, Own: own, NoIPv6: !ipv6}
+}
+
+// maxEtc is the longest file of a container's in /etc that is read again: the
+// container may write to it what it likes.
+const maxEtc = 1 << 20
+
+// etcNetwork writes /etc/hosts and resolv.conf of a container whose addresses are
+// known. What the container has written there stays; lines of ours are put right.
+func (s *Service) etcNetwork(rec *container.Record, nets []*network.Network, box *network.Sandbox, hostname string) error {
+	req, dir := rec.Request, s.store.Dir(rec.ID)
+	ipv6 := slices.ContainsFunc(box.Endpoints, func(e network.Endpoint) bool { return e.IP6.IsValid() })
+	if !req.NoHosts {
+		h, err := s.hostsOf(req, nets, box, hostname, ipv6)
+		if err != nil {
+			return err
+		}
+		have, err := readEtc(filepath.Join(dir, hostsFile))
+		text := h.Text()
+		if have != "" {
+			text = h.Edit(have)
+		}
+		if err == nil && text != have {
+			err = rewrite(filepath.Join(dir, hostsFile), text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	text, _ := s.resolv(req, s.ownNames(rec, nets), ipv6).Text()
+	path := filepath.Join(dir, resolvFile)
+	have, err := readEtc(path)
+	if err != nil {
+		return err
+	}
+	if note, err := readText(path + ".hash"); err != nil || have != "" && note != hash(have) {
+		return err // edited by the container, or by its user
+	}
+	if have == text {
+		return nil
+	}
+	if err := rewrite(path, text); err != nil {
+		return err
+	}
+	return rewrite(path+".hash", hash(text))
+}
+
+// hostsOf is what the container's /etc/hosts is made of.
+func (s *Service) hostsOf(req plan.Request, nets []*network.Network, box *network.Sandbox, hostname string, ipv6 bool) (network.Hosts, error) {
+	h := network.Hosts{Hostname: hostname, Domainname: req.Domainname, Extra: req.AddHosts, IPv6: ipv6}
+	if h.Hostname == "" { // it is the host's
+		h.Hostname, _ = os.Hostname() // else a line without a name
+	}
+	for i, e := range box.Endpoints {
+		for _, a := range []netip.Addr{e.IP, e.IP6} {
+			if a.IsValid() {
+				h.Own = append(h.Own, a)
+			}
+		}
+		if !h.Gateway.IsValid() || nets[i].Name == network.Bridge {
+			h.Gateway = e.Gateway
+		}
+	}
+	if box.Engine == engineRelay {
+		h.Gateway = netip.MustParseAddr(hostIP)
+		if ipv6 {
+			h.Gateway6 = netip.MustParseAddr(hostIP6)
+		}
+	}
+	if !slices.ContainsFunc(nets, func(n *network.Network) bool { return n.Name == network.Bridge }) {
+		return h, nil
+	}
+	for _, l := range req.Links {
+		name, alias, _ := strings.Cut(l, ":")
+		line, err := s.linkLine(name, alias)
+		if err != nil {
+			return h, err
+		}
+		h.Links = append(h.Links, line)
+	}
+	return h, nil
+}
+
+// linkLine is the line of a --link to a container on the default network.
+func (s *Service) linkLine(name, alias string) (network.HostLine, error) {
+	id, err := s.store.Find(name)
+	if err != nil {
+		return network.HostLine{}, errs.E("could not get container for "+name, errs.KindOf(err), err)
+	}
+	eps, err := s.nets().Endpoints(network.BuiltinID(network.Bridge))
+	if err != nil {
+		return network.HostLine{}, err
+	}
+	for _, e := range eps {
+		if e.Container != id || !e.IP.IsValid() {
 			continue
 		}
-		out.WriteString(line)
+		var list []string
+		for _, n := range []string{alias, container.ShortID(id), e.Name} {
+			if !slices.Contains(list, n) {
+				list = append(list, n)
+			}
+		}
+		return network.HostLine{IP: e.IP, Names: strings.Join(list, " ")}, nil
 	}
-	return out.String()
+	return network.HostLine{}, errs.New(errs.Conflict, "Cannot link to a non running container: /"+name+" AS "+alias)
+}
+
+// readEtc reads a file of the container's; one that is too long is not looked at.
+func readEtc(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxEtc+1))
+	if err == nil && len(b) > maxEtc {
+		err = fmt.Errorf("%s is longer than %d bytes", path, maxEtc)
+	}
+	return string(b), err
+}
+
+// rewrite replaces the content of a file that may be mounted: its inode stays.
+func rewrite(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Chmod(0o644), f.Close())
+}
+
+// hash tells two texts apart.
+func hash(text string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(text)) // never fails
+	return strconv.FormatUint(h.Sum64(), 16)
 }
 
 // writeEtc writes them. They are bind-mounted, so they keep their inode: a

@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"cais.dev/cais/pkg/docker"
+	"cais.dev/cais/pkg/network"
 )
 
 // Inspect gathers what inspect shows of a container.
@@ -21,6 +22,9 @@ func (s *Service) Inspect(ctx context.Context, ref string) (docker.ContainerFact
 	f := docker.ContainerFacts{
 		Container: c, Hostname: spec.Hostname, Env: spec.Process.Env, Driver: "overlay", VolumeDir: s.store.VolumeDir,
 		Masked: spec.Linux.MaskedPaths, ReadOnly: spec.Linux.ReadonlyPaths,
+	}
+	if c.Alive {
+		f.Sandbox = network.ReadSandbox(c.Dir)
 	}
 	for _, n := range spec.Linux.Namespaces {
 		if n.Type == specs.CgroupNamespace && n.Path == "" {

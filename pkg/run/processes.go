@@ -79,7 +79,7 @@ func (s *Service) Usage(c *container.Container) Usage {
 		}
 	}
 	if c.State != nil {
-		u.NetRx, u.NetTx = network(c.State.PID)
+		u.NetRx, u.NetTx = netBytes(c.State.PID)
 	}
 	if r, w, ok := cgroup.ReadIO(dirs); ok {
 		u.BlockRead, u.BlockWr = r, w
@@ -132,7 +132,7 @@ func sumUp(pids []int) cgroup.Stats {
 
 // network returns the bytes received and sent in the process's network, without
 // the loopback's.
-func network(pid int) (rx, tx uint64) {
+func netBytes(pid int) (rx, tx uint64) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/net/dev")
 	if err != nil {
 		return 0, 0

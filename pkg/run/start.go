@@ -97,7 +97,7 @@ func (s *Service) Run(ctx context.Context, o CreateOptions, so StartOptions) (*C
 		return nil, nil, err
 	}
 	defer c.lock.Release()
-	settings := &container.Settings{Name: c.Name, Restart: c.record.Request.Restart}
+	settings := c.settings
 	var synced chan error
 	if !c.record.AutoRemove() { // beside the start; waited for before anybody is told the id
 		synced = make(chan error, 1)
@@ -107,7 +107,8 @@ func (s *Service) Run(ctx context.Context, o CreateOptions, so StartOptions) (*C
 	if synced != nil {
 		err = errors.Join(err, <-synced)
 	}
-	if err != nil && c.record.AutoRemove() {
+	_, unconnected := errors.AsType[*connectError](err)
+	if err != nil && (c.record.AutoRemove() || unconnected) {
 		err = s.failedRun(ctx, c, settings, err)
 	}
 	return c, st, err
@@ -154,18 +155,33 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 		return nil, err
 	}
 	u.add(func(ctx context.Context) error { return cgroup.Remove(ctx, dirs.Remove) })
+	hostname := spec.Hostname
+	con, err := s.connect(ctx, rec, settings, hostname)
+	if err != nil {
+		return nil, &connectError{err}
+	}
+	if con != nil {
+		u.add(func(context.Context) error { return con.abandon() })
+	}
 	job, err := s.job(rec, settings, spec, dirs)
 	if err != nil {
 		return nil, err
 	}
+	var held []*os.File
+	if con != nil {
+		job.Net, held = wire.Marshal(con.net), con.files
+	}
 	m = nil // Spawn's from here on
 	ses, err := session.Spawn(ctx, session.SpawnOptions{
-		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: o.Monitor, Go: true,
+		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: o.Monitor, Go: true, Held: held,
 	})
 	if err != nil {
 		return nil, err
 	}
 	u.steps = nil // from here on the monitor cleans up
+	if con != nil {
+		_ = con.close() // copies
+	}
 	return &Started{ID: rec.ID, Session: ses, Warnings: warnings}, nil
 }
 

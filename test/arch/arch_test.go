@@ -99,6 +99,7 @@ var layers = map[string]int{
 
 	"pkg/network/loop": 1, "pkg/network/netlink": 1, "pkg/network/nft": 1, "pkg/network/sock": 1, "pkg/network/netns": 1,
 	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2,
+	"pkg/network": 1, "pkg/network/dns": 1,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
@@ -111,7 +112,7 @@ var layers = map[string]int{
 	"pkg/engine": 4,
 
 	"pkg/cli": 5, "pkg/cli/ui": 5, "pkg/cli/flags": 5, "pkg/cli/complete": 5,
-	"pkg/cli/container": 5, "pkg/cli/image": 5, "pkg/cli/system": 5, "pkg/cli/oci": 5,
+	"pkg/cli/container": 5, "pkg/cli/network": 5, "pkg/cli/image": 5, "pkg/cli/system": 5, "pkg/cli/oci": 5,
 	"cmd/cais": 5,
 }
 
@@ -119,7 +120,8 @@ var layers = map[string]int{
 var siblings = map[string][]string{
 	"pkg/container":     {"pkg/oci", "pkg/run/plan"},
 	"pkg/run/plan":      {"pkg/oci"},
-	"pkg/docker":        {"pkg/oci", "pkg/container", "pkg/run/plan"},
+	"pkg/docker":        {"pkg/oci", "pkg/container", "pkg/run/plan", "pkg/network"},
+	"pkg/network":       {"pkg/run/plan"},
 	"pkg/build/graph":   {"pkg/oci"},
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
 	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/network/plane"},
@@ -131,11 +133,12 @@ var siblings = map[string][]string{
 	"pkg/lock":          {"pkg/errs"},
 	"pkg/compress":      {"pkg/errs"},
 	"pkg/run/session":   {"pkg/userns"},
-	"pkg/cli":           {"pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli":           {"pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/oci":       {"pkg/cli/ui", "pkg/cli/complete"},
 	"pkg/cli/complete":  {"pkg/cli/ui"},
 	"pkg/cli/flags":     {"pkg/cli/ui"},
 	"pkg/cli/container": {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/network":   {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/image":     {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/system":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"cmd/cais":          {"pkg/cli", "pkg/cli/ui"},
@@ -198,7 +201,7 @@ var gates = []struct {
 	{"github.com/google/go-containerregistry/", []string{"pkg/registry"}, "one edge to the network; images are oci values elsewhere"},
 	{"github.com/opencontainers/runtime-spec/", []string{"pkg/build", "pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup", "pkg/ociruntime"}, "only who makes or lowers a spec knows it"},
 	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/layer/merged", "pkg/build/files", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
-	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
+	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"github.com/spf13/cobra/doc", nil, "it belongs to docs/man/gen"},
 	{"github.com/moby/buildkit/", []string{"pkg/build/dockerfile"}, "the parser's packages; the rest of BuildKit is not for us"},
 	{"github.com/moby/profiles/", nil, "the profile is checked in; a test compares it"},

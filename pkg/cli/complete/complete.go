@@ -103,6 +103,43 @@ func ContainersOrImages(e *engine.Engine) Func {
 	}
 }
 
+// Networks offers the names of networks, for the first most arguments; most < 0 is
+// no limit.
+func Networks(e *engine.Engine, most int) Func {
+	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		if most >= 0 && len(args) >= most {
+			return None(cmd, args, start)
+		}
+		return networks(e, args, start), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func networks(e *engine.Engine, args []string, start string) []string {
+	store, err := e.Networks()
+	if err != nil {
+		return nil
+	}
+	all, _ := store.List() // those that can be read
+	var names []string
+	for _, n := range all {
+		names = append(names, n.Name)
+	}
+	return fitting(names, args, start)
+}
+
+// NetworkThenContainer offers a network, then a container.
+func NetworkThenContainer(e *engine.Engine) Func {
+	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		switch len(args) {
+		case 0:
+			return networks(e, args, start), cobra.ShellCompDirectiveNoFileComp
+		case 1:
+			return containers(e, nil, nil, start), cobra.ShellCompDirectiveNoFileComp
+		}
+		return None(cmd, args, start)
+	}
+}
+
 // fitting are the names that begin with start and are not given already.
 func fitting(names, given []string, start string) []string {
 	var fit []string

@@ -118,7 +118,7 @@ func TestPsFormats(t *testing.T) {
 		{name: "last", o: psOptions{last: 2, table: ui.TableOptions{Format: "{{.Names}} {{.State}}"}}, want: "web running\njob exited\n"},
 		{name: "latest", o: psOptions{latest: true, table: ui.TableOptions{Format: "{{.Names}}"}}, want: "web\n"},
 		{name: "labels", o: psOptions{last: 1, table: ui.TableOptions{Format: `{{.Labels}} {{.Label "b"}} {{.Label "x"}}`}}, want: "a=1,b=own own \n"},
-		{name: "mounts", o: psOptions{last: 1, table: ui.TableOptions{Format: "{{.Mounts}} {{.LocalVolumes}} {{.Networks}}"}}, want: "/a/long/path/t… 0 default\n"},
+		{name: "mounts", o: psOptions{last: 1, table: ui.TableOptions{Format: "{{.Mounts}} {{.LocalVolumes}} {{.Networks}}"}}, want: "/a/long/path/t… 0 bridge\n"},
 		{name: "status implies all", o: psOptions{filters: []string{"status=exited"}, table: ui.TableOptions{Format: "{{.Names}}"}}, want: "job\n"},
 		{name: "exited does not imply all", o: psOptions{filters: []string{"exited=137"}, table: ui.TableOptions{Format: "{{.Names}}"}}},
 		{name: "exited", o: psOptions{all: true, filters: []string{"exited=137"}, table: ui.TableOptions{Format: "{{.Names}}"}}, want: "job\n"},

@@ -12,6 +12,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/units"
 )
 
@@ -70,6 +71,13 @@ func (f *filters) check() error {
 	for _, v := range f.values["health"] {
 		if !slices.Contains([]string{"starting", "healthy", "unhealthy", "none"}, v) {
 			return fmt.Errorf("invalid filter 'health=%s'", v)
+		}
+	}
+	for _, key := range []string{"publish", "expose"} {
+		for _, v := range f.values[key] {
+			if _, _, _, err := portFilter(key, v); err != nil {
+				return err
+			}
 		}
 	}
 	for _, v := range f.values["name"] {
@@ -163,16 +171,9 @@ func matchOne(c *container.Container, key, v string) bool {
 			return m.Name == v || m.Destination == v || m.Source == v
 		})
 	case "network":
-		return networkName(rec) == v
+		return inNetwork(c, v)
 	case "expose", "publish":
-		if key == "publish" {
-			return false
-		}
-		if !strings.Contains(v, "/") {
-			v += "/tcp"
-		}
-		_, ok := rec.Image.ExposedPorts[v]
-		return ok
+		return hasPort(c, key, v)
 	case "health":
 		return v == "none"
 	case "is-task":
@@ -198,4 +199,13 @@ func isImage(rec *container.Record, v string) bool {
 	}
 	have, err := oci.Parse(rec.ImageRef)
 	return err == nil && have.WithDefaultTag().String() == want.WithDefaultTag().String()
+}
+
+// inNetwork reports whether the container is in the network that v means: by its
+// name, its id or the beginning of that.
+func inNetwork(c *container.Container, v string) bool {
+	if slices.Contains(networkNames(c), v) {
+		return true
+	}
+	return v != "" && slices.ContainsFunc(c.Networks(), func(a plan.Attachment) bool { return strings.HasPrefix(a.ID, v) })
 }

@@ -20,6 +20,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/units"
@@ -115,7 +116,7 @@ func psTable(o psOptions) ui.Table[row] {
 			{Name: "Labels", Header: "LABELS", Value: func(r row) any { return labelText(r.c.Record) }},
 			{Name: "Mounts", Header: "MOUNTS", Value: func(r row) any { return mountText(r.c.Record, o) }},
 			{Name: "LocalVolumes", Header: "LOCAL VOLUMES", Value: func(r row) any { return strconv.Itoa(len(r.c.Record.Volumes)) }},
-			{Name: "Networks", Header: "NETWORKS", Value: func(r row) any { return networkName(r.c.Record) }},
+			{Name: "Networks", Header: "NETWORKS", Value: func(r row) any { return strings.Join(networkNames(r.c), ",") }},
 			{Name: "Platform", Header: "PLATFORM", Value: func(r row) any { return platform(r.c.Record) }},
 			{Name: "HealthStatus", Header: "HEALTH STATUS", Value: func(row) any { return "none" }},
 		},
@@ -228,27 +229,21 @@ func commandText(rec *container.Record, full bool) string {
 	return strconv.Quote(text)
 }
 
-// ports are those that the image exposes, while the container runs.
+// ports are those that are published or exposed, while the container runs.
 func ports(c *container.Container) string {
 	if !c.Running() || docker.NoPorts(c.Record) {
 		return ""
 	}
-	var list []string
-	for p := range c.Record.Image.ExposedPorts {
-		if !strings.Contains(p, "/") {
-			p += "/tcp"
-		}
-		list = append(list, p)
+	return docker.PortsText(docker.Ports(c, sandbox(c)))
+}
+
+// sandbox is the network of a container that has ports; nil for others, whose
+// file need not be read.
+func sandbox(c *container.Container) *network.Sandbox {
+	if req := c.Record.Request; len(req.Ports) == 0 && !req.PublishAll {
+		return nil
 	}
-	slices.SortFunc(list, func(a, b string) int {
-		na, _ := strconv.Atoi(strings.SplitN(a, "/", 2)[0])
-		nb, _ := strconv.Atoi(strings.SplitN(b, "/", 2)[0])
-		if na != nb {
-			return na - nb
-		}
-		return strings.Compare(a, b)
-	})
-	return strings.Join(list, ", ")
+	return network.ReadSandbox(c.Dir)
 }
 
 func labelText(rec *container.Record) string {
@@ -275,14 +270,18 @@ func mountText(rec *container.Record, o psOptions) string {
 	return strings.Join(list, ",")
 }
 
-func networkName(rec *container.Record) string {
-	if n := rec.Request.Network; n != "" {
-		if strings.HasPrefix(n, "container:") {
-			return ""
-		}
-		return n
+// networkNames are the networks that the container is in.
+func networkNames(c *container.Container) []string {
+	req := c.Record.Request
+	if req.Network == "host" || req.Network == "none" && len(c.Networks()) == 0 {
+		return []string{req.Network}
 	}
-	return "default" // as inspect says it
+	var names []string
+	for _, a := range c.Networks() {
+		names = append(names, a.Network)
+	}
+	slices.Sort(names)
+	return names
 }
 
 func platform(rec *container.Record) any {

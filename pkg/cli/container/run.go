@@ -57,6 +57,9 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 			return ui.FlagError(cmd, err)
 		}
 		c := &runner{e: e, s: s, req: req, o: o, ref: args[0]}
+		for _, w := range o.Warnings {
+			fmt.Fprintln(s.Err, "WARNING:", w)
+		}
 		if run {
 			return startFailure(interrupted(cmd.Context(), c.run(cmd.Context())), ui.CodeUsage)
 		}

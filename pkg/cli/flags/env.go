@@ -242,6 +242,11 @@ func labels(flags, files []string) (map[string]string, error) {
 }
 
 // keyValues reads K=V entries; K alone has an empty value.
+// KeyValues reads entries K=V of a flag that errors name what.
+func KeyValues(what string, entries []string) (map[string]string, error) {
+	return keyValues(what, entries)
+}
+
 func keyValues(what string, entries []string) (map[string]string, error) {
 	if len(entries) == 0 {
 		return nil, nil

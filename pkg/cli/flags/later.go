@@ -13,21 +13,6 @@ import (
 // used: nothing is accepted and ignored. A type of "bool" takes no value; a
 // name after a comma is its short form; "!" hides a spelling from help.
 const later = `
-publish,p list published ports come with networks
-publish-all,P bool published ports come with networks
-expose list published ports come with networks
-dns list name servers come with networks
-dns-option list name servers come with networks
-!dns-opt list name servers come with networks
-dns-search list name servers come with networks
-add-host list it comes with networks
-ip string addresses come with networks
-ip6 string addresses come with networks
-mac-address string addresses come with networks
-link list links come with networks
-link-local-ip list addresses come with networks
-network-alias list it comes with networks
-!net-alias list it comes with networks
 volumes-from list it comes with named volumes
 volume-driver string it comes with named volumes
 storage-opt list a quota on the container's own layer needs project quotas

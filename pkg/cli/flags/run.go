@@ -23,10 +23,11 @@ type RunOptions struct {
 	Detach   bool
 	Attach   []string // -a: stdin, stdout, stderr; empty: what the flags imply
 	SigProxy bool
-	Pull     string // always, missing, never, newer
-	Quiet    bool   // no progress while pulling
-	Platform string // os[/arch[/variant]], from --platform, --os, --arch, --variant, $DOCKER_DEFAULT_PLATFORM
-	Replace  bool   // remove a container of that name first
+	Pull     string   // always, missing, never, newer
+	Quiet    bool     // no progress while pulling
+	Platform string   // os[/arch[/variant]], from --platform, --os, --arch, --variant, $DOCKER_DEFAULT_PLATFORM
+	Replace  bool     // remove a container of that name first
+	Warnings []string // of flags that have no effect
 	CIDFile  string
 
 	// How the registry is spoken to, when the image must be pulled.
@@ -46,7 +47,7 @@ type RunFlags struct {
 	labels, labelFiles      []string
 	annotations             []string
 	volumes, mounts, tmpfs  []string
-	networks                []string
+	net                     networkFlags
 	securityOpt             []string
 	logOpts                 []string
 	attach                  []string
@@ -66,6 +67,7 @@ func Run(fs *pflag.FlagSet, run bool) *RunFlags {
 	fs.Bool("help", false, "Print usage") // -h is --hostname
 	f.general()
 	f.files()
+	f.network()
 	f.namespaces()
 	f.security()
 	f.resources()
@@ -157,9 +159,6 @@ func (f *RunFlags) files() {
 
 func (f *RunFlags) namespaces() {
 	fs, r := f.fs, &f.req
-	list(fs, &f.networks, "network", "", "Network: none, host, container:NAME, default")
-	list(fs, &f.networks, "net", "", "")
-	fs.Lookup("net").Hidden = true
 	fs.StringVar(&r.PIDMode, "pid", "", "PID namespace: host, container:NAME")
 	fs.StringVar(&r.IPCMode, "ipc", "", "IPC namespace: private, shareable, host, none, container:NAME")
 	fs.StringVar(&r.UTSMode, "uts", "", "UTS namespace: host")
@@ -278,7 +277,7 @@ func (f *RunFlags) Request(args []string, env Env) (plan.Request, RunOptions, er
 		return r, o, err
 	}
 	for _, step := range []func(*plan.Request, *RunOptions, Env) error{
-		f.setEnv, f.setMetadata, f.setMounts, f.setModes, f.setStreams, f.setLife, f.setImage,
+		f.setEnv, f.setMetadata, f.setMounts, f.setNetwork, f.setModes, f.setStreams, f.setLife, f.setImage,
 	} {
 		if err := step(&r, &o, env); err != nil {
 			return r, o, err
@@ -350,9 +349,6 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 }
 
 func (f *RunFlags) setModes(r *plan.Request, _ *RunOptions, env Env) (err error) {
-	if r.Network, err = parseNetwork(f.networks); err != nil {
-		return err
-	}
 	switch f.userns {
 	case "", "host":
 		r.UserNS = f.userns

@@ -179,16 +179,9 @@ func TestFlagMistakes(t *testing.T) {
 
 func TestLaterFlagsFailByName(t *testing.T) {
 	for args, want := range map[string]string{
-		"-p 80:80":                 "--publish is not supported yet: published ports come with networks",
-		"-P":                       "--publish-all is not supported yet",
-		"--dns 1.1.1.1":            "--dns is not supported yet",
-		"--net-alias x":            "--net-alias is not supported yet",
 		"--volumes-from x":         "--volumes-from is not supported yet",
 		"--health-cmd true":        "--health-cmd is not supported yet",
 		"--gpus all":               "--gpus is not supported yet",
-		"--network mynet":          "--network mynet is not supported yet",
-		"--network none --net x":   "--network is not supported yet with more than one",
-		"--network bridge":         "--network bridge is not supported yet",
 		"-v data:/data":            "--volume data:/data: named volumes are not supported yet",
 		"--mount src=data,dst=/d":  "named volumes are not supported yet",
 		"--userns keep-id":         "--userns keep-id is not supported yet",

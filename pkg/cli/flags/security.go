@@ -204,26 +204,6 @@ func parseEntrypoint(s string) *[]string {
 	return &words
 }
 
-// parseNetwork takes what is there before networks come.
-func parseNetwork(names []string) (string, error) {
-	if len(names) == 0 {
-		return "", nil
-	}
-	if len(names) > 1 {
-		return "", errs.New(errs.Unsupported, "--network is not supported yet with more than one network")
-	}
-	switch name := names[0]; {
-	case name == "default":
-		return "", nil
-	case name == "none", name == "host", strings.HasPrefix(name, "container:"), strings.HasPrefix(name, "ns:"):
-		return name, nil
-	case name == "":
-		return "", invalid("invalid --network: the name is empty")
-	default:
-		return "", errs.New(errs.Unsupported, fmt.Sprintf("--network %s is not supported yet: there are none, host, container:NAME and the default, which has loopback only", name))
-	}
-}
-
 // checkLog knows the log drivers and the options that the monitor honours.
 func checkLog(driver string, opts map[string]string) error {
 	switch driver {

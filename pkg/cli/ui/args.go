@@ -99,3 +99,8 @@ func Lower(s string) string {
 	}
 	return strings.ToLower(s[:1]) + s[1:]
 }
+
+// RangeArgs is the error of commands with between low and high arguments.
+func RangeArgs(cmd *cobra.Command, low, high int) error {
+	return argsError(cmd, "requires at least %d and at most %s", low, arguments(high))
+}

@@ -14,6 +14,7 @@ import (
 // requests that did not come from flags.
 func Check(req Request) error {
 	for _, err := range []error{
+		checkNetwork(req),
 		checkModes(req),
 		checkMounts(req.Mounts),
 		checkUlimits(req.Ulimits),

@@ -65,7 +65,6 @@ func checkModes(req Request) error {
 		flag, mode string
 		words      []string
 	}{
-		{"network", req.Network, []string{"none", "host", "private"}},
 		{"pid", req.PIDMode, []string{"host", "private"}},
 		{"ipc", req.IPCMode, []string{"host", "private", "shareable", "none"}},
 		{"uts", req.UTSMode, []string{"host", "private"}},
@@ -77,8 +76,6 @@ func checkModes(req Request) error {
 		}
 	}
 	switch {
-	case strings.HasPrefix(req.Network, "container:") && req.Hostname != "":
-		return errs.New(errs.Invalid, "conflicting options: hostname and the network mode")
 	case req.UTSMode != "" && req.UTSMode != "private" && req.Hostname != "":
 		return errs.New(errs.Invalid, "conflicting options: hostname and the UTS mode")
 	case req.UTSMode != "" && req.UTSMode != "private" && req.Domainname != "":

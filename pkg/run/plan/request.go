@@ -44,9 +44,21 @@ type Request struct {
 	ShmSize    int64             `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
 	StorageOpt map[string]string `json:"storageOpt,omitempty"`
 
-	Network    string `json:"network,omitempty"` // "" (the default), none, host, container:<id>
-	NoHosts    bool   `json:"noHosts,omitempty"`
-	NoHostname bool   `json:"noHostname,omitempty"`
+	// Network is "" (the default), none, host, container:<id>, ns:PATH, or the first
+	// of Networks. Those say what is wanted of each network; nil if nothing is.
+	Network    string       `json:"network,omitempty"`
+	Networks   []Attachment `json:"networks,omitempty"`
+	Ports      []Port       `json:"ports,omitempty"`      // -p
+	PublishAll bool         `json:"publishAll,omitempty"` // -P
+	Expose     []string     `json:"expose,omitempty"`     // "80/tcp"
+	Links      []string     `json:"links,omitempty"`      // CONTAINER:ALIAS, on the default network
+	MacAddress string       `json:"macAddress,omitempty"`
+	DNS        []string     `json:"dns,omitempty"`
+	DNSSearch  []string     `json:"dnsSearch,omitempty"` // ".": none
+	DNSOptions []string     `json:"dnsOptions,omitempty"`
+	AddHosts   []string     `json:"addHosts,omitempty"` // NAME:IP, NAME:host-gateway
+	NoHosts    bool         `json:"noHosts,omitempty"`
+	NoHostname bool         `json:"noHostname,omitempty"`
 
 	Privileged  bool     `json:"privileged,omitempty"`
 	CapAdd      []string `json:"capAdd,omitempty"`

@@ -63,6 +63,7 @@ type SpawnOptions struct {
 	Attach wire.Attach      // streams to follow from the first byte; the zero value for none (-d)
 	Slots  map[int]*os.File // further descriptors for the plan, by slot
 	Size   Size             // of the terminal that the container gets
+	Held   []*os.File       // what the job's network names by number, from 1
 	// Monitor is one that was started beforehand with Ready, or nil.
 	Monitor *Monitor
 	Go      bool // start the container at once: Start need not be called
@@ -161,6 +162,40 @@ func Pause(ctx context.Context, dir string, on bool) error {
 		return err
 	}
 	return errors.Join(s.ask(ctx, &wire.Pause{On: on}, nil, &wire.Done{}), s.Close())
+}
+
+// Network makes the network of the container in dir another one: a marshalled
+// [wire.Net], with what it names by number, from 1.
+func Network(ctx context.Context, dir string, net []byte, held []*os.File) error {
+	s, err := dial(dir)
+	if err != nil {
+		return err
+	}
+	text, err := sys.Memfd("network", net)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	defer text.Close()
+	if err := s.hold(held); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	err = s.ask(ctx, &wire.Network{}, []*os.File{text}, &wire.Done{})
+	if start, ok := errors.AsType[*StartError](err); ok { // it is no start
+		err = start.Err
+	}
+	return errors.Join(err, s.Close())
+}
+
+// hold brings descriptors before the message that names them.
+func (s *Session) hold(files []*os.File) error {
+	for len(files) > 0 {
+		n := min(len(files), wire.MaxHold)
+		if err := s.send(wire.Marshal(&wire.Hold{}), files[:n]); err != nil {
+			return err
+		}
+		files = files[n:]
+	}
+	return nil
 }
 
 // errNotRunning is what a container without a monitor answers.

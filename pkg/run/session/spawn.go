@@ -95,6 +95,9 @@ func (s *Session) create(o SpawnOptions) error {
 		return err
 	}
 	defer job.Close()
+	if err := s.hold(o.Held); err != nil {
+		return err
+	}
 	slots, files := descriptors(job, o.Slots)
 	a := o.Attach
 	a.Rows, a.Cols = o.Size.Rows, o.Size.Cols

@@ -1,0 +1,259 @@
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"cais.dev/cais/pkg/atomicfile"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
+	"cais.dev/cais/pkg/plainjson"
+)
+
+// Store is where one user's networks are kept. Making one touches nothing.
+type Store struct {
+	Root string // what survives a reboot
+	Run  string // what does not: tmpfs, 0700
+}
+
+func (s Store) dir() string { return filepath.Join(s.Root, "networks") }
+
+// RunDir is the directory of what lives.
+func (s Store) RunDir() string { return filepath.Join(s.Run, "net") }
+
+// NewID returns a fresh random id of 64 hex digits.
+func NewID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// List returns all networks by name. Those that cannot be read are an error
+// beside the others.
+func (s Store) List() ([]*Network, error) {
+	all := builtins()
+	entries, err := os.ReadDir(s.dir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return all, err
+	}
+	var bad []error
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || strings.HasPrefix(id, ".") {
+			continue
+		}
+		n, err := readNetwork(filepath.Join(s.dir(), e.Name()))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			bad = append(bad, err)
+		default:
+			if i := slices.IndexFunc(all, func(o *Network) bool { return o.ID == n.ID }); i >= 0 {
+				all[i] = n
+			} else {
+				all = append(all, n)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *Network) int { return strings.Compare(a.Name, b.Name) })
+	return all, errors.Join(bad...)
+}
+
+func readNetwork(path string) (*Network, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	n := new(Network)
+	if err := decode(path, b, n); err != nil {
+		return nil, err
+	}
+	if n.Version > Version {
+		return nil, tooNew(path, n.Version)
+	}
+	return n, nil
+}
+
+func decode(path string, b []byte, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		var head struct {
+			Version int `json:"v"`
+		}
+		if json.Unmarshal(b, &head) == nil && head.Version > Version {
+			return tooNew(path, head.Version)
+		}
+		return errs.WithHint(fmt.Errorf("read %s: %w", path, err), "The file is damaged: remove it, and make the network again.")
+	}
+	return nil
+}
+
+func tooNew(path string, version int) error {
+	err := errs.E("read "+path, errs.Unsupported, fmt.Errorf("its version is %d, this cais knows %d", version, Version))
+	return errs.WithHint(err, "A newer cais wrote it: upgrade this one.")
+}
+
+// Find returns the network that ref means.
+func (s Store) Find(ref string) (*Network, error) {
+	all, err := s.List()
+	n, missing := Find(all, ref)
+	if missing != nil {
+		return nil, errors.Join(missing, err)
+	}
+	return n, nil
+}
+
+// Lock keeps everybody else from changing definitions.
+func (s Store) Lock(ctx context.Context) (*lock.Lock, error) {
+	if err := os.MkdirAll(s.dir(), 0o700); err != nil {
+		return nil, err
+	}
+	return lock.Acquire(ctx, filepath.Join(s.dir(), "lock"), true)
+}
+
+// Create makes a network.
+func (s Store) Create(ctx context.Context, r CreateRequest) (*Network, []string, error) {
+	l, err := s.Lock(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Release()
+	if _, err := s.ready(); err != nil { // its subnet comes first
+		return nil, nil, err
+	}
+	all, err := s.List()
+	if err != nil {
+		return nil, nil, err
+	}
+	ula, err := s.ula(r.IPv6)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, warnings, err := Decide(r, all, ReadHost(), ula)
+	if err != nil {
+		return nil, nil, err
+	}
+	n.ID, n.Created = NewID(), time.Now().UTC()
+	return n, warnings, s.write(n)
+}
+
+func (s Store) write(n *Network) error {
+	b, err := plainjson.Marshal(n)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteLocked(filepath.Join(s.dir(), n.ID+".json"), b, 0o600, true)
+}
+
+// ula returns the /48 of this store; it is chosen when it is first needed.
+func (s Store) ula(needed bool) (netip.Prefix, error) {
+	if !needed {
+		return netip.Prefix{}, nil
+	}
+	path := filepath.Join(s.dir(), "ula")
+	b, err := os.ReadFile(path)
+	if err == nil {
+		if p, err := netip.ParsePrefix(strings.TrimSpace(string(b))); err == nil && p.Bits() == 48 {
+			return p, nil
+		}
+	}
+	p := newULA()
+	return p, atomicfile.WriteLocked(path, []byte(p.String()+"\n"), 0o600, true)
+}
+
+// Ready returns the default network with its subnet, which is chosen when it is
+// first used.
+func (s Store) Ready(ctx context.Context) (*Network, error) {
+	n, err := readNetwork(filepath.Join(s.dir(), BuiltinID(Bridge)+".json"))
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return n, err
+	}
+	l, err := s.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
+	return s.ready()
+}
+
+// ready is Ready for whoever holds the lock.
+func (s Store) ready() (*Network, error) {
+	n, err := readNetwork(filepath.Join(s.dir(), BuiltinID(Bridge)+".json"))
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return n, err
+	}
+	all, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(n *Network) bool { return n.Name == Bridge })
+	n = all[i].Clone()
+	p, err := free4(ReadHost(), subnets(all))
+	if err != nil {
+		return nil, err
+	}
+	pool := Pool{Subnet: p}
+	pool.Gateway, _ = pool.firstFree() // a default pool has one
+	n.Pools, n.Created = []Pool{pool}, time.Now().UTC()
+	return n, s.write(n)
+}
+
+// Remove removes a network that no container is in.
+func (s Store) Remove(ctx context.Context, ref string) (*Network, error) {
+	l, err := s.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
+	n, err := s.Find(ref)
+	if err != nil {
+		return nil, err
+	}
+	if n.Builtin() {
+		return n, errs.New(errs.Denied, n.Name+" is a pre-defined network and cannot be removed")
+	}
+	all, _ := s.List() // those that can be read
+	for _, o := range all {
+		if n.ConfigOnly && o.ConfigFrom == n.Name {
+			return n, errs.New(errs.Denied, fmt.Sprintf("configuration network %q is in use", n.Name))
+		}
+	}
+	// Who gives out addresses looks at the definition under this lock.
+	a, err := s.addresses(ctx)
+	if err != nil {
+		return n, err
+	}
+	defer a.Release()
+	living, err := s.Endpoints(n.ID)
+	if err != nil {
+		return n, err
+	}
+	if len(living) > 0 {
+		var names []string
+		for _, e := range living {
+			names = append(names, fmt.Sprintf(`name:"%s" id:"%.12s"`, e.Name, e.ID))
+		}
+		slices.Sort(names)
+		return n, errs.New(errs.Denied, fmt.Sprintf("error while removing network: network %s has active endpoints (%s)", n.Name, strings.Join(names, ", ")))
+	}
+	return n, os.Remove(filepath.Join(s.dir(), n.ID+".json"))
+}
+
+// Get reads the network id.
+func (s Store) Get(id string) (*Network, error) {
+	n, err := readNetwork(filepath.Join(s.dir(), id+".json"))
+	if errors.Is(err, fs.ErrNotExist) || id == "" {
+		return nil, NotFound(id)
+	}
+	return n, err
+}

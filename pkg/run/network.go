@@ -1,0 +1,622 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/network"
+	"cais.dev/cais/pkg/network/dns"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/session"
+	"cais.dev/cais/pkg/run/wire"
+)
+
+// The ways to bring a container's packets out: network/plane's names.
+const (
+	engineRelay  = "relay"
+	engineBridge = "bridge"
+)
+
+// hostIP and hostIP6 stand for this machine in a container whose packets go
+// through the relay.
+const (
+	hostIP  = "169.254.1.2"
+	hostIP6 = "fd00:6361:6973::2"
+)
+
+func (s *Service) nets() network.Store {
+	return network.Store{Root: s.store.Root, Run: s.store.Run}
+}
+
+// engine is how this user's containers get out.
+func (s *Service) engine() string {
+	if s.needU() {
+		return engineRelay
+	}
+	return engineBridge
+}
+
+// attachments finds the networks that a request names. It refuses what they
+// cannot do, before anything exists.
+func (s *Service) attachments(req plan.Request) ([]plan.Attachment, error) {
+	list := slices.Clone(req.Attached())
+	if len(list) == 0 {
+		return []plan.Attachment{}, nil
+	}
+	var all []*network.Network
+	for i := range list {
+		a := &list[i]
+		if !plan.UserDefined(a.Network) {
+			a.Network, a.ID = network.Bridge, network.BuiltinID(network.Bridge)
+			continue
+		}
+		if all == nil {
+			var err error
+			if all, err = s.nets().List(); all == nil {
+				return nil, err
+			}
+		}
+		n, err := network.Find(all, a.Network)
+		if err != nil {
+			return nil, err
+		}
+		if err := attachable(n, *a); err != nil {
+			return nil, err
+		}
+		a.Network, a.ID = n.Name, n.ID
+		for _, other := range list[:i] {
+			if other.ID == n.ID {
+				return nil, errs.New(errs.Invalid, fmt.Sprintf("network %q is specified multiple times", n.Name))
+			}
+		}
+	}
+	return list, nil
+}
+
+// attachable refuses what a network can give nobody.
+func attachable(n *network.Network, a plan.Attachment) error {
+	if n.ConfigOnly {
+		return errs.New(errs.Denied, "configuration network "+n.Name+" cannot be used by a container")
+	}
+	for _, text := range []string{a.IP, a.IP6} {
+		ip, err := netip.ParseAddr(text)
+		if text == "" || err != nil {
+			continue
+		}
+		p := n.Pool(ip)
+		if p == nil || ip.Is6() && !n.IPv6 || ip.Is4() && !n.IPv4 {
+			return errs.New(errs.Invalid, "invalid endpoint settings: no configured subnet contains IP address "+text)
+		}
+	}
+	return nil
+}
+
+// links finds the containers of --link on the default network.
+func (s *Service) links(req plan.Request) error {
+	for _, l := range req.Links {
+		name, _, _ := strings.Cut(l, ":")
+		if _, err := s.store.Find(name); err != nil {
+			return errs.E("could not get container for "+name, errs.KindOf(err), err)
+		}
+	}
+	return nil
+}
+
+// connectError is a network that a container could not get. A `run` that fails so
+// leaves no container.
+type connectError struct{ err error }
+
+// Error is the cause's.
+func (e *connectError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *connectError) Unwrap() error { return e.err }
+
+// connection is a container's network before its monitor has it: addresses are
+// held, ports are bound. Release gives up what the monitor has not got.
+type connection struct {
+	net   *wire.Net
+	box   network.Sandbox
+	held  []*network.Held
+	files []*os.File // what the numbers in net mean, from 1
+
+	others []network.Bound // ports of other containers; nil: not looked yet
+}
+
+func (c *connection) number(f *os.File) int {
+	c.files = append(c.files, f)
+	return len(c.files)
+}
+
+// abandon gives everything back: nobody else has it.
+func (c *connection) abandon() error {
+	var err error
+	for _, h := range c.held {
+		err = errors.Join(err, h.Release())
+	}
+	return errors.Join(err, c.close())
+}
+
+// close closes this process's copies. Of an endpoint's file that is already
+// closed it says nothing.
+func (c *connection) close() error {
+	for _, f := range c.files {
+		_ = f.Close() // the monitor has another, or nobody needs it
+	}
+	return nil
+}
+
+// connect decides on the network of a container that is about to start: addresses,
+// ports, names, and its files in /etc. nil means that it has none of its own.
+func (s *Service) connect(ctx context.Context, rec *container.Record, settings *container.Settings, hostname string) (c *connection, err error) {
+	req := rec.Request
+	if req.SharesNetwork() || req.Network == "none" && len(settings.Networks) == 0 {
+		return nil, nil
+	}
+	list := (&container.Container{Record: rec, Settings: settings}).Networks()
+	c = &connection{box: network.Sandbox{Engine: s.engine()}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.abandon())
+			c = nil
+		}
+	}()
+	nets, err := s.definitions(ctx, list)
+	if err != nil {
+		return c, err
+	}
+	old := network.ReadSandbox(s.store.Dir(rec.ID))
+	if c.held, err = s.hold(ctx, rec, settings.Name, hostname, list, nets, old); err != nil {
+		return c, err
+	}
+	for _, h := range c.held {
+		c.box.Endpoints = append(c.box.Endpoints, h.Endpoint)
+	}
+	if err := s.describe(c, rec, list, nets); err != nil {
+		return c, err
+	}
+	for i, h := range c.held {
+		c.net.Interfaces[i].Held = c.number(h.File)
+	}
+	if err := s.publish(c, rec, nets); err != nil {
+		return c, explain(err)
+	}
+	if err := s.etcNetwork(rec, nets, &c.box, hostname); err != nil {
+		return c, err
+	}
+	return c, network.WriteSandbox(s.store.Dir(rec.ID), &c.box)
+}
+
+// definitions reads the networks of a container.
+func (s *Service) definitions(ctx context.Context, list []plan.Attachment) ([]*network.Network, error) {
+	nets := make([]*network.Network, len(list))
+	for i, a := range list {
+		var err error
+		if a.Network == network.Bridge || a.ID == network.BuiltinID(network.Bridge) {
+			nets[i], err = s.nets().Ready(ctx)
+		} else {
+			nets[i], err = s.nets().Get(a.ID)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nets, nil
+}
+
+// hold gives the container its addresses.
+func (s *Service) hold(ctx context.Context, rec *container.Record, name, hostname string, list []plan.Attachment, nets []*network.Network, old *network.Sandbox) ([]*network.Held, error) {
+	var ask []network.Attach
+	taken := map[string]bool{}
+	for _, a := range list {
+		taken[interfaceName(a)] = true
+	}
+	next := 0
+	for i, a := range list {
+		n := nets[i]
+		o, _, err := network.ReadOptions(n)
+		if err != nil {
+			return nil, err
+		}
+		e := network.Endpoint{Container: rec.ID, Name: name, Names: names(rec.ID, name, hostname, n, a), Interface: interfaceName(a)}
+		for ; e.Interface == ""; next++ {
+			if try := o.IfPrefix + fmt.Sprint(next); !taken[try] {
+				e.Interface = try
+			}
+		}
+		want := network.Wanted{}
+		want.IP, _ = netip.ParseAddr(a.IP) // checked before, or empty
+		want.IP6, _ = netip.ParseAddr(a.IP6)
+		if e := old.Endpoint(n.ID); e != nil {
+			want.Last, want.Last6 = e.IP, e.IP6
+		}
+		ask = append(ask, network.Attach{Network: n, Endpoint: e, Want: want, MAC: a.MAC})
+	}
+	return s.nets().Hold(ctx, ask)
+}
+
+// interfaceName is the name that the user wants for an interface; empty: any.
+func interfaceName(a plan.Attachment) string {
+	if a.Interface != "" {
+		return a.Interface
+	}
+	return a.DriverOpts[network.OptEndpointIfname]
+}
+
+// names are those under which others on the network find the container; none on
+// the default network.
+func names(id, name, hostname string, n *network.Network, a plan.Attachment) []string {
+	if n.Name == network.Bridge {
+		return nil
+	}
+	var list []string
+	for _, s := range slices.Concat([]string{name}, a.Aliases, []string{container.ShortID(id), hostname}) {
+		if s != "" && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// describe makes what the monitor is told, but for descriptors and ports.
+func (s *Service) describe(c *connection, rec *container.Record, list []plan.Attachment, nets []*network.Network) error {
+	c.net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir()}
+	var candidates []network.Candidate
+	ipv6 := false
+	for i, n := range nets {
+		o, _, err := network.ReadOptions(n)
+		if err != nil {
+			return err
+		}
+		e := c.box.Endpoints[i]
+		w, err := interfaceOf(n, o, e, list[i], s.engine())
+		if err != nil {
+			return err
+		}
+		ipv6 = ipv6 || e.IP6.IsValid()
+		c.net.NoHost = c.net.NoHost || o.NoHost
+		c.net.HostLoopback = c.net.HostLoopback || o.HostLoopback
+		c.net.Interfaces = append(c.net.Interfaces, w)
+		candidates = append(candidates, network.Candidate{
+			Name: n.Name, Priority: list[i].GwPriority, Internal: n.Internal, Gateway: e.Gateway, Gateway6: e.Gateway6,
+		})
+	}
+	v4, v6 := network.Elect(candidates)
+	if v4 >= 0 {
+		c.net.Interfaces[v4].Default4 = true
+	}
+	if v6 >= 0 {
+		c.net.Interfaces[v6].Default6 = true
+	}
+	if c.net.Engine == engineRelay {
+		for _, text := range []string{hostIP, hostIP6} {
+			c.net.HostIPs = append(c.net.HostIPs, netip.MustParseAddr(text).AsSlice())
+		}
+	}
+	if !ipv6 {
+		c.net.Sysctls = append(c.net.Sysctls, "net.ipv6.conf.all.disable_ipv6=1")
+	}
+	if s.ownNames(rec, nets) {
+		config := s.nameConfig(rec, list, nets)
+		c.net.Names = wire.Names{On: true, Config: config.Marshal()}
+	}
+	return nil
+}
+
+// interfaceOf is an endpoint as the monitor is told.
+func interfaceOf(n *network.Network, o network.Options, e network.Endpoint, a plan.Attachment, engine string) (wire.Interface, error) {
+	w := wire.Interface{
+		Endpoint: e.ID, Network: n.ID, Name: e.Interface, Driver: n.Driver, Bridge: bridgeName(n, o), Parent: o.Parent, Mode: o.Mode,
+		MTU: o.MTU, IP4: bytesOf(e.IP), IP6: bytesOf(e.IP6), Bits4: e.Bits, Bits6: e.Bits6,
+		Gateway4: bytesOf(e.Gateway), Gateway6: bytesOf(e.Gateway6), Internal: n.Internal, Isolated: o.NoICC, NoMasq: o.NoMasq,
+		NoBridge: o.Inhibit4 || o.Mode4 == "isolated", Routed: o.Mode4 == "routed" || o.Mode6 == "routed",
+	}
+	for _, text := range []string{a.DriverOpts[network.OptEndpointSysctls]} {
+		for kv := range strings.SplitSeq(text, ",") {
+			if kv = strings.TrimSpace(kv); kv == "" {
+				continue
+			}
+			key, _, valued := strings.Cut(kv, "=")
+			if !valued || !strings.HasPrefix(key, "net.") || !strings.Contains(key, ".IFNAME.") {
+				return w, errs.New(errs.Invalid, fmt.Sprintf("unable to parse sysctl %q: it is net.X.Y.IFNAME.Z=VALUE", kv))
+			}
+			w.Sysctls = append(w.Sysctls, kv)
+		}
+	}
+	mac, err := parseMAC(e.MAC)
+	w.MAC = mac
+	return w, err
+}
+
+func bytesOf(a netip.Addr) []byte {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.AsSlice()
+}
+
+func parseMAC(text string) ([]byte, error) {
+	var m [6]byte
+	_, err := fmt.Sscanf(text, "%02x:%02x:%02x:%02x:%02x:%02x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5])
+	if err != nil {
+		return nil, errs.New(errs.Invalid, text+" is not a valid mac address")
+	}
+	return m[:], nil
+}
+
+// bridgeName is the name of a network's bridge.
+func bridgeName(n *network.Network, o network.Options) string {
+	switch {
+	case n.Driver != network.DriverBridge:
+		return ""
+	case o.BridgeName != "":
+		return o.BridgeName
+	case n.Name == network.Bridge:
+		return "cais0"
+	}
+	return "br-" + container.ShortID(n.ID)
+}
+
+// ownNames reports whether the container asks a name server of its own: on
+// networks with names, behind the relay, which no server on the host's loopback
+// interface can be reached through, and where the host has no other server.
+func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool {
+	if len(nets) == 0 {
+		return false
+	}
+	if s.engine() == engineRelay || slices.ContainsFunc(nets, func(n *network.Network) bool { return n.Name != network.Bridge }) {
+		return true
+	}
+	_, ok := s.resolv(rec.Request, false, false).Text()
+	return !ok
+}
+
+func (s *Service) nameConfig(rec *container.Record, list []plan.Attachment, nets []*network.Network) *dns.Config {
+	c := &dns.Config{Dir: filepath.Join(s.nets().RunDir(), "ep"), Resolv: "/etc/resolv.conf", NoForward: true}
+	for i, n := range nets {
+		if n.Name != network.Bridge {
+			c.Networks = append(c.Networks, dns.Network{ID: n.ID, Name: n.Name})
+		}
+		c.NoForward = c.NoForward && n.Internal
+		for _, l := range list[i].Links {
+			target, alias, _ := strings.Cut(l, ":")
+			c.Links = append(c.Links, dns.Link{Alias: alias, Target: target})
+		}
+	}
+	for _, text := range rec.Request.DNS {
+		if a, err := netip.ParseAddr(text); err == nil {
+			c.Servers = append(c.Servers, a.WithZone("").AsSlice())
+		}
+	}
+	c.NoSingle = s.resolv(rec.Request, true, false).Ndots() > 0
+	return c
+}
+
+// ModeEndpoint is the endpoint's id of a container with the host's network or
+// none, which has no endpoint: made from its own, so that it stays the same.
+func ModeEndpoint(id string) string {
+	b := []byte(id)
+	slices.Reverse(b)
+	return string(b)
+}
+
+// Connect adds a network to a container: at once if it runs, else from its next
+// start on. It returns the network and the container's id.
+func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attachment) (*network.Network, string, error) {
+	n, err := s.nets().Find(netRef)
+	if err != nil {
+		return nil, "", err
+	}
+	err = s.reconnect(ctx, n, ref, func(c *container.Container) error {
+		if err := connectable(c, n); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(c.Settings.Networks, func(have plan.Attachment) bool { return have.ID == n.ID }) {
+			return errs.New(errs.Denied, "endpoint with name "+c.Name()+" already exists in network "+n.Name)
+		}
+		switch {
+		case n.Name == network.Bridge && len(a.Aliases) > 0:
+			return errs.New(errs.Invalid, "network-scoped alias is supported only for containers in user defined networks")
+		case n.Name == network.Bridge && (a.IP != "" || a.IP6 != ""):
+			return errs.New(errs.Invalid, "user-specified IP address is supported on user-defined networks only")
+		}
+		if err := a.Check(); err != nil {
+			return err
+		}
+		a.Network, a.ID = n.Name, n.ID
+		if err := attachable(n, a); err != nil {
+			return err
+		}
+		c.Settings.Networks = append(c.Settings.Networks, a)
+		return nil
+	}, &ref)
+	return n, ref, err
+}
+
+// connectable refuses containers whose network is not to be changed.
+func connectable(c *container.Container, n *network.Network) error {
+	mode := c.Record.Request.Network
+	switch {
+	case c.Record.Request.SharesNetwork():
+		return errs.New(errs.Denied, "container sharing network namespace with another container or host cannot be connected to any other network")
+	case n.Name == network.Host:
+		return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
+	case n.Name == network.None, mode == network.None && len(c.Settings.Networks) == 0:
+		return errs.New(errs.Denied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	}
+	return nil
+}
+
+// Disconnect takes a network away from a container. With force also from one that
+// a damaged state says nothing of.
+func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool) (*network.Network, string, error) {
+	n, err := s.nets().Find(netRef)
+	if err != nil {
+		return nil, "", err
+	}
+	err = s.reconnect(ctx, n, ref, func(c *container.Container) error {
+		if n.Name == network.Host && c.Record.Request.Network == network.Host {
+			return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
+		}
+		i := slices.IndexFunc(c.Settings.Networks, func(a plan.Attachment) bool { return a.ID == n.ID })
+		if i < 0 {
+			if force && n.Name == network.None {
+				return nil
+			}
+			return errs.New(errs.Denied, "container "+c.ID+" is not connected to network "+n.Name)
+		}
+		c.Settings.Networks = slices.Delete(slices.Clone(c.Settings.Networks), i, i+1)
+		return nil
+	}, &ref)
+	return n, ref, err
+}
+
+// reconnect changes a container's networks, and its network if it runs. id is
+// set to the container's.
+func (s *Service) reconnect(ctx context.Context, n *network.Network, ref string, change func(*container.Container) error, id *string) error {
+	found, err := s.store.Find(ref)
+	if err != nil {
+		return err
+	}
+	*id = found
+	l, err := s.store.Lock(ctx, found)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	c, err := s.store.Load(found)
+	if err != nil {
+		return err
+	}
+	if c.Settings.Networks == nil {
+		if c.Settings.Networks, err = s.attachments(c.Record.Request); err != nil {
+			return err
+		}
+	}
+	if err := change(c); err != nil {
+		return err
+	}
+	if c.Alive {
+		if err := s.replug(ctx, c); err != nil {
+			return err
+		}
+	}
+	return s.store.WriteSettings(found, c.Settings, !c.Record.AutoRemove())
+}
+
+// replug brings the network of a container that runs to what its settings say.
+func (s *Service) replug(ctx context.Context, c *container.Container) (err error) {
+	list, dir := c.Settings.Networks, s.store.Dir(c.ID)
+	old := network.ReadSandbox(dir)
+	if old == nil || old.Engine == "" {
+		err := errs.New(errs.Conflict, "the container runs without a network that could be changed")
+		return errs.WithHint(err, "An older cais has started it: restart it.")
+	}
+	spec, err := s.spec(c.ID)
+	if err != nil {
+		return err
+	}
+	hostname := spec.Hostname
+	nets, err := s.definitions(ctx, list)
+	if err != nil {
+		return err
+	}
+	con := &connection{box: network.Sandbox{Engine: old.Engine, Ports: old.Ports}}
+	var fresh []plan.Attachment
+	var freshNets []*network.Network
+	for i, a := range list {
+		if old.Endpoint(a.ID) == nil {
+			a.Interface = freeName(a, nets[i], old, fresh)
+			fresh, freshNets = append(fresh, a), append(freshNets, nets[i])
+		}
+	}
+	if con.held, err = s.hold(ctx, c.Record, c.Name(), hostname, fresh, freshNets, nil); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, con.abandon())
+			return
+		}
+		err = con.close()
+	}()
+	for _, a := range list {
+		if e := old.Endpoint(a.ID); e != nil {
+			con.box.Endpoints = append(con.box.Endpoints, *e)
+			continue
+		}
+		i := slices.IndexFunc(con.held, func(h *network.Held) bool { return h.Network == a.ID })
+		con.box.Endpoints = append(con.box.Endpoints, con.held[i].Endpoint)
+	}
+	if err := s.describe(con, c.Record, list, nets); err != nil {
+		return err
+	}
+	for i := range con.net.Interfaces {
+		for _, h := range con.held {
+			if h.Network == con.net.Interfaces[i].Network {
+				con.net.Interfaces[i].Held = con.number(h.File)
+			}
+		}
+	}
+	s.keepPorts(con, nets, old)
+	if err := session.Network(ctx, dir, wire.Marshal(con.net), con.files); err != nil {
+		return err
+	}
+	if err := s.etcNetwork(c.Record, nets, &con.box, hostname); err != nil {
+		return err
+	}
+	return network.WriteSandbox(dir, &con.box)
+}
+
+// freeName is the name of an interface that is added to others.
+func freeName(a plan.Attachment, n *network.Network, old *network.Sandbox, fresh []plan.Attachment) string {
+	if name := interfaceName(a); name != "" {
+		return name
+	}
+	o, _, _ := network.ReadOptions(n) // checked when the network was made
+	for i := 0; ; i++ {
+		try := o.IfPrefix + fmt.Sprint(i)
+		if !slices.ContainsFunc(old.Endpoints, func(e network.Endpoint) bool { return e.Interface == try }) &&
+			!slices.ContainsFunc(fresh, func(f plan.Attachment) bool { return f.Interface == try }) {
+			return try
+		}
+	}
+}
+
+// Renamed tells the networks that a container has another name. The caller holds
+// its lock and has changed its settings.
+func (s *Service) Renamed(ctx context.Context, c *container.Container, was string) error {
+	if !c.Alive {
+		return nil
+	}
+	err := s.nets().Rename(ctx, c.ID, func(e *network.Endpoint) {
+		e.Name = c.Name()
+		for i, name := range e.Names {
+			if name == was {
+				e.Names[i] = c.Name()
+			}
+		}
+	})
+	box := network.ReadSandbox(s.store.Dir(c.ID))
+	if box == nil {
+		return err
+	}
+	for i := range box.Endpoints {
+		e := &box.Endpoints[i]
+		e.Name = c.Name()
+		for k, name := range e.Names {
+			if name == was {
+				e.Names[k] = c.Name()
+			}
+		}
+	}
+	return errors.Join(err, network.WriteSandbox(s.store.Dir(c.ID), box))
+}
