@@ -98,8 +98,8 @@ var layers = map[string]int{
 	"pkg/build/export": 3,
 
 	"pkg/network/loop": 1, "pkg/network/netlink": 1, "pkg/network/nft": 1, "pkg/network/sock": 1, "pkg/network/netns": 1,
-	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2,
 	"pkg/network": 1, "pkg/network/dns": 1,
+	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2, "pkg/network/space": 2,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
@@ -145,6 +145,7 @@ var siblings = map[string][]string{
 
 	"pkg/network/nft":     {"pkg/network/netlink"},
 	"pkg/network/gateway": {"pkg/network/relay"},
+	"pkg/network/space":   {"pkg/network/plane"},
 	"pkg/network/plane":   {"pkg/network/relay", "pkg/network/gateway"},
 
 	"pkg/build/dockerfile": {"pkg/oci", "pkg/build/graph", "pkg/build/gitref"},
