@@ -11,6 +11,7 @@ import (
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/network"
 	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/cli/volume"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
 )
@@ -22,7 +23,7 @@ type kind struct {
 }
 
 // newInspect makes "inspect", which finds what a name means: a container, else
-// an image.
+// an image, else a volume.
 func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var format, only string
 	var size bool
@@ -44,8 +45,8 @@ func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
 	f.BoolVarP(&size, "size", "s", false, "Show a container's sizes too")
-	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container, image or network")
-	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image", "network"))
+	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container, image, network or volume")
+	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image", "network", "volume"))
 	return cmd
 }
 
@@ -60,11 +61,12 @@ func kindsOf(e *engine.Engine, only string, size bool) ([]kind, error) {
 			return image.Inspect(ctx, r, ref)
 		}},
 		{"network", func(ctx context.Context, ref string) (any, error) { return network.Inspect(ctx, e, ref) }},
+		{"volume", func(_ context.Context, ref string) (any, error) { return volume.Inspect(e, ref) }},
 	}
 	switch only {
 	case "":
 		return all, nil
-	case "volume", "secret", "config", "plugin", "node", "service", "task":
+	case "secret", "config", "plugin", "node", "service", "task":
 		return nil, ui.Later("inspect --type " + only)
 	}
 	for _, k := range all {

@@ -6,6 +6,7 @@ import (
 	"cais.dev/cais/pkg/cli/network"
 	"cais.dev/cais/pkg/cli/oci"
 	"cais.dev/cais/pkg/cli/system"
+	"cais.dev/cais/pkg/cli/volume"
 )
 
 // tree is every command, by the names under which Docker has it. A constructor
@@ -100,6 +101,17 @@ var tree = []node{
 		{name: "rm", aliases: []string{"remove"}, of: "network rm", new: network.NewRm},
 	}},
 
+	{name: "volume", section: management, short: "Manage volumes", children: []node{
+		{name: "create", of: "volume create", new: volume.NewCreate},
+		{name: "exists", of: "volume exists", quick: true, new: volume.NewExists},
+		{name: "inspect", of: "volume inspect", quick: true, new: volume.NewInspect},
+		{name: "ls", aliases: []string{"list"}, of: "volume ls", quick: true, new: volume.NewLs},
+		{name: "prune", of: "volume prune", new: volume.NewPrune},
+		{name: "rm", aliases: []string{"remove"}, of: "volume rm", new: volume.NewRm},
+
+		{name: "update", later: never},
+	}},
+
 	{name: "completion", of: "completion", section: others, quick: true, new: system.NewCompletion},
 	{name: "events", of: "system events", section: others, new: system.NewEvents},
 	{name: "info", of: "system info", section: common, quick: true, new: system.NewInfo},
@@ -138,7 +150,6 @@ var tree = []node{
 	{name: "pod", later: "containers that share namespaces"},
 	{name: "search", later: "searching a registry"},
 	{name: "umount", aliases: []string{"unmount"}, later: "a container's files on the host"},
-	{name: "volume", later: "directories that outlive containers"},
 
 	{name: "config", later: never},
 	{name: "node", later: never},

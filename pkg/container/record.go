@@ -53,7 +53,7 @@ type Record struct {
 	Lower    []string     `json:"lower"`            // overlay's lower directories, top first
 	Cgroup   string       `json:"cgroup,omitempty"` // path below each hierarchy; empty: none
 	LogPath  string       `json:"logPath,omitempty"`
-	Volumes  []Volume     `json:"volumes,omitempty"` // anonymous ones, which it owns
+	Volumes  []Volume     `json:"volumes,omitempty"`
 	// Ephemeral is a --rm container of `run`: it is left over as soon as neither
 	// its monitor nor the command that made it lives.
 	Ephemeral bool `json:"ephemeral,omitempty"`
@@ -70,10 +70,17 @@ func (r *Record) Labels() map[string]string {
 	return all
 }
 
-// Volume is an anonymous volume: <root>/volumes/<Name>/_data at Target.
+// Volume is a volume in use: <root>/volumes/<Name>/_data at Target.
 type Volume struct {
-	Name   string `json:"name"` // 64 hex digits
+	Name   string `json:"name"`
 	Target string `json:"target"`
+	// Named is one that the user named: it outlives the container, whatever is
+	// removed with that. The others were made for the container, or for the one
+	// that --volumes-from named.
+	Named    bool   `json:"named,omitempty"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	NoCopy   bool   `json:"noCopy,omitempty"`  // nothing of the image is copied into it
+	Subpath  string `json:"subpath,omitempty"` // what of it is mounted
 }
 
 // Settings is what may change after create.

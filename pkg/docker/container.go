@@ -186,6 +186,39 @@ type Mount struct {
 	Source   string `json:",omitempty"`
 	Target   string
 	ReadOnly bool `json:",omitempty"`
+
+	BindOptions   *BindOptions   `json:",omitempty"`
+	VolumeOptions *VolumeOptions `json:",omitempty"`
+	TmpfsOptions  *TmpfsOptions  `json:",omitempty"`
+}
+
+// BindOptions are those of a bind mount.
+type BindOptions struct {
+	Propagation            string `json:",omitempty"`
+	NonRecursive           bool   `json:",omitempty"`
+	CreateMountpoint       bool   `json:",omitempty"`
+	ReadOnlyNonRecursive   bool   `json:",omitempty"`
+	ReadOnlyForceRecursive bool   `json:",omitempty"`
+}
+
+// VolumeOptions are those of a volume.
+type VolumeOptions struct {
+	NoCopy       bool              `json:",omitempty"`
+	Labels       map[string]string `json:",omitempty"`
+	Subpath      string            `json:",omitempty"`
+	DriverConfig *DriverConfig     `json:",omitempty"`
+}
+
+// DriverConfig says how a volume is made that does not exist.
+type DriverConfig struct {
+	Name    string            `json:",omitempty"`
+	Options map[string]string `json:",omitempty"`
+}
+
+// TmpfsOptions are those of a tmpfs. SizeBytes 0 is the kernel's default.
+type TmpfsOptions struct {
+	SizeBytes int64  `json:",omitempty"`
+	Mode      uint32 `json:",omitempty"`
 }
 
 // MountPoint is something that is mounted in a container.

@@ -139,6 +139,12 @@ func first(s ...string) string {
 func volumes(rec *container.Record) map[string]struct{} {
 	var out map[string]struct{}
 	for _, v := range rec.Volumes {
+		from := slices.ContainsFunc(rec.Request.Mounts, func(m plan.Mount) bool {
+			return m.Target == v.Target && (m.Flag == "from" || m.Flag == "mount")
+		})
+		if v.Named || from {
+			continue
+		}
 		if out == nil {
 			out = map[string]struct{}{}
 		}
@@ -152,8 +158,14 @@ func volumes(rec *container.Record) map[string]struct{} {
 func MountPoints(rec *container.Record, volumeDir func(string) string) []MountPoint {
 	points := []MountPoint{}
 	for _, m := range rec.Request.Mounts {
+		switch {
+		case m.Type == "tmpfs" && m.Flag == "mount":
+			points = append(points, MountPoint{Type: "tmpfs", Destination: m.Target, RW: !m.ReadOnly})
+		case m.Type == "image":
+			points = append(points, MountPoint{Type: "image", Source: m.Source, Destination: m.Target})
+		}
 		if m.Type != "bind" {
-			continue // tmpfs is not listed; a volume is below
+			continue // --tmpfs is not listed; a volume is below
 		}
 		p := MountPoint{Type: "bind", Source: m.Source, Destination: m.Target, Mode: mode(m), RW: !m.ReadOnly, Propagation: m.Propagation}
 		if p.Propagation == "" {
@@ -162,10 +174,18 @@ func MountPoints(rec *container.Record, volumeDir func(string) string) []MountPo
 		points = append(points, p)
 	}
 	for _, v := range rec.Volumes {
-		ro := slices.ContainsFunc(rec.Request.Mounts, func(m plan.Mount) bool { return m.Target == v.Target && m.ReadOnly })
-		points = append(points, MountPoint{
-			Type: "volume", Name: v.Name, Source: path.Join(volumeDir(v.Name), "_data"), Destination: v.Target, Driver: "local", RW: !ro,
-		})
+		p := MountPoint{
+			Type: "volume", Name: v.Name, Source: path.Join(volumeDir(v.Name), "_data"), Destination: v.Target, Driver: "local", RW: !v.ReadOnly,
+		}
+		for _, m := range rec.Request.Mounts {
+			if path.Clean(m.Target) == v.Target {
+				p.RW, p.Mode = p.RW && !m.ReadOnly, mode(m)
+				if v.Named && m.Flag != "from" && p.Mode == "" {
+					p.Mode = "z" // what Docker says of every volume that has a name
+				}
+			}
+		}
+		points = append(points, p)
 	}
 	slices.SortFunc(points, func(a, b MountPoint) int { return strings.Compare(a.Destination, b.Destination) })
 	return points
@@ -186,7 +206,7 @@ func hostConfig(f ContainerFacts) *HostConfig {
 	req := f.Container.Record.Request
 	r := f.Container.Limits()
 	h := &HostConfig{
-		ContainerIDFile: req.CIDFile, LogConfig: LogConfig{Type: first(req.LogDriver, "json-file"), Config: map[string]string{}},
+		ContainerIDFile: req.CIDFile, VolumesFrom: req.VolumesFrom, VolumeDriver: req.VolumeDriver, LogConfig: LogConfig{Type: first(req.LogDriver, "json-file"), Config: map[string]string{}},
 		NetworkMode: networkMode(req), PortBindings: portBindings(req), PublishAllPorts: req.PublishAll, AutoRemove: req.AutoRemove,
 		RestartPolicy: RestartPolicy{Name: first(f.Container.Settings.Restart.Name, "no"), MaximumRetryCount: f.Container.Settings.Restart.Max},
 		Annotations:   req.Annotations, CapAdd: capNames(req.CapAdd), CapDrop: capNames(req.CapDrop),
@@ -232,7 +252,7 @@ func hostConfig(f ContainerFacts) *HostConfig {
 func hostMounts(h *HostConfig, req plan.Request) {
 	for _, m := range req.Mounts {
 		switch {
-		case m.Flag == "v" && m.Type == "bind":
+		case m.Flag == "v" && m.Source != "":
 			h.Binds = append(h.Binds, first(m.Raw, m.Source+":"+m.Target))
 		case m.Flag == "tmpfs":
 			if h.Tmpfs == nil {
@@ -240,9 +260,46 @@ func hostMounts(h *HostConfig, req plan.Request) {
 			}
 			h.Tmpfs[m.Target] = strings.Join(m.Options, ",")
 		case m.Flag == "mount":
-			h.Mounts = append(h.Mounts, Mount{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+			h.Mounts = append(h.Mounts, newMount(m))
 		}
 	}
+}
+
+// newMount is one --mount with the options that were given.
+func newMount(m plan.Mount) Mount {
+	out := Mount{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+	switch m.Type {
+	case "bind":
+		if m.Propagation != "" || m.Recursive != "" || m.CreateSrc {
+			out.BindOptions = &BindOptions{
+				Propagation: m.Propagation, NonRecursive: m.Recursive == "disabled", CreateMountpoint: m.CreateSrc,
+				ReadOnlyNonRecursive: m.Recursive == "writable", ReadOnlyForceRecursive: m.Recursive == "readonly",
+			}
+		}
+	case "volume":
+		o := VolumeOptions{NoCopy: slices.Contains(m.Options, "nocopy"), Labels: m.Labels, Subpath: m.Subpath}
+		if m.Driver != "" || len(m.DriverOpts) > 0 {
+			o.DriverConfig = &DriverConfig{Name: m.Driver, Options: m.DriverOpts}
+		}
+		if o.NoCopy || o.Labels != nil || o.Subpath != "" || o.DriverConfig != nil {
+			out.VolumeOptions = &o
+		}
+	case "tmpfs":
+		var o TmpfsOptions
+		for _, opt := range m.Options {
+			if v, ok := strings.CutPrefix(opt, "size="); ok {
+				o.SizeBytes, _ = strconv.ParseInt(v, 10, 64) // the flag was a number
+			}
+			if v, ok := strings.CutPrefix(opt, "mode="); ok {
+				mode, _ := strconv.ParseUint(v, 8, 32) // likewise
+				o.Mode = uint32(mode)
+			}
+		}
+		if o != (TmpfsOptions{}) {
+			out.TmpfsOptions = &o
+		}
+	}
+	return out
 }
 
 func networkMode(req plan.Request) string { return first(req.Network, "default") }

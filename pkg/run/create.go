@@ -80,6 +80,15 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	if err != nil {
 		return nil, err // nothing exists yet
 	}
+	free := func() {}
+	if len(p.record.Volumes) > 0 { // until the record says that they are in use
+		l, err := s.vols.Lock(ctx, false)
+		if err != nil {
+			return nil, err
+		}
+		free = func() { _ = l.Release() } // it is only locked
+	}
+	defer func() { free() }()
 
 	var u undo
 	defer func() { u.on(ctx, &err) }()
@@ -123,6 +132,14 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	if err := s.store.WriteRecord(p.record, false); err != nil {
 		return nil, err
 	}
+	u.add(func(ctx context.Context) error { return s.store.Forget(id) })
+	u.add(func(ctx context.Context) error {
+		free()
+		return s.removeVolumes(ctx, p.record)
+	})
+	if err := s.fillVolumes(ctx, p.record); err != nil {
+		return nil, err
+	}
 	s.note(s.created(p.record, name, o.Attach)...)
 	return &Created{ID: id, Name: name, Warnings: p.warnings, lock: l, record: p.record, spec: p.spec, settings: settings}, nil
 }
@@ -160,6 +177,9 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 		req.Restart.Name = "no"
 	}
 	if err := s.joined(&req); err != nil {
+		return nil, err
+	}
+	if err := s.volumesFrom(&req); err != nil {
 		return nil, err
 	}
 	networks, err := s.attachments(req)
@@ -202,11 +222,8 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 	if _, err := StopSignal("", rec); err != nil { // an image's, too
 		return nil, err
 	}
-	in.Volumes = map[string]plan.Volume{}
-	for _, target := range plan.Volumes(req, config) {
-		v := container.Volume{Name: container.NewID(), Target: target}
-		rec.Volumes = append(rec.Volumes, v)
-		in.Volumes[target] = plan.Volume{Source: filepath.Join(s.store.VolumeDir(v.Name), volumeData)}
+	if in.Volumes, err = s.decideVolumes(ctx, rec, config); err != nil {
+		return nil, err
 	}
 	if d.spec, d.warnings, err = plan.Spec(req, config, host, in); err != nil {
 		return nil, err

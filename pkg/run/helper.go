@@ -22,7 +22,8 @@ const CleanupRole = "cais-cleanup"
 const (
 	helperContainer = "container" // ID: finish an ended container
 	helperRemove    = "remove"    // DIR...: remove trees
-	helperVolume    = "volume"    // TMP TARGET LAYER...: fill a volume from an image
+	helperVolume    = "volume"    // DIR TARGET LAYER...: make a volume's content from an image
+	helperFill      = "fill"      // DATA TARGET LAYER...: the same, in a directory that is there
 )
 
 // cleanupArgv starts this program in CleanupRole, with the global flags that it
@@ -97,6 +98,11 @@ func helper(ctx context.Context, words []string) error {
 			return errors.New("cais-cleanup volume: too few arguments")
 		}
 		return fillVolume(ctx, args[0], args[1], args[2:])
+	case helperFill:
+		if len(args) < 2 {
+			return errors.New("cais-cleanup fill: too few arguments")
+		}
+		return refillVolume(ctx, args[0], args[1], args[2:])
 	}
 	return fmt.Errorf("cais-cleanup: %q is unknown", words[0])
 }

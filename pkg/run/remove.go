@@ -85,10 +85,8 @@ func running(c *container.Container, ref string) error {
 func (s *Service) removeLocked(ctx context.Context, c *container.Container, volumes bool) error {
 	s.leftovers(ctx, c)
 	if volumes {
-		for _, v := range c.Record.Volumes {
-			if err := s.removeTree(ctx, s.store.VolumeDir(v.Name)); err != nil {
-				return fmt.Errorf("remove a volume: %w", err)
-			}
+		if err := s.removeVolumes(ctx, c.Record); err != nil {
+			return fmt.Errorf("remove a volume: %w", err)
 		}
 	}
 	// What it wrote goes first: on a full disk nothing else can be written before,

@@ -24,6 +24,7 @@ import (
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/probe"
 	"cais.dev/cais/pkg/userns"
+	"cais.dev/cais/pkg/volume"
 )
 
 // Image is what this package needs to know of an image.
@@ -79,6 +80,7 @@ type Options struct {
 type Service struct {
 	o     Options
 	store container.Store
+	vols  volume.Store
 	log   *slog.Logger
 
 	host    func() (plan.Host, error)    // this machine, read when first asked for
@@ -93,7 +95,7 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{o: o, store: o.Store, log: o.Log, cgroups: sync.OnceValues(cgroup.Detect)}
+	s := &Service{o: o, store: o.Store, vols: volume.In(o.Store.Root), log: o.Log, cgroups: sync.OnceValues(cgroup.Detect)}
 	s.host = sync.OnceValues(s.readHost)
 	return s
 }

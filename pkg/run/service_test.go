@@ -130,7 +130,7 @@ func TestCreateAndRemove(t *testing.T) {
 	if _, err := s.Find(t.Context(), c.ID[:6]); err != nil {
 		t.Error(err)
 	}
-	if err := s.Remove(t.Context(), "web", RemoveOptions{}); err != nil {
+	if err := s.Remove(t.Context(), "web", RemoveOptions{Volumes: true}); err != nil {
 		t.Fatal(err)
 	}
 	s.empty(t, images)
@@ -194,6 +194,9 @@ func TestHealCollectsWhatKilledCommandsLeave(t *testing.T) {
 	s, images := newService(t)
 	keep := s.mustCreate(t, CreateOptions{Name: "keep", Request: plan.Request{AutoRemove: true}}) // create --rm: to be started later
 	half := s.mustCreate(t, CreateOptions{Name: "half"})
+	if err := s.removeVolumes(t.Context(), half.record); err != nil { // which come first
+		t.Fatal(err)
+	}
 	if err := s.store.Forget(half.ID); err != nil { // a create before its record, a removal behind it
 		t.Fatal(err)
 	}
@@ -210,7 +213,7 @@ func TestHealCollectsWhatKilledCommandsLeave(t *testing.T) {
 	if len(images.notes) != 1 {
 		t.Errorf("notes: %v", images.notes)
 	}
-	if err := s.Remove(t.Context(), "keep", RemoveOptions{}); err != nil {
+	if err := s.Remove(t.Context(), "keep", RemoveOptions{Volumes: true}); err != nil {
 		t.Fatal(err)
 	}
 	s.empty(t, images)
@@ -241,7 +244,7 @@ func TestStartWithADamagedSpec(t *testing.T) {
 			t.Errorf("%q: started", text)
 		}
 	}
-	if err := s.Remove(t.Context(), "web", RemoveOptions{}); err != nil {
+	if err := s.Remove(t.Context(), "web", RemoveOptions{Volumes: true}); err != nil {
 		t.Fatal(err)
 	}
 	s.empty(t, images)
@@ -252,7 +255,7 @@ func TestRemoveOnAFullDisk(t *testing.T) {
 	s, images := newService(t)
 	s.mustCreate(t, CreateOptions{Name: "web"})
 	images.fail = &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}
-	if err := s.Remove(t.Context(), "web", RemoveOptions{}); err != nil {
+	if err := s.Remove(t.Context(), "web", RemoveOptions{Volumes: true}); err != nil {
 		t.Fatal(err)
 	}
 	images.fail = nil
@@ -311,7 +314,7 @@ func TestVolumesAreFilledFromTheImage(t *testing.T) {
 	if err := s.volumes(t.Context(), got.Record); err != nil {
 		t.Fatal(err)
 	}
-	data := filepath.Join(s.store.VolumeDir(got.Record.Volumes[0].Name), volumeData)
+	data := filepath.Join(s.store.VolumeDir(got.Record.Volumes[0].Name), "_data")
 	if b, err := os.ReadFile(filepath.Join(data, "x")); string(b) != "1" {
 		t.Errorf("content %q, %v", b, err)
 	}

@@ -268,7 +268,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Cleanup:    s.cleanupArgv(helperContainer, rec.ID),
 		CleanupEnv: s.cleanupEnv(),
 		Name:       settings.Name, Events: s.o.Events.Path, EventAttrs: eventAttrs(rec),
-		Freezer: freezer,
+		Freezer: freezer, StartEvents: mountEvents(rec, "mount"), EndEvents: mountEvents(rec, "unmount"),
 	}, nil
 }
 

@@ -105,14 +105,14 @@ var layers = map[string]int{
 	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
 	"pkg/layer/tree": 2, "pkg/layer/tarsplit": 2, "pkg/layer/changes": 2,
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
-	"pkg/events": 2, "pkg/run/procs": 2,
+	"pkg/events": 2, "pkg/run/procs": 2, "pkg/volume": 2,
 
 	"pkg/run": 3, "pkg/pull": 3, "pkg/push": 3, "pkg/commit": 3, "pkg/ociruntime": 3,
 
 	"pkg/engine": 4,
 
 	"pkg/cli": 5, "pkg/cli/ui": 5, "pkg/cli/flags": 5, "pkg/cli/complete": 5,
-	"pkg/cli/container": 5, "pkg/cli/network": 5, "pkg/cli/image": 5, "pkg/cli/system": 5, "pkg/cli/oci": 5,
+	"pkg/cli/container": 5, "pkg/cli/network": 5, "pkg/cli/image": 5, "pkg/cli/system": 5, "pkg/cli/oci": 5, "pkg/cli/volume": 5,
 	"cmd/cais": 5,
 }
 
@@ -133,13 +133,14 @@ var siblings = map[string][]string{
 	"pkg/lock":          {"pkg/errs"},
 	"pkg/compress":      {"pkg/errs"},
 	"pkg/run/session":   {"pkg/userns"},
-	"pkg/cli":           {"pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli":           {"pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/oci":       {"pkg/cli/ui", "pkg/cli/complete"},
 	"pkg/cli/complete":  {"pkg/cli/ui"},
 	"pkg/cli/flags":     {"pkg/cli/ui"},
 	"pkg/cli/container": {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/network":   {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/image":     {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/volume":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/system":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"cmd/cais":          {"pkg/cli", "pkg/cli/ui"},
 
@@ -201,8 +202,8 @@ var gates = []struct {
 	{"go.podman.io/storage/", []string{"pkg/storage"}, "its interface has 89 methods"},
 	{"github.com/google/go-containerregistry/", []string{"pkg/registry"}, "one edge to the network; images are oci values elsewhere"},
 	{"github.com/opencontainers/runtime-spec/", []string{"pkg/build", "pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup", "pkg/ociruntime"}, "only who makes or lowers a spec knows it"},
-	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/layer/merged", "pkg/build/files", "pkg/cgroup", "pkg/userns", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
-	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
+	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/layer/merged", "pkg/build/files", "pkg/cgroup", "pkg/userns", "pkg/volume", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
+	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"github.com/spf13/cobra/doc", nil, "it belongs to docs/man/gen"},
 	{"github.com/moby/buildkit/", []string{"pkg/build/dockerfile"}, "the parser's packages; the rest of BuildKit is not for us"},
 	{"github.com/moby/profiles/", nil, "the profile is checked in; a test compares it"},

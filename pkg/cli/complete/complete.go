@@ -10,6 +10,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/volume"
 )
 
 // Func is what cobra calls for the words behind a command.
@@ -93,6 +94,23 @@ func containers(e *engine.Engine, want func(*container.Container) bool, args []s
 		}
 	}
 	return fitting(names, args, start)
+}
+
+// Volumes offers the names of volumes, for the first most arguments; most < 0 is
+// no limit.
+func Volumes(e *engine.Engine, most int) Func {
+	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		store, err := e.ContainerStore()
+		if err != nil || most >= 0 && len(args) >= most {
+			return None(cmd, args, start)
+		}
+		all, _ := volume.In(store.Root).List() // what cannot be read is not offered
+		names := make([]string, len(all))
+		for i, v := range all {
+			names[i] = v.Name
+		}
+		return fitting(names, args, start), cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // ContainersOrImages offers both.

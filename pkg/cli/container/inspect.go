@@ -10,6 +10,7 @@ import (
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/run"
 )
 
 // NewInspect makes "container inspect".
@@ -43,13 +44,13 @@ func Inspect(ctx context.Context, e *engine.Engine, ref string, size bool) (*doc
 		return nil, err
 	}
 	if size {
-		own, err := treeSize(ctx, filepath.Join(f.Container.Dir, "upper"))
+		own, err := run.TreeSize(ctx, filepath.Join(f.Container.Dir, "upper"))
 		if err != nil {
 			return nil, err
 		}
 		whole := own
 		for _, dir := range f.Container.Record.Lower {
-			n, err := treeSize(ctx, dir)
+			n, err := run.TreeSize(ctx, dir)
 			if err != nil {
 				return nil, err
 			}

@@ -97,7 +97,7 @@ func prune(ctx context.Context, svc remover, f *filters) (ids []string, bytes in
 		if c.Alive || !f.match(c) {
 			continue
 		}
-		size, err := treeSize(ctx, filepath.Join(c.Dir, "upper"))
+		size, err := run.TreeSize(ctx, filepath.Join(c.Dir, "upper"))
 		if err != nil {
 			return ids, bytes, err
 		}

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -294,57 +291,19 @@ func platform(rec *container.Record) any {
 // sizeText is "0B (virtual 1.98MB)": what the container wrote, and that with
 // its image.
 func sizeText(ctx context.Context, c *container.Container) (string, error) {
-	own, err := treeSize(ctx, filepath.Join(c.Dir, "upper"))
+	own, err := run.TreeSize(ctx, filepath.Join(c.Dir, "upper"))
 	if err != nil {
 		return "", err
 	}
 	whole := own
 	for _, dir := range c.Record.Lower {
-		n, err := treeSize(ctx, dir)
+		n, err := run.TreeSize(ctx, dir)
 		if err != nil {
 			return "", err
 		}
 		whole += n
 	}
 	return fmt.Sprintf("%s (virtual %s)", units.Size(own), units.Size(whole)), nil
-}
-
-// treeSize is the sum of the sizes of the files in dir. What may not be read,
-// or vanishes meanwhile, does not count.
-func treeSize(ctx context.Context, dir string) (int64, error) {
-	var sum int64
-	seen := map[[2]uint64]bool{}
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if e := ctx.Err(); e != nil {
-			return e
-		}
-		if err != nil {
-			if d != nil && d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if !d.Type().IsRegular() {
-			return nil
-		}
-		fi, err := d.Info()
-		if err != nil {
-			return nil //nolint:nilerr // it vanished
-		}
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
-			key := [2]uint64{st.Dev, st.Ino}
-			if seen[key] {
-				return nil
-			}
-			seen[key] = true
-		}
-		sum += fi.Size()
-		return nil
-	})
-	if errors.Is(err, os.ErrNotExist) {
-		return sum, nil
-	}
-	return sum, err
 }
 
 // sortBy sorts containers that are newest first.

@@ -13,8 +13,6 @@ import (
 // used: nothing is accepted and ignored. A type of "bool" takes no value; a
 // name after a comma is its short form; "!" hides a spelling from help.
 const later = `
-volumes-from list it comes with named volumes
-volume-driver string it comes with named volumes
 storage-opt list a quota on the container's own layer needs project quotas
 health-cmd string health checks are not run yet
 health-interval duration health checks are not run yet

@@ -2,7 +2,6 @@ package flags
 
 import (
 	"encoding/csv"
-	"fmt"
 	"path"
 	"path/filepath"
 	"slices"
@@ -12,10 +11,8 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/units"
+	"cais.dev/cais/pkg/volume"
 )
-
-// laterVolumes is said of what needs named volumes.
-const laterVolumes = "named volumes are not supported yet: use a bind mount (an absolute path, or one that starts with ./)"
 
 // parseVolume reads -v [SRC:]DST[:opts].
 func parseVolume(s string, env Env) (plan.Mount, error) {
@@ -58,7 +55,13 @@ func parseVolume(s string, env Env) (plan.Mount, error) {
 		return m, errs.WithHint(invalid("invalid volume specification: '%s': ~ is the shell's, and it was not expanded", s),
 			"Write "+path.Join(env.Home, strings.TrimLeft(m.Source, "~"))+" or $HOME instead.")
 	default:
-		return m, errs.New(errs.Unsupported, fmt.Sprintf("--volume %s: %s", s, laterVolumes))
+		m.Type = "volume"
+		if m.Propagation != "" {
+			return m, invalid("invalid mode: %s", parts[2])
+		}
+		if err := volume.CheckName(m.Source); err != nil {
+			return m, err
+		}
 	}
 	return m, nil
 }
@@ -231,8 +234,30 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 			return invalid("invalid value for %s: %s", key, val)
 		}
 		r.mode = val
-	case "volume-subpath", "volume-label", "volume-driver", "volume-opt":
+	case "volume-subpath":
+		r.volume, r.m.Subpath = key, val
+		if !filepath.IsLocal(val) {
+			return invalid("invalid value for %s: %s: it must be a relative path within the volume", key, val)
+		}
+	case "volume-driver":
+		r.volume, r.m.Driver = key, val
+	case "volume-label":
 		r.volume = key
+		k, v, _ := strings.Cut(val, "=")
+		if r.m.Labels == nil {
+			r.m.Labels = map[string]string{}
+		}
+		r.m.Labels[k] = v
+	case "volume-opt":
+		r.volume = key
+		k, v, ok := strings.Cut(val, "=")
+		if !ok {
+			return invalid("invalid field '%s' must be a key=value pair", whole)
+		}
+		if r.m.DriverOpts == nil {
+			r.m.DriverOpts = map[string]string{}
+		}
+		r.m.DriverOpts[k] = v
 	case "image-subpath", "u", "chown", "idmap", "relabel", "notmpcopyup":
 		return errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet")
 	default:
@@ -244,8 +269,8 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 func (r *mountReader) finish() (plan.Mount, error) {
 	m := r.m
 	switch m.Type {
-	case "bind", "volume", "tmpfs":
-	case "image", "npipe", "cluster", "devpts", "glob", "ramfs", "artifact":
+	case "bind", "volume", "tmpfs", "image", "devpts", "ramfs":
+	case "npipe", "cluster", "glob", "artifact":
 		return m, errs.New(errs.Unsupported, "--mount type="+m.Type+" is not supported yet")
 	default:
 		return m, invalid("invalid mount config: mount type unknown: \"%s\"", m.Type)
@@ -261,8 +286,8 @@ func (r *mountReader) finish() (plan.Mount, error) {
 		return m, invalid("cannot mix 'volume-*' options with mount type '%s'", m.Type)
 	case r.tmpfs && m.Type != "tmpfs":
 		return m, invalid("cannot mix 'tmpfs-*' options with mount type '%s'", m.Type)
-	case m.Type == "volume" && (m.Source != "" || r.volume != "" && r.volume != "volume-nocopy"):
-		return m, errs.New(errs.Unsupported, fmt.Sprintf("--mount %s: %s", m.Raw, laterVolumes))
+	case m.Type == "image" && m.Source == "":
+		return m, invalid("invalid mount config for type \"image\": field Source must not be empty")
 	case m.Type == "tmpfs" && m.Source != "":
 		return m, invalid("invalid mount config for type \"tmpfs\": field Source must not be specified")
 	case m.Type == "bind" && m.Source == "":
@@ -271,6 +296,11 @@ func (r *mountReader) finish() (plan.Mount, error) {
 		return m, invalid("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
 	case (m.Recursive == "readonly" || m.Recursive == "writable") && !m.ReadOnly:
 		return m, invalid("option 'bind-recursive=%s' requires 'readonly' to be specified in conjunction", m.Recursive)
+	}
+	if m.Type == "volume" && m.Source != "" {
+		if err := volume.CheckName(m.Source); err != nil {
+			return m, err
+		}
 	}
 	if m.Type == "bind" {
 		if m.Source[0] == '~' {

@@ -150,6 +150,8 @@ func (f *RunFlags) files() {
 	fs, r := f.fs, &f.req
 	list(fs, &f.volumes, "volume", "v", "Bind a directory or file: [SRC:]DST[:options]")
 	list(fs, &f.mounts, "mount", "", "Attach a file system: type=bind|tmpfs|volume,…")
+	list(fs, &r.VolumesFrom, "volumes-from", "", "Mount the binds and volumes of another container: NAME[:ro]")
+	fs.StringVar(&r.VolumeDriver, "volume-driver", "", "Driver of the volumes that are made: local")
 	list(fs, &f.tmpfs, "tmpfs", "", "Mount a tmpfs: DST[:options]")
 	bytes(fs, &r.ShmSize, "shm-size", "", "Size of /dev/shm (default 64m)", false)
 	fs.BoolVar(&r.ReadOnly, "read-only", false, "Mount the root file system read-only")
@@ -345,7 +347,24 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 	if err := add(f.mounts, func(s string) (plan.Mount, error) { return parseMount(s, env) }); err != nil {
 		return err
 	}
-	return add(f.tmpfs, parseTmpfs)
+	if err := add(f.tmpfs, parseTmpfs); err != nil {
+		return err
+	}
+	for _, from := range r.VolumesFrom {
+		name, mode, _ := strings.Cut(from, ":")
+		switch {
+		case name == "":
+			return invalid("invalid volumes-from: %q", from)
+		case mode != "" && mode != "ro" && mode != "rw" && mode != "z" && mode != "ro,z" && mode != "rw,z":
+			return invalid("invalid mode: %s", mode)
+		}
+	}
+	for i := range r.Mounts {
+		if m := &r.Mounts[i]; m.Type == "volume" && m.Driver == "" {
+			m.Driver = r.VolumeDriver
+		}
+	}
+	return nil
 }
 
 func (f *RunFlags) setModes(r *plan.Request, _ *RunOptions, env Env) (err error) {

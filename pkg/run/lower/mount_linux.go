@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ type mount struct {
 	attr           mountAttr
 	bind, rbind    bool
 	cgroup         bool
+	subpath        string   // below source, of a bind
 	data           []string // options of the file system itself
 	mode           bool     // data says which mode the file system's root has
 	k              kind
@@ -83,6 +85,10 @@ func (b *builder) parseMount(sm specs.Mount) (mount, error) {
 			continue
 		}
 		if m.attr.option(o) {
+			continue
+		}
+		if below, ok := strings.CutPrefix(o, plan.Subpath); ok && m.bind {
+			m.subpath = below
 			continue
 		}
 		switch o {
@@ -155,6 +161,16 @@ func (b *builder) openBind(m *mount) {
 	}
 	if ns, ok := elsewhere(m.source); ok {
 		b.openElsewhere(m, ns, flags)
+	} else if m.subpath != "" {
+		// What is in there belongs to containers: no link of theirs leads out of it.
+		mark := b.Mark()
+		top := b.NewReg()
+		b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, m.source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).To(top)
+		at := b.lookup(m.what+": "+m.subpath, top, m.subpath, unix.O_PATH, inRoot)
+		b.Call(m.what, unix.SYS_OPEN_TREE, at, "", flags|unix.AT_EMPTY_PATH).To(m.fd)
+		b.close(at)
+		b.close(top)
+		b.Free(mark)
 	} else {
 		b.Call(m.what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, m.source, flags).To(m.fd)
 	}

@@ -91,9 +91,13 @@ type DeviceNode struct {
 	UID, GID     uint32
 }
 
-// Volume is a directory that replaces an anonymous or image volume.
+// Volume is what is mounted for a volume.
 type Volume struct {
-	Source string // absolute host path
+	Source  string // absolute host path; with Type what mount(8) calls the device
+	Subpath string // below it, resolved as if Source was the root
+	// Type is the file system to mount; "": Source is bound.
+	Type    string
+	Options []string // of a volume that mounts something
 }
 
 // Inputs are what planning needs beyond request, image and machine: facts that

@@ -147,8 +147,10 @@ func (b *builder) mount(m Mount) (specs.Mount, error) {
 		return specs.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: options}, err
 	case "bind":
 		return b.bind(m)
-	case "volume":
+	case "volume", "image":
 		return b.volume(m)
+	case "devpts", "ramfs":
+		return specs.Mount{Destination: m.Target, Type: m.Type, Source: m.Type, Options: append(access(m), m.Options...)}, nil
 	}
 	return specs.Mount{}, errs.New(errs.Invalid, fmt.Sprintf("mount type unknown: %q", m.Type))
 }
@@ -159,7 +161,27 @@ func (b *builder) volume(m Mount) (specs.Mount, error) {
 		return specs.Mount{}, errs.New(errs.Internal, "no directory was made for the volume at "+m.Target)
 	}
 	m.Source = v.Source
-	return b.bind(m)
+	if v.Type != "" && v.Type != "bind" {
+		return specs.Mount{Destination: m.Target, Type: v.Type, Source: v.Source, Options: append(access(m), v.Options...)}, nil
+	}
+	m.Options = slices.Concat(m.Options, v.Options)
+	m.ReadOnly = m.ReadOnly || slices.Contains(v.Options, "ro")
+	sm, err := b.bind(m)
+	if v.Subpath != "" {
+		sm.Options = append(sm.Options, Subpath+v.Subpath)
+	}
+	return sm, err
+}
+
+// Subpath begins the option of a bind mount that says what below its source is
+// mounted; it is resolved as if the source was the root.
+const Subpath = "x-cais.subpath="
+
+func access(m Mount) []string {
+	if m.ReadOnly {
+		return []string{"ro"}
+	}
+	return nil
 }
 
 // bind spells a bind mount. Read-only is recursive where the kernel can
@@ -212,16 +234,20 @@ func (b *builder) rootPropagation(prop string) {
 	}
 }
 
-// Volumes returns the targets that need a directory of their own: volumes asked
-// for, and the image's that no mount of the user's replaces.
-func Volumes(req Request, img oci.Config) []string {
-	var list []string
+// Volumes returns the mounts that are volumes: those asked for, and the image's
+// that no mount of the user's replaces, which have no name.
+func Volumes(req Request, img oci.Config) []Mount {
+	var list []Mount
 	for _, m := range req.Mounts {
 		if m.Type == "volume" {
-			list = append(list, path.Clean(m.Target))
+			m.Target = path.Clean(m.Target)
+			list = append(list, m)
 		}
 	}
-	return append(list, imageVolumes(req, img)...)
+	for _, target := range imageVolumes(req, img) {
+		list = append(list, Mount{Type: "volume", Target: target, Flag: "image"})
+	}
+	return list
 }
 
 // imageVolumes are the image's volumes that no mount replaces. An image may not

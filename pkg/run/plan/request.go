@@ -39,10 +39,12 @@ type Request struct {
 	Timeout     int           `json:"timeout,omitempty"`     // seconds after which the container is killed; 0: never
 	CIDFile     string        `json:"cidFile,omitempty"`
 
-	ReadOnly   bool              `json:"readOnly,omitempty"`
-	Mounts     []Mount           `json:"mounts,omitempty"`
-	ShmSize    int64             `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
-	StorageOpt map[string]string `json:"storageOpt,omitempty"`
+	ReadOnly     bool              `json:"readOnly,omitempty"`
+	Mounts       []Mount           `json:"mounts,omitempty"`
+	ShmSize      int64             `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
+	StorageOpt   map[string]string `json:"storageOpt,omitempty"`
+	VolumesFrom  []string          `json:"volumesFrom,omitempty"` // as typed: container[:ro]
+	VolumeDriver string            `json:"volumeDriver,omitempty"`
 
 	// Network is "" (the default), none, host, container:<id>, ns:PATH, or the first
 	// of Networks. Those say what is wanted of each network; nil if nothing is.
@@ -97,16 +99,20 @@ type RestartPolicy struct {
 
 // Mount is one -v, --mount or --tmpfs.
 type Mount struct {
-	Type        string   `json:"type"`             // bind, volume, tmpfs
-	Source      string   `json:"source,omitempty"` // bind: absolute host path; volume: name, empty if anonymous
-	Target      string   `json:"target"`
-	ReadOnly    bool     `json:"readOnly,omitempty"`
-	Options     []string `json:"options,omitempty"`     // tmpfs: mount options as typed; bind: z, Z, U, nocopy, noexec …
-	Propagation string   `json:"propagation,omitempty"` // bind: rprivate by default
-	Recursive   string   `json:"recursive,omitempty"`   // bind-recursive: enabled, disabled, writable, readonly
-	CreateSrc   bool     `json:"createSrc,omitempty"`   // a missing bind source is made as a directory (-v)
-	Flag        string   `json:"flag"`                  // "v", "mount", "tmpfs", "image": where it came from, for inspect
-	Raw         string   `json:"raw,omitempty"`         // as typed, for inspect's Binds
+	Type        string            `json:"type"`             // bind, volume, tmpfs, image
+	Source      string            `json:"source,omitempty"` // bind: absolute host path; volume: name, empty if anonymous
+	Target      string            `json:"target"`
+	ReadOnly    bool              `json:"readOnly,omitempty"`
+	Options     []string          `json:"options,omitempty"`     // tmpfs: mount options as typed; bind: z, Z, U, nocopy, noexec …
+	Propagation string            `json:"propagation,omitempty"` // bind: rprivate by default
+	Recursive   string            `json:"recursive,omitempty"`   // bind-recursive: enabled, disabled, writable, readonly
+	Subpath     string            `json:"subpath,omitempty"`     // volume, image: what of it is mounted
+	Labels      map[string]string `json:"labels,omitempty"`      // volume: of one that is made
+	Driver      string            `json:"driver,omitempty"`      // volume: likewise
+	DriverOpts  map[string]string `json:"driverOpts,omitempty"`  // volume: likewise
+	CreateSrc   bool              `json:"createSrc,omitempty"`   // a missing bind source is made as a directory (-v)
+	Flag        string            `json:"flag"`                  // "v", "mount", "tmpfs", "image": where it came from, for inspect
+	Raw         string            `json:"raw,omitempty"`         // as typed, for inspect's Binds
 }
 
 // Security is --security-opt, parsed.
