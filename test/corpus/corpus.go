@@ -21,6 +21,9 @@ import (
 //go:embed *.txtar
 var files embed.FS
 
+//go:embed expected
+var expected embed.FS
+
 // Case is one Dockerfile with what belongs to it.
 type Case struct {
 	Name  string   // "copy-link"
