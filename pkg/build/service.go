@@ -34,6 +34,10 @@ func (s *Service) Build(ctx context.Context, req Request) (_ *Result, err error)
 		return nil, err
 	}
 	b.store = sync.OnceValues(func() (Store, error) { return s.o.Open(ctx) })
+	// Opening the store removes a layer that was being recorded.
+	if err := b.cache.Cut(ctx, func() error { _, err := b.store(); return err }); err != nil {
+		return nil, err
+	}
 	b.scratch = sync.OnceValues(func() (*cache.Making, error) {
 		m, err := b.cache.Make(ctx)
 		if err == nil {

@@ -257,12 +257,16 @@ type Making struct {
 // Make begins a result: an empty directory, and one beside it for overlay's work.
 func (c *Cache) Make(ctx context.Context) (*Making, error) {
 	m := &Making{ID: newID(), c: c}
+	// Until it is locked, a sweep would take it for a dead one.
+	begin, err := lock.Acquire(ctx, c.path("begin"), false)
+	if err != nil {
+		return nil, err
+	}
+	defer begin.Release()
 	dir := c.path("tmp", m.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	var err error
-	// A sweep of another process may hold it for a moment.
 	if m.lock, err = lock.Acquire(ctx, filepath.Join(dir, "lock"), false); err == nil {
 		err = errors.Join(os.Mkdir(m.Dir(), 0o755), os.Mkdir(m.Work(), 0o700))
 	}
@@ -364,16 +368,62 @@ func (c *Cache) Still(ctx context.Context) (release func(), err error) {
 }
 
 // Moving waits until nobody opens results' directories, and keeps others from it.
+// Until it is released, a note says that something is being moved.
 func (c *Cache) Moving(ctx context.Context) (release func(), err error) {
 	l, err := lock.Acquire(ctx, c.path("moves"), true)
 	if err != nil {
 		return nil, err
 	}
-	return func() { _ = l.Release() }, nil
+	if _, err := l.File().WriteAt([]byte("moving\n"), 0); err != nil {
+		return nil, errors.Join(err, l.Release())
+	}
+	return func() {
+		_ = l.File().Truncate(0) // what the note asks for does no harm
+		_ = l.Release()
+	}, nil
 }
 
-// sweep removes what killed builds left in tmp.
+// Cut calls repair if somebody was killed while a result was being moved: then the
+// image store has to be looked at before it is believed that a layer is there.
+func (c *Cache) Cut(ctx context.Context, repair func() error) error {
+	if info, err := os.Lstat(c.path("moves")); err != nil || info.Size() == 0 {
+		return nil
+	}
+	l, err := lock.Acquire(ctx, c.path("moves"), true) // whoever lives is soon done
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if info, err := l.File().Stat(); err != nil || info.Size() == 0 {
+		return err
+	}
+	if err := repair(); err != nil {
+		return err
+	}
+	return l.File().Truncate(0)
+}
+
+// sweep removes what killed builds left in tmp and in locks.
 func (c *Cache) sweep(dead func(dir string)) error {
+	locks, err := os.ReadDir(c.path("locks"))
+	if err != nil {
+		return err
+	}
+	for _, e := range locks {
+		p := c.path("locks", e.Name())
+		if l, err := lock.Try(p, true); err == nil {
+			_ = os.Remove(p) // whoever waits for it sees that it is not the file any more
+			_ = l.Release()
+		}
+	}
+	begin, err := lock.Try(c.path("begin"), true)
+	if errors.Is(err, lock.ErrHeld) {
+		return nil // somebody begins something; the next one sweeps
+	}
+	if err != nil {
+		return err
+	}
+	defer begin.Release()
 	entries, err := os.ReadDir(c.path("tmp"))
 	if err != nil {
 		return err
@@ -394,12 +444,10 @@ func (c *Cache) sweep(dead func(dir string)) error {
 		if err != nil {
 			continue // held, or moved away
 		}
-		if entries, _ := os.ReadDir(p); len(entries) > 1 || time.Since(info.ModTime()) > time.Minute { // not one just begun
-			if dead != nil {
-				dead(p)
-			}
-			err = os.RemoveAll(p)
+		if dead != nil {
+			dead(p)
 		}
+		err = os.RemoveAll(p)
 		_ = l.Release()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return errs.E("remove what a killed build left", errs.KindOf(err), fmt.Errorf("%s: %w", p, err))

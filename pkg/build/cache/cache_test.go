@@ -183,3 +183,26 @@ func TestMounts(t *testing.T) {
 		t.Errorf("locked: %s, filled %d times", l.Path, fills)
 	}
 }
+
+func TestCut(t *testing.T) {
+	c := open(t, t.TempDir())
+	repairs := 0
+	cut := func(want int) {
+		t.Helper()
+		if err := c.Cut(t.Context(), func() error { repairs++; return nil }); err != nil || repairs != want {
+			t.Errorf("repaired %d times, %v; want %d", repairs, err, want)
+		}
+	}
+	cut(0)
+	release, err := c.Moving(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	cut(0)
+	if err := os.WriteFile(filepath.Join(c.Dir(), "moves"), []byte("moving"), 0o600); err != nil { // killed
+		t.Fatal(err)
+	}
+	cut(1)
+	cut(1)
+}
