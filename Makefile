@@ -25,7 +25,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # in test/gotest/skips.txt.
 GOTEST := $(GO) run ./test/gotest
 
-.PHONY: all build check-tools demo test setup unit e2e e2e-root lint newmachine fidelity fidelity-build torture \
+.PHONY: all build check-tools demo test setup unit e2e e2e-root lint newmachine oci-suite test-vm fidelity fidelity-build torture \
 	race fuzz bench cover man completions golden startup deps sizes install ci clean help
 
 all: build
@@ -87,6 +87,9 @@ lint: check-tools ## gofmt, vet, staticcheck, tidy, architecture
 	fi
 	$(GO) mod tidy -diff
 	$(GO) test ./test/arch/...
+
+oci-suite: build ## as root: OCI runtime-tools' programs and the view inside, against crun and runc
+	cd test/ociconf && $(GO) test -count=1 -timeout 20m ./...
 
 newmachine: check-tools ## README's commands in a fresh Debian root, as root and as a user
 	sh test/newmachine/newmachine.sh

@@ -16,6 +16,7 @@ import (
 
 	"cais.dev/cais/pkg/errs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // OCIPath returns where the container id goes below each hierarchy's base by a
@@ -144,6 +145,17 @@ func (a *applier) more(hy *hierarchy, dir string) {
 		}
 		if c.Idle != nil {
 			a.set("cpu-idle", dir, "cpu.idle", number(*c.Idle))
+		}
+	}
+	if m := a.res.Memory; m != nil && has("memory") && !v2 {
+		for file, limit := range map[string]*int64{"memory.kmem.limit_in_bytes": m.Kernel, "memory.kmem.tcp.limit_in_bytes": m.KernelTCP} {
+			if limit == nil {
+				continue
+			}
+			err := write(dir, file, number(*limit))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EINVAL) { // newer kernels have none
+				a.failed = append(a.failed, err)
+			}
 		}
 	}
 	if has("hugetlb") {

@@ -125,6 +125,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions) (p *Process, err 
 		return nil, errs.New(errs.Invalid, "the root file system "+rootfs+" is not a directory")
 	}
 	spec.Root.Path = rootfs
+	setHome(spec.Process, rootfs)
 	if err := checkTerminal(spec, o); err != nil {
 		return nil, err
 	}
@@ -157,6 +158,14 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions) (p *Process, err 
 	c.rec = record{Version: recordVersion, ID: o.ID, Bundle: bundle, Rootfs: rootfs, Created: time.Now().UTC(), Owner: owner()}
 	if err := atomicfile.Write(filepath.Join(c.dir, "config.json"), text, 0o600, false); err != nil {
 		return nil, err
+	}
+	if !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }) {
+		text, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil || mountedAt(string(text), rootfs) {
+			return nil, errors.Join(err, errs.New(errs.Conflict, "the container has no mount namespace, and something is mounted at its root "+rootfs))
+		}
+		c.rec.Mounted = true
+		c.r.Warn("the container has no mount namespace: its mounts are the host's until it is deleted")
 	}
 	if err := c.place(spec); err != nil {
 		return nil, err
@@ -273,11 +282,11 @@ func (c *Container) clone(ctx context.Context, spec *specs.Spec, dirs cgroup.Dir
 		Seccomp: filter.Code, SeccompFlags: filter.Flags,
 		InUserNS: inUserNS() || os.Geteuid() != 0, SingleID: groupsDenied("self"),
 		OuterProc: inUserNS(), CgroupProcs: dirs.Procs,
-		Detached: true, HookGate: needsHookGate(spec), NoPivot: o.NoPivot, KeepKeyring: o.NoNewKeyring, PreserveFDs: o.PreserveFDs,
+		Detached: true, SharedMounts: true, HookGate: needsHookGate(spec), NoPivot: o.NoPivot, KeepKeyring: o.NoNewKeyring, PreserveFDs: o.PreserveFDs,
 		Warn: c.r.Warn,
 	}
 	if hasNew(spec, specs.UserNamespace) {
-		lo.InUserNS = true
+		lo.InUserNS, lo.EarlySources = true, os.Geteuid() == 0
 		if os.Geteuid() != 0 && len(spec.Linux.UIDMappings) == 1 && spec.Linux.UIDMappings[0].Size == 1 {
 			lo.SingleID = true
 		}

@@ -66,6 +66,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	setHome(proc, c.rec.Rootfs)
 	if o.ConsoleSocket != "" && !proc.Terminal {
 		return nil, errs.New(errs.Invalid, "a console socket is given, but the process wants no terminal")
 	}

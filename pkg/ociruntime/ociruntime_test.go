@@ -125,3 +125,23 @@ func TestFeaturesIsJSON(t *testing.T) {
 		t.Error(string(text), err)
 	}
 }
+
+func TestHomeStaysInTheRoot(t *testing.T) {
+	for name, make := range map[string]func(root string) error{
+		"/home/u": func(root string) error {
+			return os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("a:x:0:0::/root:/bin/sh\nu:x:7:7::/home/u:/bin/sh\n"), 0o600)
+		},
+		"/": func(root string) error { return os.Symlink("/etc/passwd", filepath.Join(root, "etc/passwd")) },
+	} {
+		root := t.TempDir()
+		if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := make(root); err != nil {
+			t.Fatal(err)
+		}
+		if got := home(root, 7); got != name {
+			t.Errorf("%q, not %q", got, name)
+		}
+	}
+}

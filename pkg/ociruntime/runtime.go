@@ -78,7 +78,9 @@ type record struct {
 	Cgroup   string    `json:"cgroup"` // below each hierarchy's base
 	Unit     string    `json:"unit"`   // systemd's scope
 	UserUnit bool      `json:"userUnit"`
-	Intel    bool      `json:"-"`
+	// Mounted says that mounts of the container's lie on the rootfs in our own mount
+	// namespace, as its spec gives it none.
+	Mounted bool `json:"mounted"`
 }
 
 const recordVersion = 1
@@ -393,7 +395,37 @@ func (c *Container) end(ctx context.Context) error {
 	if err := cgroup.RemoveOCI(ctx, h, dirs); err != nil {
 		c.r.Warn(err.Error())
 	}
-	return nil
+	return c.unmount()
+}
+
+// unmount takes away the mounts of a container without a mount namespace. Its
+// bundle may be deleted next, so failing is an error.
+func (c *Container) unmount() error {
+	if !c.rec.Mounted {
+		return nil
+	}
+	for {
+		text, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return err
+		}
+		if !mountedAt(string(text), c.rec.Rootfs) {
+			return nil
+		}
+		const detach, noFollow = 2, 8 // MNT_DETACH, UMOUNT_NOFOLLOW
+		if err := syscall.Unmount(c.rec.Rootfs, detach|noFollow); err != nil {
+			return &fs.PathError{Op: "umount", Path: c.rec.Rootfs, Err: err}
+		}
+	}
+}
+
+func mountedAt(mountinfo, path string) bool {
+	for line := range strings.Lines(mountinfo) {
+		if f := strings.Fields(line); len(f) > 4 && f[4] == strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(path) {
+			return true
+		}
+	}
+	return false
 }
 
 func inUserNS() bool {

@@ -26,9 +26,9 @@ func defaultDevices() []specs.LinuxDevice {
 }
 
 // openDevices opens the host's nodes where the kernel lets us make none.
-func (b *builder) openDevices() []device {
+func (b *builder) openDevices() {
 	if !b.ownDev() {
-		return nil
+		return
 	}
 	own := b.spec.Linux.Devices
 	var list []device
@@ -43,11 +43,15 @@ func (b *builder) openDevices() []device {
 	if b.o.InUserNS {
 		for i := range list {
 			d := &list[i]
+			if d.Type == "p" {
+				continue // made, not bound
+			}
 			d.fd = b.NewReg()
 			b.Call("open the host's "+d.Path, unix.SYS_OPEN_TREE, unix.AT_FDCWD, d.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).To(d.fd)
+			b.setattr("open the host's "+d.Path, d.fd, 0, attr{set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, propagation: unix.MS_PRIVATE})
 		}
 	}
-	return list
+	b.devices = list
 }
 
 // makeDevices fills /dev.

@@ -35,8 +35,6 @@ func namespacesOf(spec *specs.Spec) (namespaces, error) {
 			return n, errs.New(errs.Invalid, fmt.Sprintf("the namespace %q is given twice", ns.Type))
 		case ns.Path == "":
 			n.created |= flag
-		case ns.Type == specs.MountNamespace:
-			return n, errs.New(errs.Unsupported, "a mount namespace cannot be shared by path")
 		default:
 			j := join{flag, ns.Type, ns.Path}
 			if flag == unix.CLONE_NEWUSER {
@@ -46,9 +44,6 @@ func namespacesOf(spec *specs.Spec) (namespaces, error) {
 			}
 		}
 		n.all |= flag
-	}
-	if n.created&unix.CLONE_NEWNS == 0 {
-		return n, errs.New(errs.Invalid, "a container without a mount namespace would change the host's mounts")
 	}
 	if spec.Hostname != "" && n.all&unix.CLONE_NEWUTS == 0 {
 		return n, errs.New(errs.Invalid, "a host name needs a UTS namespace")
@@ -92,11 +87,17 @@ func (n namespaces) forks() bool {
 	return false
 }
 
-func (n namespaces) cloneFlags() uint64 {
-	if n.forks() {
+// early says that the sources of mounts are opened before the user namespace is
+// made, which a second clone does then.
+func (b *builder) early() bool { return b.o.EarlySources && b.ns.created&unix.CLONE_NEWUSER != 0 }
+
+func (b *builder) forks() bool { return b.ns.forks() || b.early() }
+
+func (b *builder) cloneFlags() uint64 {
+	if b.forks() {
 		return 0
 	}
-	return n.flagsOfClone()
+	return b.ns.flagsOfClone()
 }
 
 // begin is what a plan starts with, still in the launcher's namespaces where it
@@ -119,6 +120,18 @@ func (b *builder) dieWithParent() {
 	if !b.o.Detached {
 		b.Call("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL))
 	}
+}
+
+// sharesMounts refuses a container whose mounts would be seen by others, unless
+// its author takes them away again.
+func (n namespaces) sharesMounts(may bool) error {
+	switch {
+	case n.created&unix.CLONE_NEWNS != 0 || may:
+		return nil
+	case n.all&unix.CLONE_NEWNS != 0:
+		return errs.New(errs.Unsupported, "a mount namespace cannot be shared by path")
+	}
+	return errs.New(errs.Invalid, "a container without a mount namespace would change the host's mounts")
 }
 
 // session makes the process the leader of a session of its own, without a
@@ -144,12 +157,17 @@ func (b *builder) writeFile(what string, dir wire.Arg, name, text string) {
 func (b *builder) close(fd wire.Arg) { b.Call("close", unix.SYS_CLOSE, fd).Ignore() }
 
 // enterNew makes and joins the namespaces of a new container.
-func (b *builder) enterNew() {
+func (b *builder) enterNew(mounts []mount) error {
 	newUser := b.ns.created&unix.CLONE_NEWUSER != 0
-	if !newUser { // else the launcher does it: inside, the files are somebody else's
+	if !newUser || b.early() { // else the launcher does it: inside, the files are somebody else's
 		b.joinCgroups()
 	}
-	if b.ns.forks() {
+	if b.early() {
+		if err := b.openSources(mounts); err != nil {
+			return err
+		}
+	}
+	if b.forks() && !newUser {
 		// Before anybody in a shared pid namespace can see the child.
 		b.Call("hide from the container", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	}
@@ -160,8 +178,12 @@ func (b *builder) enterNew() {
 		b.Call(what, unix.SYS_SETNS, fd, j.flag)
 		b.close(fd)
 	}
-	if b.ns.forks() {
-		b.Do(wire.OpFork, "make the namespaces", 0, b.ns.flagsOfClone())
+	if b.forks() {
+		flags := b.ns.flagsOfClone()
+		if b.early() {
+			flags &^= unix.CLONE_NEWIPC // its message queues are to be root's of the new user namespace
+		}
+		b.Do(wire.OpFork, "make the namespaces", 0, flags)
 		b.dieWithParent()
 	}
 	b.session()
@@ -171,7 +193,10 @@ func (b *builder) enterNew() {
 	if newUser || b.ns.all&unix.CLONE_NEWUSER != 0 {
 		b.becomeRoot()
 	}
-	if !b.ns.forks() {
+	if b.early() && b.ns.created&unix.CLONE_NEWIPC != 0 {
+		b.Call("make an IPC namespace", unix.SYS_UNSHARE, unix.CLONE_NEWIPC)
+	}
+	if !b.forks() || newUser {
 		// Only now: a process that hides has its id map written by nobody.
 		b.Call("hide from the container", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	}
@@ -181,6 +206,7 @@ func (b *builder) enterNew() {
 	if b.ns.created&unix.CLONE_NEWNET != 0 {
 		b.loopbackUp()
 	}
+	return nil
 }
 
 func (b *builder) becomeRoot() {

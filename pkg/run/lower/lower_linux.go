@@ -54,7 +54,13 @@ type Options struct {
 	Detached bool
 	// HookGate adds a gate where the mounts are made and the root is still the host's.
 	HookGate bool
-	NoPivot  bool // move the root over the old one instead: for a root on a ramfs
+	// SharedMounts allows a spec without a new mount namespace: the mounts below
+	// its root stay for the caller to take away.
+	SharedMounts bool
+	// EarlySources opens what is mounted before a new user namespace is made: its
+	// root may not go where only the host's root may.
+	EarlySources bool
+	NoPivot      bool // move the root over the old one instead: for a root on a ramfs
 	// KeepKeyring leaves the process in its parent's session keyring.
 	KeepKeyring bool
 	PreserveFDs int // so many descriptors from 3 on are the program's, in slots from [SlotPreserved] on
@@ -118,6 +124,9 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := ns.sharesMounts(o.SharedMounts); err != nil {
+		return nil, err
+	}
 	if o.Cgroups == nil && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" }) {
 		if o.Cgroups, err = CgroupView(o.CgroupProcs); err != nil {
 			return nil, err
@@ -125,9 +134,15 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 	}
 	b := &builder{spec: spec, o: o, ns: ns, proc: proc}
 	b.begin()
-	b.enterNew()
+	mounts, err := b.mountList()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.enterNew(mounts); err != nil {
+		return nil, err
+	}
 	prefix := b.Len()
-	if err := b.rootfs(); err != nil {
+	if err := b.rootfs(mounts); err != nil {
 		return nil, err
 	}
 	if err := b.tty(); err != nil {
@@ -166,6 +181,9 @@ func Exec(spec *specs.Spec, proc *specs.Process, o ExecOptions) (*wire.Plan, err
 	if err != nil {
 		return nil, err
 	}
+	if err := ns.sharesMounts(false); err != nil {
+		return nil, errs.E("exec", errs.Unsupported, err) // nothing says where the container's root is
+	}
 	b := &builder{spec: spec, ns: ns, proc: proc, running: true,
 		o: Options{InUserNS: o.InUserNS, SingleID: o.SingleID, CgroupProcs: o.CgroupProcs,
 			Detached: o.Detached, PreserveFDs: o.PreserveFDs}}
@@ -191,10 +209,12 @@ func Exec(spec *specs.Spec, proc *specs.Process, o ExecOptions) (*wire.Plan, err
 // finish sets what is not a step.
 func (b *builder) finish(p *wire.Plan, prefix int) {
 	p.Prefix, p.RestoreNofile = prefix, !b.limitsFiles()
-	p.CloneFlags = b.ns.cloneFlags()
+	p.CloneFlags = b.cloneFlags()
 	if b.ns.created&unix.CLONE_NEWUSER != 0 {
 		p.UIDs, p.GIDs = idMaps(b.spec.Linux.UIDMappings), idMaps(b.spec.Linux.GIDMappings)
-		p.CgroupFiles = b.o.CgroupProcs
+		if !b.early() {
+			p.CgroupFiles = b.o.CgroupProcs
+		}
 	}
 }
 
@@ -236,6 +256,7 @@ type builder struct {
 	reap  reaper
 
 	null, empty wire.Arg // what masks files and directories
+	devices     []device // opened already, or to be made
 	stat        wire.Arg // room for a struct statx
 }
 

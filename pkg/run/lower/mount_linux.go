@@ -39,7 +39,6 @@ type mountAttr struct {
 	setRec     uint64 // of all below it, too
 	prop       uint64 // MS_PRIVATE …; 0: private
 	propRec    int
-	shared     bool
 }
 
 // mountList reads the spec's mounts, and the container's own files as further ones.
@@ -81,7 +80,6 @@ func (b *builder) parseMount(sm specs.Mount) (mount, error) {
 	for _, o := range sm.Options {
 		if flag, rec := propagation(o); flag != 0 {
 			m.attr.prop, m.attr.propRec = flag, rec
-			m.attr.shared = flag == unix.MS_SHARED
 			continue
 		}
 		if m.attr.option(o) {
@@ -214,9 +212,6 @@ func (b *builder) bindAttrs(what string, fd wire.Arg, a mountAttr, rbind bool) {
 	prop, rec := a.prop, a.propRec
 	if prop == 0 {
 		prop, rec = unix.MS_PRIVATE, unix.AT_RECURSIVE
-	}
-	if prop == unix.MS_SHARED {
-		prop = 0 // as it is at the source; where that is private there is nobody to share with
 	}
 	if !rbind || rec == 0 && a.setRec == 0 { // one mount, or one call for the uppermost
 		b.setattr(what, fd, 0, attr{set: a.set | a.setRec, clear: a.clear, propagation: prop})

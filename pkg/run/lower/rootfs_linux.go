@@ -15,19 +15,24 @@ const movedByFD = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 // rootfs makes the container's tree: first everything that comes from the host
 // is opened as a detached mount, then the root is put in place, then the mounts
 // on it, by descriptors.
-func (b *builder) rootfs() error {
-	mounts, err := b.mountList()
-	if err != nil {
-		return err
-	}
-	// A bind that shares with the host is opened while we still do.
+func (b *builder) rootfs(mounts []mount) error {
+	// All are opened in their order, by which mountinfo lists them, and while we
+	// still share mounts with the host: a bind may be to go on with that.
 	for i := range mounts {
-		if m := &mounts[i]; m.bind && m.attr.shared {
+		switch m := &mounts[i]; {
+		case m.fd.Kind == wire.ArgReg, m.tree != nil, m.memory != nil: // by openSources, or below
+		case m.cgroup:
+			b.openCgroups(m)
+		case m.bind:
 			b.openBind(m)
+		default:
+			b.openFS(m)
 		}
 	}
-	b.Call("keep our mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
-	for i := range mounts {
+	if b.ns.created&unix.CLONE_NEWNS != 0 {
+		b.Call("keep our mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
+	}
+	for i := range mounts { // these need a place in our namespace
 		switch m := &mounts[i]; {
 		case m.tree != nil:
 			if err := b.openTree(m, b.rootPlace()); err != nil {
@@ -35,15 +40,11 @@ func (b *builder) rootfs() error {
 			}
 		case m.memory != nil:
 			b.openMemory(m, b.rootPlace())
-		case m.cgroup:
-			b.openCgroups(m)
-		case m.bind && !m.attr.shared:
-			b.openBind(m)
-		case !m.bind:
-			b.openFS(m)
 		}
 	}
-	devices := b.openDevices()
+	if !b.early() {
+		b.openDevices()
+	}
 	b.openMasks()
 	if err := b.mountRoot(); err != nil {
 		return err
@@ -52,27 +53,55 @@ func (b *builder) rootfs() error {
 		b.mount(&mounts[i])
 	}
 	if b.ownDev() {
-		b.makeDevices(devices)
+		b.makeDevices(b.devices)
 	}
+	return nil
+}
+
+// openSources opens the root and the sources of binds where the host's root still
+// is root: detached, and with their attributes.
+func (b *builder) openSources(mounts []mount) error {
+	if b.o.Overlay != nil {
+		return errs.New(errs.Internal, "an overlay cannot be opened early")
+	}
+	if err := b.openRootDir(); err != nil {
+		return err
+	}
+	for i := range mounts {
+		if m := &mounts[i]; m.bind && !m.cgroup && m.tree == nil && m.memory == nil {
+			b.openBind(m)
+		}
+	}
+	b.openDevices()
+	return nil
+}
+
+// openRootDir opens a root that is a directory.
+func (b *builder) openRootDir() error {
+	at := b.spec.Root.Path
+	if !path.IsAbs(at) {
+		return errs.New(errs.Invalid, "the root's path is not absolute: "+at)
+	}
+	b.root = b.NewReg()
+	b.Call("open the root "+at, unix.SYS_OPEN_TREE, unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).To(b.root)
+	b.setattr("make the root private", b.root, unix.AT_RECURSIVE, attr{propagation: unix.MS_PRIVATE})
 	return nil
 }
 
 // mountRoot mounts the root file system and leaves its descriptor in b.root.
 func (b *builder) mountRoot() error {
-	at := b.spec.Root.Path
-	b.root = b.NewReg()
-	o := b.o.Overlay
+	at, o := b.spec.Root.Path, b.o.Overlay
 	if o == nil {
-		if !path.IsAbs(at) {
-			return errs.New(errs.Invalid, "the root's path is not absolute: "+at)
+		if b.early() {
+			at = "/sys" // which can be reached by everybody, and is needed no more
+		} else if err := b.openRootDir(); err != nil {
+			return err
 		}
-		what := "open the root " + at
-		b.Call(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).To(b.root)
-		b.setattr("make the root private", b.root, unix.AT_RECURSIVE, attr{propagation: unix.MS_PRIVATE})
 		b.placeMasks(at)
 		b.Call("mount the root", unix.SYS_MOVE_MOUNT, b.root, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
 		return nil
 	}
+	b.root = b.NewReg()
 	return b.overlay(o, b.rootPlace())
 }
 
@@ -309,10 +338,13 @@ func (b *builder) pivot() {
 		b.setattr("make the root read-only", b.root, 0, attr{set: unix.MOUNT_ATTR_RDONLY})
 	}
 	b.Call(what, unix.SYS_FCHDIR, b.root)
-	if b.o.NoPivot {
+	switch {
+	case b.ns.created&unix.CLONE_NEWNS == 0: // the namespace's root is not ours to change
+		b.Call(what, unix.SYS_CHROOT, ".")
+	case b.o.NoPivot:
 		b.Call(what, unix.SYS_MOUNT, ".", "/", 0, unix.MS_MOVE, 0)
 		b.Call(what, unix.SYS_CHROOT, ".")
-	} else {
+	default:
 		b.Call(what, unix.SYS_PIVOT_ROOT, ".", ".")
 		b.Call(what, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH) // the old root lies on top of the new one now
 	}
