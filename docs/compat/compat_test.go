@@ -132,6 +132,8 @@ func TestPage(t *testing.T) {
 	}
 	fmt.Fprintf(&b, "\nBeyond Docker's: %s.\n\n", strings.Join(beyond(run, flags["run"]), ", "))
 
+	builds(t, &b)
+
 	data, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)

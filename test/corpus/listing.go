@@ -263,3 +263,26 @@ func BaseTree(layers [][]byte) (Tree, error) {
 	}
 	return t, nil
 }
+
+// Differ lists the lines that differ between what cais made of a case and what
+// BuildKit did, but for those that known explains.
+func Differ(name, got, want string) string {
+	a, b := strings.Split(got, "\n"), strings.Split(want, "\n")
+	var out []string
+	for _, l := range b {
+		if !slices.Contains(a, l) && !explained(name, l) {
+			out = append(out, "- "+l)
+		}
+	}
+	for _, l := range a {
+		if !slices.Contains(b, l) && !explained(name, l) {
+			out = append(out, "+ "+l)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+// explained are the differences that are meant; docs/builds.md gives the reasons.
+func explained(name, line string) bool {
+	return false
+}
