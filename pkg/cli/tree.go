@@ -81,13 +81,13 @@ var tree = []node{
 		{name: "history", of: "image history", quick: true, new: image.NewHistory},
 		{name: "import", of: "image import", new: image.NewImport},
 		{name: "untag", of: "image untag", new: image.NewUntag},
+		{name: "prune", of: "image prune", new: image.NewPrune},
 		{name: "push", of: "image push", new: image.NewPush},
 		{name: "rm", aliases: []string{"remove"}, of: "image rm", new: image.NewRmi},
 		{name: "save", of: "image save", new: image.NewSave},
 		{name: "tag", of: "image tag", new: image.NewTag},
 
 		{name: "build", later: "making an image from a Dockerfile"},
-		{name: "prune", later: "removing unused images"},
 	}},
 
 	{name: "network", section: management, short: "Manage networks", children: []node{
@@ -123,11 +123,12 @@ var tree = []node{
 	{name: "version", of: "version", section: common, quick: true, new: system.NewVersion},
 	{name: "system", section: management, short: "Manage cais itself", children: []node{
 		{name: "events", of: "system events", new: system.NewEvents},
+		{name: "check", of: "system check", new: newCheck},
+		{name: "df", of: "system df", new: newDf},
 		{name: "info", of: "system info", quick: true, new: system.NewInfo},
+		{name: "prune", of: "system prune", new: newSystemPrune},
+		{name: "reset", of: "system reset", new: newReset},
 
-		{name: "df", later: "what containers and images take on the disk"},
-		{name: "prune", later: "removing what is unused"},
-		{name: "reset", later: "removing everything"},
 		{name: "service", later: "the API socket"},
 	}},
 

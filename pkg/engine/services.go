@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -316,4 +318,18 @@ func isID(s string) bool {
 		}
 	}
 	return s != "" && len(s) <= 64
+}
+
+// Live reports whether the container of one of cais's records in the store
+// exists. Of a cais whose directory is not there (another root, on a disk that is
+// not mounted) nothing can be known: its records stay.
+func (e *Engine) Live(c storage.ContainerRef) bool {
+	if c.Owner == "" {
+		return true
+	}
+	if _, err := os.Stat(c.Owner); err != nil {
+		return true
+	}
+	_, err := os.Lstat(container.Store{Root: c.Owner}.Dir(c.ID))
+	return !errors.Is(err, fs.ErrNotExist)
 }

@@ -31,6 +31,22 @@ func (e *Engine) EnterUserNS(ctx context.Context) (code int, entered bool, err e
 	return code, true, err
 }
 
+// RunAgain runs this program with another command inside the user's namespace if
+// that is where it must be: for a command that has asked something already, or
+// that does more. out, if not nil, gets what it prints.
+func (e *Engine) RunAgain(ctx context.Context, out *os.File, words ...string) (code int, entered bool, err error) {
+	if !userns.Needed() {
+		return 0, false, nil
+	}
+	args := append(append([]string{e.program()}, e.globalFlags()...), words...)
+	files := e.files()
+	if out != nil {
+		files[1] = out
+	}
+	code, err = e.runInside(ctx, self, args, files)
+	return code, true, err
+}
+
 // RunInUserNS runs a program inside the user's namespace, or, as root and
 // inside it, just so, and returns its exit code.
 func (e *Engine) RunInUserNS(ctx context.Context, path string, args []string) (code int, err error) {

@@ -133,14 +133,18 @@ func (s *Store) deleteLayer(id string) error {
 
 // CollectOptions say what is garbage.
 type CollectOptions struct {
-	// Live tells whether the cais container id exists; nil: container records
-	// are left alone.
-	Live func(id string) bool
+	// Live tells whether the container of one of cais's records exists; nil: the
+	// records are left alone. Several cais may use one store: it must not say of
+	// another's (see ContainerRef.Owner) what it cannot know.
+	Live func(ContainerRef) bool
 	// Age is how old an unreferenced layer must be; 0: an hour.
 	Age time.Duration
 	// DryRun only counts.
 	DryRun bool
 }
+
+// youngRecord is the age below which a record's container may be on its way.
+const youngRecord = 10 * time.Minute
 
 // Collected is what Collect removed.
 type Collected struct {
@@ -157,7 +161,7 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (c Collected, err
 		o.Age = time.Hour
 	}
 	if o.Live != nil {
-		dead := func(r ContainerRef) bool { return !o.Live(r.ID) }
+		dead := func(r ContainerRef) bool { return time.Since(r.Created) > youngRecord && !o.Live(r) }
 		if o.DryRun {
 			all, err := s.reader.Containers(ctx)
 			if err != nil {
@@ -180,6 +184,11 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (c Collected, err
 			return c, s.explain("collect garbage", err)
 		}
 	}
+	if !o.DryRun {
+		if err := s.tidySeen(ctx); err != nil {
+			return c, s.explain("make the notes smaller", err)
+		}
+	}
 	if c.Staging, err = s.sweepStaging(o.DryRun); err != nil {
 		return c, s.explain("remove staging directories", err)
 	}
@@ -200,7 +209,7 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (c Collected, err
 			}
 		}
 		c.Layers = append(c.Layers, l.ID)
-		c.Bytes += max(l.UncompressedSize, 0)
+		c.Bytes += bytesOf(l)
 	}
 	return c, nil
 }
@@ -387,7 +396,7 @@ func temporary(dir, kind string) (paths []string) {
 func (s *Store) Unreferenced() (n int, bytes int64, err error) {
 	unused, err := s.unreferenced(time.Now())
 	for _, l := range unused {
-		bytes += max(l.UncompressedSize, 0)
+		bytes += bytesOf(l)
 	}
 	return len(unused), bytes, err
 }

@@ -137,6 +137,7 @@ type RemoveOptions struct {
 type Removed struct {
 	Untagged string // the full reference
 	Deleted  string // "sha256:…": the image, then its layers' chain ids, leaf first
+	Bytes    int64  // beside Deleted: what was freed
 }
 
 // RemoveImage does what rmi does with one argument, and returns what it did,
@@ -308,10 +309,25 @@ func (s *Store) delete(img *Image, keepLayers bool) ([]Removed, error) {
 	lines = append(lines, Removed{Deleted: "sha256:" + img.ID})
 	for i, id := range ids {
 		if slices.Contains(gone, id) {
-			lines = append(lines, Removed{Deleted: chains[i]})
+			lines = append(lines, Removed{Deleted: chains[i], Bytes: bytesOf(layers[i])})
 		}
 	}
 	return lines, s.forget(img.ID)
+}
+
+// bytesOf is [Layer.Bytes] of the library's record.
+func bytesOf(l library.Layer) int64 {
+	switch n := l.Flags[sizeFlag].(type) {
+	case float64: // from JSON
+		return int64(n)
+	case int64:
+		return n
+	case json.Number:
+		if i, err := n.Int64(); err == nil {
+			return i
+		}
+	}
+	return max(l.UncompressedSize, 0)
 }
 
 // chainIDs are Docker's names for layers with all below them; layers are top

@@ -45,7 +45,7 @@ func parseLayers(doc []byte) ([]Layer, error) {
 	var layers []Layer
 	s := &scanner{b: doc}
 	s.array(func() {
-		l := Layer{Size: -1}
+		l := Layer{Size: -1, Content: -1}
 		s.object(func(key string) {
 			switch key {
 			case "id":
@@ -68,6 +68,8 @@ func parseLayers(doc []byte) ([]Layer, error) {
 					case pulledFlag:
 						l.ours = true
 						s.skip()
+					case sizeFlag:
+						l.Content = s.integer()
 					default:
 						s.skip()
 					}
@@ -119,8 +121,8 @@ func missingLayer(img *Image, id string) error {
 	return errs.WithHint(err, "Remove the image and pull it again.")
 }
 
-// Sizes returns the bytes of the uncompressed layers of each image, as
-// `images` shows them, by image id.
+// Sizes returns the bytes of the layers of each image, as `images` shows them,
+// by image id.
 func (r *Reader) Sizes(ctx context.Context, imgs ...*Image) (map[string]int64, error) {
 	all, err := r.layers(ctx)
 	if err != nil {
@@ -131,7 +133,9 @@ func (r *Reader) Sizes(ctx context.Context, imgs ...*Image) (map[string]int64, e
 		var sum int64
 		seen := 0
 		for id := img.TopLayer; id != "" && seen <= maxLayers; id = all[id].Parent {
-			sum += max(all[id].Size, 0)
+			if l, ok := all[id]; ok {
+				sum += l.Bytes()
+			}
 			seen++
 		}
 		sizes[img.ID] = sum

@@ -38,6 +38,7 @@ type Staged struct {
 	BlobSize   int64 // bytes read from Body
 	Size       int64 // bytes of the uncompressed tar
 	Entries    int
+	Content    int64    // bytes in its files
 	Warnings   []string // what was left out or changed, for the user
 
 	out   *graphdriver.DriverWithDifferOutput
@@ -132,7 +133,7 @@ func (d *differ) ApplyDiff(dest string, _ *archive.TarOptions, o *graphdriver.Di
 	}
 	d.staged = &Staged{
 		DiffID: diffID, BlobDigest: blob.digest(), BlobSize: blob.n.Load(),
-		Size: stream.size, Entries: res.Entries, Warnings: res.Warnings,
+		Size: stream.size, Entries: res.Entries, Content: res.Content, Warnings: res.Warnings,
 	}
 	if res.NoTarSplit {
 		_ = d.split.Close()

@@ -70,6 +70,7 @@ type Layer struct {
 	DiffID     string // digest of the uncompressed tar; may be empty
 	BlobDigest string // digest of the compressed blob; may be empty
 	Size       int64  // bytes of the uncompressed tar; -1 unknown
+	Content    int64  // bytes in its files, which is what Docker shows; -1 unknown
 	Created    time.Time
 
 	incomplete bool // its files are not all there: the next writer removes it
@@ -78,6 +79,18 @@ type Layer struct {
 
 // pulledFlag is on layers that a pull of cais's made; its value is the time.
 const pulledFlag = "cais-pull"
+
+// sizeFlag is on layers whose files' bytes were counted; its value is the sum.
+const sizeFlag = "cais-size"
+
+// Bytes is what the layer counts for in lists: its content, or as much as is
+// known.
+func (l Layer) Bytes() int64 {
+	if l.Content >= 0 {
+		return l.Content
+	}
+	return max(l.Size, 0)
+}
 
 // ContainerRef is the record that protects an image from other tools while a
 // container uses it.

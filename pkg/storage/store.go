@@ -299,7 +299,7 @@ func (s *Store) commit(parent string, l *Staged) (string, error) {
 		ID: id, ParentLayer: parent, DiffOutput: l.out,
 		LayerOptions: &library.LayerOptions{
 			OriginalDigest: l.out.CompressedDigest, OriginalSize: &l.BlobSize, UncompressedDigest: l.out.UncompressedDigest,
-			Flags: map[string]any{pulledFlag: time.Now().Unix()},
+			Flags: map[string]any{pulledFlag: time.Now().Unix(), sizeFlag: l.Content},
 		},
 		DiffOptions: nil,
 	})

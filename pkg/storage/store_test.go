@@ -547,11 +547,11 @@ func TestCollect(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"dead", "live"} {
-		if err := s.Reader().AddContainer(t.Context(), ContainerRef{ID: id, ImageID: img.ID}); err != nil {
+		if err := s.Reader().AddContainer(t.Context(), ContainerRef{ID: id, ImageID: img.ID, Created: time.Now().Add(-time.Hour)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	live := func(id string) bool { return id == "live" }
+	live := func(c ContainerRef) bool { return c.ID == "live" }
 	c, err := s.Collect(t.Context(), CollectOptions{Live: live}) // the layers are too young
 	if err != nil || len(c.Layers) != 0 || !slices.Equal(c.Containers, []string{"dead"}) {
 		t.Errorf("got %+v, %v", c, err)

@@ -14,6 +14,11 @@ func Size(bytes int64) string {
 	return scale(float64(bytes), 1000, "%.3g%s", "B", "kB", "MB", "GB", "TB", "PB", "EB")
 }
 
+// Size4 is Size with four significant digits, as Docker prints sums: "198.4MB".
+func Size4(bytes int64) string {
+	return scale(float64(bytes), 1000, "%.4g%s", "B", "kB", "MB", "GB", "TB", "PB", "EB")
+}
+
 // BinarySize prints bytes in powers of 1024 with four significant digits:
 // "23.54GiB".
 func BinarySize(bytes int64) string {

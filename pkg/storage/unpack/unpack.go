@@ -54,6 +54,7 @@ type Options struct {
 type Result struct {
 	UIDs, GIDs []uint32 // owners of the entries, sorted; without whiteouts
 	Entries    int
+	Content    int64        // bytes in the entries' files
 	RootMode   *os.FileMode // of the "./" entry, if there was one
 	// NoTarSplit says that the tar cannot be described by tar-split, because a
 	// path occurs twice or a header lies about its size. What was written to
@@ -203,6 +204,7 @@ func (x *extractor) run(ctx context.Context, r io.Reader) error {
 		if err := data.drain(x.buf); err != nil { // what entry had no use for
 			return err
 		}
+		x.res.Content += data.n
 		if x.split != nil {
 			x.split.File(h.Name, h.Size, data.n, data.sum)
 		}
