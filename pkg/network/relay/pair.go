@@ -299,3 +299,7 @@ func (r *Relay) pipe() *pipe {
 	r.noPipes = r.l.Now().Add(time.Second)
 	return nil
 }
+
+// ForbidPipes makes the relay copy, as it does where the host has no more room for
+// pipes.
+func (r *Relay) ForbidPipes() { r.noPipes = r.l.Now().Add(24 * time.Hour) }

@@ -1,0 +1,327 @@
+package plane
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"cais.dev/cais/pkg/network/netns"
+	"cais.dev/cais/pkg/network/nettest"
+	"cais.dev/cais/pkg/network/sock"
+)
+
+// TestBurst: thousands of connections at once, and a thousand that idle, lose
+// nothing.
+func TestBurst(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	go echoServer(world.Listen(nettest.Addr(nettest.World4, 7)))
+	dir := t.TempDir()
+	n := network(dir, 2)
+	b := start(t, n, publish(t, n, 8080)...)
+	inner := b.Listen(":80")
+	go echoServer(inner)
+	for _, tt := range []struct {
+		name string
+		from *nettest.Place
+		to   string
+		n    int
+	}{
+		{"out", b.Place, nettest.Addr(nettest.World4, 7), 500}, {"out", b.Place, nettest.Addr(nettest.World4, 7), 3000},
+		{"in", world, nettest.Addr(nettest.Host4, 8080), 500}, {"in", world, nettest.Addr(nettest.Host4, 8080), 3000},
+	} {
+		began := time.Now()
+		var conns []net.Conn
+		var lost atomic.Int64
+		fds := burst(t, tt.from, tt.to, tt.n)
+		var wg sync.WaitGroup
+		for _, f := range fds {
+			c, err := net.FileConn(f)
+			f.Close()
+			if err != nil {
+				lost.Add(1)
+				continue
+			}
+			conns = append(conns, c)
+			wg.Go(func() {
+				_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+				msg := []byte("hello")
+				if _, err := c.Write(msg); err != nil {
+					lost.Add(1)
+					return
+				}
+				if _, err := io.ReadFull(c, msg); err != nil || string(msg) != "hello" {
+					lost.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		t.Logf("%s %d: %v", tt.name, tt.n, time.Since(began))
+		if lost.Load() != 0 || len(conns) != tt.n {
+			t.Errorf("%s: %d of %d connections lost", tt.name, lost.Load(), tt.n)
+		}
+		// A thousand that idle are still there later.
+		for i, c := range conns {
+			if i%3 == 0 {
+				if _, err := c.Write([]byte("again")); err != nil {
+					t.Error(err)
+				}
+				if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+	}
+}
+
+// burst begins n connections before it waits for the first.
+func burst(t *testing.T, from *nettest.Place, to string, n int) []*os.File {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(to)
+	p, _ := strconv.Atoi(port)
+	a := sock.At(net.ParseIP(host).To4(), uint16(p))
+	var files []*os.File
+	from.Must(func() error {
+		for range n {
+			fd, err := sock.Open(sock.TCP4)
+			if err != nil {
+				return err
+			}
+			if err := sock.Connect(fd, &a); err != nil && err != syscall.EINPROGRESS {
+				return err
+			}
+			files = append(files, os.NewFile(uintptr(fd), "connection"))
+		}
+		return nil
+	})
+	for i, f := range files {
+		raw, err := f.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.SetDeadline(time.Now().Add(30 * time.Second))
+		err = raw.Write(func(fd uintptr) bool {
+			_, err := syscall.Getpeername(int(fd))
+			return err == nil || sock.Fault(int(fd)) != 0
+		})
+		if err != nil {
+			t.Fatalf("connection %d of %d: %v", i, n, err)
+		}
+	}
+	return files
+}
+
+// TestEnds: each way a connection can end is told to the other side.
+func TestEnds(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	l := world.Listen(nettest.Addr(nettest.World4, 7))
+	b := start(t, network(t.TempDir(), 2))
+	pair := func() (in, out *net.TCPConn) {
+		t.Helper()
+		c, err := b.Dial("tcp", nettest.Addr(nettest.World4, 7))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range []net.Conn{c, s} {
+			_ = x.SetDeadline(time.Now().Add(10 * time.Second))
+		}
+		return c.(*net.TCPConn), s.(*net.TCPConn)
+	}
+	for _, outward := range []bool{true, false} {
+		name := map[bool]string{true: "out", false: "in"}[outward]
+		swap := func() (a, z *net.TCPConn) {
+			a, z = pair()
+			if !outward {
+				a, z = z, a
+			}
+			return a, z
+		}
+		// Half a close: the other half goes on.
+		a, z := swap()
+		_, _ = a.Write([]byte("last word"))
+		_ = a.CloseWrite()
+		if got, err := io.ReadAll(z); err != nil || string(got) != "last word" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		_, _ = z.Write([]byte("answer"))
+		z.Close()
+		if got, err := io.ReadAll(a); err != nil || string(got) != "answer" {
+			t.Errorf("%s, the other half: %q, %v", name, got, err)
+		}
+		a.Close()
+		// A reset.
+		a, z = swap()
+		_ = a.SetLinger(0)
+		a.Close()
+		if _, err := z.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s, a reset: %v", name, err)
+		}
+		z.Close()
+		// Who does not read holds the other up, and nobody else.
+		a, z = swap()
+		_ = a.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		sent, err := io.Copy(a, zeros{})
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s, stalled after %d: %v", name, sent, err)
+		}
+		a2, z2 := swap()
+		go func() { _, _ = a2.Write([]byte("x")) }()
+		if _, err := z2.Read(make([]byte, 1)); err != nil {
+			t.Errorf("%s, beside a stalled one: %v", name, err)
+		}
+		a2.Close()
+		z2.Close()
+		_ = a.CloseWrite()
+		got, err := io.Copy(io.Discard, z)
+		if err != nil || got < sent {
+			t.Errorf("%s: %d of %d after a stall, %v", name, got, sent, err)
+		}
+		a.Close()
+		z.Close()
+	}
+	// What a container says last arrives although it is gone.
+	c, s := pair()
+	go func() { _, _ = c.Write(make([]byte, 3<<20)); c.Close() }()
+	_, _ = s.Read(make([]byte, 1))
+	if err := b.call(func() error { b.p.Detach(); return nil }); err != nil {
+		t.Error(err)
+	}
+	if n, err := io.Copy(io.Discard, s); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+// TestWithoutQueue: a kernel without NFQUEUE accepts before it asks.
+func TestWithoutQueue(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	go echoServer(world.Listen(nettest.Addr(nettest.World4, 7)))
+	n := network(t.TempDir(), 2)
+	n.Without = "queue,nfqueue"
+	b := start(t, n)
+	c, err := b.Dial("tcp", nettest.Addr(nettest.World4, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk(t, c, 5000)
+	c, err = b.Dial("tcp", nettest.Addr(nettest.World4, 8))
+	if err == nil {
+		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		_, err = c.Read(make([]byte, 1))
+		c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a closed port: %v", err)
+	}
+}
+
+// TestNoPipes: without pipes of any size worth having, bytes are copied.
+func TestNoPipes(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	go echoServer(world.Listen(nettest.Addr(nettest.World4, 7)))
+	b := start(t, network(t.TempDir(), 2))
+	_ = b.call(func() error { b.p.r.ForbidPipes(); return nil })
+	c, err := b.Dial("tcp", nettest.Addr(nettest.World4, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk(t, c, 20<<20)
+}
+
+// TestPing: echo requests are asked on the host's side, where it lets us.
+func TestPing(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	nettest.World(t)
+	b := start(t, network(t.TempDir(), 2))
+	// ping returns what is answered.
+	ping := func(ip string) string {
+		t.Helper()
+		kind, m := "ip4:icmp", []byte{8, 0, 0, 0, 0x12, 0x34, 0, 1, 'h', 'e', 'l', 'l', 'o', 0}
+		if strings.Contains(ip, ":") {
+			kind = "ip6:ipv6-icmp"
+			m[0] = 128
+		} else {
+			var sum uint32
+			for i := 0; i < len(m); i += 2 {
+				sum += uint32(m[i])<<8 | uint32(m[i+1])
+			}
+			sum = ^(sum>>16 + sum&0xffff)
+			m[2], m[3] = byte(sum>>8), byte(sum)
+		}
+		c, err := b.Dial(kind, ip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write(m); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+		for {
+			got := make([]byte, 2000)
+			n, err := c.Read(got)
+			var errno syscall.Errno
+			if errors.As(err, &errno) {
+				return errno.Error() // the kernel has read an error as one of this socket's
+			}
+			if err != nil {
+				return "nothing"
+			}
+			if m[0] == 8 && n > 20 { // here the header is there
+				n = copy(got, got[20:n])
+			}
+			if n > 8 && (got[0] == 0 || got[0] == 129) && string(got[4:n]) == string(m[4:]) {
+				return "answer"
+			}
+		}
+	}
+	for _, rule := range []struct {
+		allowed string
+		want    map[string]string
+	}{
+		{"", map[string]string{"172.31.0.1": "answer", "fd31::1": "answer", nettest.World4: "no route to host", nettest.World6: "permission denied"}},
+		{"0 0", map[string]string{nettest.World4: "answer", nettest.World6: "answer", nettest.Host4: "answer", "10.9.0.77": "nothing"}},
+	} {
+		if rule.allowed != "" { // new namespaces allow it to nobody
+			if err := netns.Sysctl("net/ipv4/ping_group_range", rule.allowed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for ip, want := range rule.want {
+			if got := ping(ip); got != want {
+				t.Errorf("ping_group_range %q: %s: %s, want %s", rule.allowed, ip, got, want)
+			}
+		}
+	}
+}
