@@ -162,6 +162,7 @@ func find(dir string) int {
 	if err != nil {
 		return -1
 	}
+	found := -1
 	for _, e := range entries {
 		name := e.Name()
 		pid, tid, ok := numbers(name)
@@ -178,11 +179,14 @@ func find(dir string) int {
 			_ = syscall.Unlink(dir + "/" + name) // nobody holds it: it is dead
 			continue
 		}
+		if found >= 0 {
+			continue
+		}
 		if ns, err := netns.Open(netns.Path(pid, tid)); err == nil {
-			return ns
+			found = ns
 		}
 	}
-	return -1
+	return found
 }
 
 // numbers reads the name of an entry: pid-tid.

@@ -25,10 +25,14 @@ func (p *Plane) addGate(f, bridge int, ip []byte) error {
 		name := "cais-" + hostOf(at.String())
 		batch = append(batch, nft.Table(family, name, nft.Owner, true),
 			nft.Base(family, name, "gate", "filter", nft.Prerouting, -160, nft.Accept))
-		p.gate[f] = name
+		batch = append(batch, p.gw.Gate(name, family, bridge, ip, p.queue.Num)...)
+		err := p.gw.Filter.Batch(batch...)
+		if err == nil {
+			p.gate[f] = name
+		}
+		return err
 	}
-	batch = append(batch, p.gw.Gate(p.gate[f], family, bridge, ip, p.queue.Num)...)
-	return p.gw.Filter.Batch(batch...)
+	return p.gw.Filter.Batch(p.gw.Gate(p.gate[f], family, bridge, ip, p.queue.Num)...)
 }
 
 // hostOf cuts the port off, and what nft does not take in a name.

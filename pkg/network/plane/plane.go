@@ -4,6 +4,7 @@
 package plane
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"cais.dev/cais/pkg/network/relay"
 	"cais.dev/cais/pkg/network/sock"
 	"cais.dev/cais/pkg/run/wire"
+	"cais.dev/cais/pkg/sys/raw"
 )
 
 // The engines.
@@ -362,10 +364,10 @@ func (p *Plane) inside(i *iface, name string) error {
 			gateway = w.Gateway6
 		}
 		s := &relay.Source{IP: ip, Gateway: gateway, Internal: w.Internal, TCP: -1, UDP: -1}
-		if err := open(s); err != nil {
+		if err := patiently(func() error { return open(s) }); err != nil {
 			return err
 		}
-		if err := p.guard(f, index, ip); err != nil {
+		if err := patiently(func() error { return p.guard(f, index, ip) }); err != nil {
 			return err
 		}
 		i.sources = append(i.sources, s)
@@ -375,6 +377,19 @@ func (p *Plane) inside(i *iface, name string) error {
 	}
 	p.subnets()
 	return nil
+}
+
+// patiently tries again for a second what a monitor that had the address before
+// may still hold: one that is killed lets go of its lock of the address and of all
+// else one after the other.
+func patiently(f func() error) error {
+	for turn := 0; ; turn++ {
+		err := f()
+		if turn == 100 || !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EEXIST) {
+			return err
+		}
+		raw.Wait(-1, 10)
+	}
 }
 
 // subnets tells the relay which addresses are containers'.
@@ -399,6 +414,14 @@ func open(s *relay.Source) error {
 		fd, err := sock.Open(k)
 		if err != nil {
 			return os.NewSyscallError("socket", err)
+		}
+		if old := &s.TCP; *old >= 0 && !udp { // of a try before
+			_ = syscall.Close(*old) // nothing came
+			*old = -1
+		}
+		if old := &s.UDP; *old >= 0 && udp {
+			_ = syscall.Close(*old) // likewise
+			*old = -1
 		}
 		if udp {
 			s.UDP = fd
@@ -458,6 +481,11 @@ func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 	index, err := netlink.Index(w.Bridge)
 	if err != nil {
 		return 0, err
+	}
+	if w.IP6 != nil {
+		// Until its link-local address has been found to be nobody else's, for a second
+		// or two, a bridge asks for no neighbour.
+		_ = netns.Sysctl("net/ipv6/conf/"+w.Bridge+"/accept_dad", "0") // a matter of time
 	}
 	if w.NoBridge {
 		return index, nil
