@@ -129,15 +129,16 @@ func (l *Layer) place(p *pool, c Copy, m Match) error {
 	if at.Exists() && at.Dir == nil {
 		return errs.New(errs.Invalid, fmt.Sprintf("cannot copy to non-directory: /%s", full))
 	}
-	d, err := l.directory(parentOf(full), l.made(c.owner(), 0o755))
-	if err != nil {
+	if _, err := l.directory(parentOf(full), l.made(c.owner(), 0o755)); err != nil {
 		return err
 	}
-	if !at.Exists() && !strings.HasSuffix(c.Dest, "/") {
-		d, err = l.mkdir(d, path.Base(full), l.attrs(c, m, &m.Match.Entries[0]), nil)
-	} else {
-		d, err = l.directory(full, l.made(c.owner(), 0o755))
+	// The contents are copied, not the directory: a new one is as any that is made
+	// on the way, but for --chmod.
+	mode := uint32(0o755)
+	if c.Mode != nil {
+		mode = c.Mode.Of(mode, true)
 	}
+	d, err := l.directory(full, l.made(c.owner(), mode))
 	if err != nil {
 		return err
 	}
