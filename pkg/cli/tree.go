@@ -73,6 +73,7 @@ var tree = []node{
 	{name: "save", of: "image save", section: others, new: image.NewSave},
 	{name: "tag", of: "image tag", section: others, new: image.NewTag},
 	{name: "image", section: management, short: "Manage images", children: []node{
+		{name: "copy", of: "image copy", new: image.NewCopy},
 		{name: "exists", of: "image exists", quick: true, new: image.NewExists},
 		{name: "inspect", of: "image inspect", quick: true, new: image.NewInspect},
 		{name: "ls", aliases: []string{"list"}, of: "image ls", quick: true, new: image.NewImages},

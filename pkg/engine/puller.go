@@ -53,6 +53,7 @@ func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err 
 type pullStore struct {
 	e                 *Engine
 	unlimited, noSync bool
+	unseen            bool     // what is put came from no registry
 	warned            sync.Map // texts: once for an image of many layers
 
 	mu    sync.Mutex
@@ -163,7 +164,7 @@ func (s *pullStore) PutImage(ctx context.Context, img pull.Image) (string, error
 	if err != nil {
 		return "", err
 	}
-	if img.Repo != "" {
+	if img.Repo != "" && !s.unseen {
 		if err := s.note(rec.ID, img); err != nil {
 			s.e.Log().Debug("it is not noted where the image is from", "reason", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -29,6 +30,9 @@ type archive struct {
 	r     io.ReaderAt
 	files map[string]entry
 	close func() error
+
+	root   *os.Root // a layout that is a directory; then the rest is empty
+	opened []*os.File
 }
 
 type entry struct {
@@ -230,6 +234,10 @@ func isSparse(h *tar.Header) bool {
 
 // has reports whether there is such an entry.
 func (a *archive) has(name string) bool {
+	if a.root != nil {
+		_, err := a.root.Stat(cleanName(name))
+		return err == nil
+	}
 	_, ok := a.files[cleanName(name)]
 	return ok
 }
@@ -237,6 +245,9 @@ func (a *archive) has(name string) bool {
 // open returns an entry's content.
 func (a *archive) open(name string) (*io.SectionReader, error) {
 	at := cleanName(name)
+	if a.root != nil {
+		return a.openFile(at)
+	}
 	for range maxLinks {
 		e, ok := a.files[at]
 		if !ok {
@@ -277,4 +288,41 @@ func (a *archive) blob(d oci.Descriptor, limit int64) ([]byte, error) {
 // blobName is where an OCI layout keeps a blob. The digest is a valid one.
 func blobName(digest string) string {
 	return "blobs/" + strings.Replace(digest, ":", "/", 1)
+}
+
+// openLayout is openArchive for a directory. Links in it lead nowhere outside.
+func openLayout(dir string) (*archive, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	a := &archive{root: root}
+	a.close = func() error {
+		failed := []error{root.Close()}
+		for _, f := range a.opened {
+			failed = append(failed, f.Close())
+		}
+		return errors.Join(failed...)
+	}
+	return a, nil
+}
+
+// openFile opens a file of a directory; it is closed with the directory.
+func (a *archive) openFile(name string) (*io.SectionReader, error) {
+	f, err := a.root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errs.New(errs.Invalid, fmt.Sprintf("the layout lacks %s", name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.opened = append(a.opened, f)
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errs.New(errs.Invalid, fmt.Sprintf("%s is not a file", name))
+	}
+	return io.NewSectionReader(f, 0, info.Size()), nil
 }

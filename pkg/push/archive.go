@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,7 @@ import (
 // Saved is one image, or index, on its way into an archive.
 type Saved struct {
 	Names  []oci.Reference // with tags; may be empty
+	Tag    string          // instead of a name: OCI's annotation alone
 	Root   oci.Document    // a manifest, or an index
 	Source Source
 }
@@ -237,7 +239,7 @@ func (a *archive) write(ctx context.Context, l layer, mediaType string) (oci.Des
 // keeps reports whether a blob goes into the archive as it is.
 func (a *archive) keeps(l layer) bool {
 	if !a.o.Compress {
-		return l.src.Tar == nil && !(a.o.Docker && l.kind() == compress.Zstd)
+		return l.src.Tar == nil && a.o.OCI && !(a.o.Docker && l.kind() == compress.Zstd)
 	}
 	return a.o.Compression.wants(l.kind())
 }
@@ -305,7 +307,9 @@ func (a *archive) describe(img Saved, n *node, doc oci.Document) {
 			"org.opencontainers.image.ref.name": ref.Tag,
 		}))
 	}
-	if len(img.Names) == 0 && !slices.ContainsFunc(a.index, func(d oci.Descriptor) bool { return d.Digest == entry.Digest }) {
+	if img.Tag != "" {
+		a.index = append(a.index, annotate(map[string]string{"org.opencontainers.image.ref.name": img.Tag}))
+	} else if len(img.Names) == 0 && !slices.ContainsFunc(a.index, func(d oci.Descriptor) bool { return d.Digest == entry.Digest }) {
 		a.index = append(a.index, annotate(nil))
 	}
 	if n.index != nil || !a.o.Docker {
@@ -428,6 +432,16 @@ func NewDirectory(dir string) Sink { return dirSink{dir} }
 
 func (d dirSink) Put(name string, size int64, r io.Reader) (err error) {
 	path := filepath.Join(d.dir, filepath.FromSlash(name))
+	if name == "index.json" {
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		if data, err = d.merge(path, data); err != nil {
+			return err
+		}
+		r, size = bytes.NewReader(data), int64(len(data))
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -448,6 +462,38 @@ func (d dirSink) Put(name string, size int64, r io.Reader) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// merge keeps what a layout's index says of other names.
+func (d dirSink) merge(path string, data []byte) ([]byte, error) {
+	old, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return data, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, before, err := oci.ParseManifest(old, "")
+	if err != nil || before == nil {
+		return data, nil // an empty one, or none
+	}
+	_, now, err := oci.ParseManifest(data, "")
+	if err != nil || now == nil {
+		return data, err
+	}
+	const tag = "org.opencontainers.image.ref.name"
+	list := now.Manifests
+	for _, d := range before.Manifests {
+		same := func(o oci.Descriptor) bool { return o.Annotations[tag] == d.Annotations[tag] }
+		if !slices.ContainsFunc(now.Manifests, same) {
+			list = append(list, d)
+		}
+	}
+	return marshal(struct {
+		SchemaVersion int              `json:"schemaVersion"`
+		MediaType     string           `json:"mediaType"`
+		Manifests     []oci.Descriptor `json:"manifests"`
+	}{2, oci.TypeOCIIndex, list})
 }
 
 func (dirSink) Close() error { return nil }
