@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
@@ -232,7 +233,8 @@ func (s Store) Rename(ctx context.Context, container string, change func(*Endpoi
 			return err
 		}
 	}
-	return nil
+	now := time.Now() // name servers look at the directory's
+	return os.Chtimes(s.endpoints(), now, now)
 }
 
 // sweep removes the files of endpoints that ended without anybody to do so. The

@@ -98,7 +98,7 @@ var layers = map[string]int{
 	"pkg/build/export": 3,
 
 	"pkg/network/loop": 1, "pkg/network/netlink": 1, "pkg/network/nft": 1, "pkg/network/sock": 1, "pkg/network/netns": 1,
-	"pkg/network": 1, "pkg/network/dns": 1,
+	"pkg/network": 1, "pkg/network/dns": 2,
 	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2, "pkg/network/space": 2,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
@@ -124,7 +124,7 @@ var siblings = map[string][]string{
 	"pkg/network":       {"pkg/run/plan"},
 	"pkg/build/graph":   {"pkg/oci"},
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
-	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/network/plane"},
+	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/network/plane", "pkg/network/dns"},
 	"pkg/logs":          {"pkg/logs/jsonfile"},
 	"pkg/events":        {"pkg/logs/jsonfile"},
 	"pkg/storage":       {"pkg/storage/unpack", "pkg/layer/changes"},

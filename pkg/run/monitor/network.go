@@ -1,10 +1,14 @@
 package monitor
 
 import (
+	"strconv"
+	"syscall"
 	"time"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/network/dns"
 	"cais.dev/cais/pkg/network/loop"
+	"cais.dev/cais/pkg/network/netns"
 	"cais.dev/cais/pkg/network/plane"
 	"cais.dev/cais/pkg/run/wire"
 )
@@ -26,10 +30,24 @@ func (m *monitor) prepareNet() error {
 	if m.netLoop, err = loop.New(); err != nil {
 		return err
 	}
-	m.net = plane.New(m.netLoop, nil, m.note)
+	m.net = plane.New(m.netLoop, dns.New(m.netLoop, m.inside, m.note), m.note)
 	held := m.held
 	m.held = nil
 	return m.net.Prepare(&n, held)
+}
+
+// inside calls f in the container's network namespace.
+func (m *monitor) inside(f func() error) error {
+	if m.main == nil {
+		return errs.New(errs.Conflict, "the container is not running")
+	}
+	ns, err := netns.Open("/proc/" + strconv.Itoa(m.main.pid) + "/ns/net")
+	if err != nil {
+		return err
+	}
+	err = netns.Visit(ns, f)
+	_ = syscall.Close(ns) // a handle
+	return err
 }
 
 // connect gives the container its network, while it waits at its gate.

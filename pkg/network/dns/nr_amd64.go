@@ -1,0 +1,3 @@
+package dns
+
+const sysGetrandom = 318
