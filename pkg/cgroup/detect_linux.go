@@ -277,3 +277,20 @@ func inUserNS() bool {
 	text, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && strings.Join(strings.Fields(string(text)), " ") != "0 0 4294967295"
 }
+
+// Mode is "v1", "v2", "hybrid" for both, or "none".
+func (h *Host) Mode() string {
+	var v1, v2 bool
+	for _, hy := range h.hierarchies {
+		v1, v2 = v1 || hy.version == 1, v2 || hy.version == 2
+	}
+	switch {
+	case v1 && v2:
+		return "hybrid"
+	case v1:
+		return "v1"
+	case v2:
+		return "v2"
+	}
+	return "none"
+}

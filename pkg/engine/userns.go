@@ -232,6 +232,10 @@ func (e *Engine) environ() []string {
 	return append(env, "CAIS_ROOT="+abs)
 }
 
+// GlobalFlags are the flags before the command for a program that works on the same
+// directories.
+func (e *Engine) GlobalFlags() []string { return e.globalFlags() }
+
 // globalFlags are the flags that this engine was made by, for a program that
 // may work in another directory.
 func (e *Engine) globalFlags() []string {

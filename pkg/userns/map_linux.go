@@ -62,18 +62,43 @@ func whySingle(u, g []IDMap) string {
 		if err != nil {
 			return name + " is not installed"
 		}
-		st, err := os.Stat(path)
-		if err != nil {
-			return err.Error()
-		}
-		if n, err := unix.Getxattr(path, "security.capability", nil); st.Mode()&os.ModeSetuid == 0 && (err != nil || n == 0) {
-			return name + " is neither set-uid nor has capabilities"
+		if why := HelperProblem(path); why != "" {
+			return name + " " + why
 		}
 	}
 	if n, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err == nil && n == 1 {
 		return "no_new_privs keeps newuidmap from working"
 	}
 	return ""
+}
+
+// HelperProblem says what keeps the helper at path from working; "" if nothing.
+func HelperProblem(path string) string {
+	st, err := os.Stat(path)
+	if err != nil {
+		return "cannot be looked at: " + err.Error()
+	}
+	if n, err := unix.Getxattr(path, "security.capability", nil); st.Mode()&os.ModeSetuid == 0 && (err != nil || n == 0) {
+		return "is neither set-uid nor has capabilities"
+	}
+	return ""
+}
+
+// Subordinate returns how many ids a file, /etc/subuid or /etc/subgid, gives to uid.
+func Subordinate(file string, uid int) int {
+	names := []string{strconv.Itoa(uid)}
+	if n := userName("/etc/passwd", uid); n != "" {
+		names = append(names, n)
+	}
+	ranges, err := subordinate(file, names)
+	if err != nil {
+		return 0
+	}
+	sum := 0
+	for _, r := range ranges {
+		sum += int(r.Count)
+	}
+	return sum
 }
 
 func appendRanges(m, ranges []IDMap) []IDMap {

@@ -107,7 +107,7 @@ var layers = map[string]int{
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
 	"pkg/events": 2, "pkg/run/procs": 2, "pkg/volume": 2,
 
-	"pkg/run": 3, "pkg/pull": 3, "pkg/push": 3, "pkg/commit": 3, "pkg/ociruntime": 3,
+	"pkg/run": 3, "pkg/pull": 3, "pkg/push": 3, "pkg/commit": 3, "pkg/ociruntime": 3, "pkg/doctor": 3, "pkg/boot": 3,
 
 	"pkg/engine": 4,
 
