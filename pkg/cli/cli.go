@@ -89,7 +89,7 @@ func execute(ctx context.Context, name string, p Process, g *globals, rest []str
 	if g.version {
 		return system.VersionLine(p.Streams.Out, e)
 	}
-	root, err := build(name, e, p.Streams, g, rest)
+	root, err := makeRoot(name, e, p.Streams, g, rest)
 	if err != nil {
 		return err
 	}
@@ -149,9 +149,9 @@ func unquote(cmd *cobra.Command) {
 	}
 }
 
-// build returns the root with the one command that args names below it, or with
+// makeRoot returns the root with the one command that args names below it, or with
 // all of them where all are needed.
-func build(name string, e *engine.Engine, s ui.Streams, g *globals, args []string) (*cobra.Command, error) {
+func makeRoot(name string, e *engine.Engine, s ui.Streams, g *globals, args []string) (*cobra.Command, error) {
 	root := newRoot(name, s)
 	if g.help || len(args) == 0 || needsAll(args[0]) {
 		for _, n := range tree {

@@ -100,7 +100,7 @@ func TestTree(t *testing.T) {
 
 func TestOnlyTheNamedBranchIsBuilt(t *testing.T) {
 	for _, args := range [][]string{{"version"}, {"image", "ls"}} {
-		root, err := build("cais", engine.New(engine.Options{}), ui.Streams{}, &globals{}, args)
+		root, err := makeRoot("cais", engine.New(engine.Options{}), ui.Streams{}, &globals{}, args)
 		if err != nil {
 			t.Fatal(err)
 		}

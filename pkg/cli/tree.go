@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cais.dev/cais/pkg/cli/build"
 	"cais.dev/cais/pkg/cli/container"
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/network"
@@ -72,6 +73,13 @@ var tree = []node{
 	{name: "rmi", of: "image rm", section: others, new: image.NewRmi},
 	{name: "save", of: "image save", section: others, new: image.NewSave},
 	{name: "tag", of: "image tag", section: others, new: image.NewTag},
+	{name: "build", of: "image build", section: common, new: build.NewBuild},
+	{name: "builder", section: management, short: "Manage builds and their cache", children: []node{
+		{name: "build", of: "image build", new: build.NewBuild},
+	}},
+	{name: "buildx", section: management, short: "Docker's extended builds", children: []node{
+		{name: "build", aliases: []string{"b"}, of: "image build", new: build.NewBuild},
+	}},
 	{name: "image", section: management, short: "Manage images", children: []node{
 		{name: "copy", of: "image copy", new: image.NewCopy},
 		{name: "exists", of: "image exists", quick: true, new: image.NewExists},
@@ -88,7 +96,7 @@ var tree = []node{
 		{name: "save", of: "image save", new: image.NewSave},
 		{name: "tag", of: "image tag", new: image.NewTag},
 
-		{name: "build", later: "making an image from a Dockerfile"},
+		{name: "build", of: "image build", new: build.NewBuild},
 	}},
 
 	{name: "network", section: management, short: "Manage networks", children: []node{
@@ -143,9 +151,6 @@ var tree = []node{
 
 	// What users of Docker and Podman know and what is not here.
 	{name: "bake", later: "building several images from one file"},
-	{name: "build", later: "making an image from a Dockerfile"},
-	{name: "builder", later: "the build cache"},
-	{name: "buildx", later: "BuildKit's extended builds"},
 	{name: "checkpoint", later: "freezing a container to disk"},
 	{name: "compose", later: "several containers from one file"},
 	{name: "context", later: "working on other machines"},

@@ -77,6 +77,10 @@ func (s Spec) Check() error {
 
 func checkValue(k, v string) error {
 	switch k {
+	case "rewrite-timestamp":
+		if b, err := strconv.ParseBool(v); err != nil || b {
+			return errs.New(errs.Unsupported, "rewrite-timestamp is not supported yet: files of layers keep their times")
+		}
 	case "compression":
 		switch v {
 		case "gzip", "zstd", "uncompressed":
@@ -156,4 +160,24 @@ func parseAnnotationKey(s string) (AnnotationKey, error) {
 	}
 	a.Key = key
 	return a, nil
+}
+
+// Annotation is one that an output brings.
+type Annotation struct {
+	AnnotationKey
+	Value string
+}
+
+// Annotations are those among the keys, sorted.
+func (s Spec) Annotations() []Annotation {
+	var out []Annotation
+	for _, k := range slices.Sorted(maps.Keys(s.Attrs)) {
+		if !strings.HasPrefix(k, "annotation") {
+			continue
+		}
+		if a, err := parseAnnotationKey(k); err == nil {
+			out = append(out, Annotation{a, s.Attrs[k]})
+		}
+	}
+	return out
 }

@@ -98,7 +98,7 @@ func (a *Agents) dir(s *Sources) (dir string, ok bool, err error) {
 	if !a.Has("default") {
 		return "", false, nil
 	}
-	dir, err = s.scratch()
+	dir, err = s.Scratch()
 	return dir, err == nil, err
 }
 

@@ -48,7 +48,7 @@ func (s *Sources) Stream(ctx context.Context, r io.Reader) (*Stream, error) {
 		return nil, err
 	}
 	if isTar(head) {
-		dir, err := s.scratch()
+		dir, err := s.Scratch()
 		if err != nil {
 			return nil, err
 		}

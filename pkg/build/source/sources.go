@@ -250,9 +250,9 @@ func fetching(ctx context.Context, dir string) (*lock.Lock, error) {
 	return lock.Acquire(ctx, filepath.Join(dir, "fetch.lock"), true)
 }
 
-// scratch makes a directory that is removed when the sources are closed. What a
+// Scratch makes an empty directory that is removed when the sources are closed. What a
 // killed process leaves is removed by the next one that makes one.
-func (s *Sources) scratch() (string, error) {
+func (s *Sources) Scratch() (string, error) {
 	parent := filepath.Join(s.o.Dir, "tmp")
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return "", err

@@ -282,6 +282,29 @@ func (t *Tree) Open(m *Match, e *Entry) (*os.File, error) {
 	return f, nil
 }
 
+// OpenFile opens a plain file beneath the root for reading, through links that
+// stay there.
+func (t *Tree) OpenFile(name string) (*os.File, error) {
+	real, err := t.Resolve(name)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := t.below(real, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errs.New(errs.Invalid, name+" is not a file")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // Same fails if f is not as e says, or not any longer: asked again after
 // reading, it tells whether what was read is one state of the file.
 func (t *Tree) Same(f *os.File, e *Entry) error {

@@ -194,7 +194,7 @@ func (f *RunFlags) security() {
 		return nil
 	})
 	define(fs, "ulimit", "", "list", "Limit: NAME=SOFT[:HARD]", func(s string) error {
-		u, ok, err := parseUlimit(s)
+		u, ok, err := ParseUlimit(s)
 		if err != nil || !ok {
 			return err
 		}

@@ -122,9 +122,9 @@ func parseDevice(s string) (plan.Device, error) {
 	return d, nil
 }
 
-// parseUlimit reads NAME=SOFT[:HARD]; ok is false for podman's "host", which
+// ParseUlimit reads NAME=SOFT[:HARD]; ok is false for podman's "host", which
 // asks for what is the case anyway.
-func parseUlimit(s string) (u plan.Ulimit, ok bool, err error) {
+func ParseUlimit(s string) (u plan.Ulimit, ok bool, err error) {
 	if s == "host" {
 		return u, false, nil
 	}

@@ -32,8 +32,8 @@ func open(dirs []string, userXattr bool) (*os.File, error) {
 	if len(dirs) == 0 {
 		return nil, errors.New("there are none")
 	}
-	if len(dirs) == 1 { // overlay wants two; below the same there is nothing new
-		dirs = []string{dirs[0], dirs[0]}
+	if len(dirs) == 1 { // overlay wants two, and not the same twice; a mark in the lowest layer hides nothing
+		return os.OpenFile(dirs[0], unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
 	f, err := detached(dirs, userXattr)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // before Linux 6.7

@@ -1,0 +1,320 @@
+package build
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/cli/flags"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/units"
+)
+
+// options are build's flags as they were typed.
+type options struct {
+	tags, args, argFiles, labels, annotations, contexts []string
+	file, target, ignoreFile                            string
+	platforms                                           []string
+	os, arch, variant                                   string
+	noCache                                             bool
+	noCacheFilter                                       []string
+	pull                                                string
+	pullAlways, pullNever                               bool
+
+	network, cgroupParent string
+	hosts                 []string
+	ulimits               []graph.Ulimit
+	shmSize               int64
+	secrets, ssh, allow   []string
+
+	outputs, cacheFrom, cacheTo []string
+	push, load                  bool
+	iidFile, metadataFile       string
+	quiet                       bool
+	progress                    string
+	check                       bool
+	call                        string
+	attests                     []string
+	provenance, sbom            string
+
+	authFile, creds, certDir string
+	tlsVerify                bool
+
+	// podman's
+	manifest, format   string
+	jobs               int
+	timestamp          string
+	epoch              string
+	rewriteTimestamp   bool
+	unsetEnv, unsetLab []string
+	env                []string
+	from               string
+	logFile            string
+}
+
+// sizeValue is a flag of bytes.
+type sizeValue struct{ p *int64 }
+
+func (v sizeValue) String() string {
+	if v.p == nil || *v.p == 0 {
+		return ""
+	}
+	return fmt.Sprint(*v.p)
+}
+func (sizeValue) Type() string { return "bytes" }
+func (v sizeValue) Set(s string) error {
+	n, err := units.ParseSize(s)
+	*v.p = n
+	return err
+}
+
+type ulimitValue struct{ p *[]graph.Ulimit }
+
+func (ulimitValue) String() string { return "" }
+func (ulimitValue) Type() string   { return "ulimit" }
+func (v ulimitValue) Set(s string) error {
+	u, ok, err := flags.ParseUlimit(s)
+	if ok {
+		*v.p = append(*v.p, graph.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
+	}
+	return err
+}
+
+func isIP(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+// define adds build's flags to f.
+func (o *options) define(f *pflag.FlagSet) {
+	list := func(p *[]string, name, short, usage string) { f.VarP(&listValue{p}, name, short, usage) }
+	text := func(p *string, name, short, usage string) { f.StringVarP(p, name, short, "", usage) }
+
+	list(&o.tags, "tag", "t", "Give the image this `name`, NAME[:TAG]")
+	text(&o.file, "file", "f", "The Dockerfile's `path`, or - for stdin (default \"PATH/Dockerfile\")")
+	text(&o.target, "target", "", "Build this `stage`")
+	list(&o.args, "build-arg", "", "Set a build-time `variable`, NAME[=VALUE]")
+	list(&o.labels, "label", "", "Give the image this `label`, NAME[=VALUE]")
+	list(&o.annotations, "annotation", "", "Annotate the image: `[LEVEL:]NAME=VALUE`")
+	list(&o.contexts, "build-context", "", "Another context: `NAME=VALUE`, a directory, URL, docker-image://… or oci-layout://…")
+	list(&o.platforms, "platform", "", "Build for these `platforms`, OS/ARCH[/VARIANT], maybe several with commas")
+	f.BoolVar(&o.noCache, "no-cache", false, "Use no earlier results")
+	list(&o.noCacheFilter, "no-cache-filter", "", "Use no earlier results of these `stages`")
+	f.StringVar(&o.pull, "pull", "", "Ask registries for newer base images: true, false, or podman's always, missing, never, newer")
+	f.Lookup("pull").NoOptDefVal = "true"
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print the image's id alone")
+	text(&o.iidFile, "iidfile", "", "Write the image's id to this `file`")
+	text(&o.metadataFile, "metadata-file", "", "Write what was made, as JSON, to this `file`")
+	f.StringVar(&o.progress, "progress", "auto", "How to show what happens: auto, plain, tty, quiet, rawjson, none")
+
+	f.StringVar(&o.network, "network", "default", "The network of RUN: default, none or host")
+	list(&o.hosts, "add-host", "", "A line of /etc/hosts: `HOST:IP`")
+	f.Var(ulimitValue{&o.ulimits}, "ulimit", "A limit for RUN: NAME=SOFT[:HARD]")
+	f.Var(sizeValue{&o.shmSize}, "shm-size", "The size of /dev/shm")
+	text(&o.cgroupParent, "cgroup-parent", "", "The `cgroup` in which RUN makes its own")
+	list(&o.secrets, "secret", "", "A secret for RUN --mount=type=secret: `id=NAME[,src=FILE|,env=VARIABLE]`")
+	list(&o.ssh, "ssh", "", "An agent for RUN --mount=type=ssh: `default|ID[=SOCKET|KEY[,KEY]]`")
+	list(&o.allow, "allow", "", "Allow what is not by default: `security.insecure`, network.host")
+
+	list(&o.outputs, "output", "o", "What to make: a directory, - for a tar, or `type=image|registry|local|tar|oci|docker,…`")
+	f.BoolVar(&o.push, "push", false, "Push the image: --output type=registry")
+	f.BoolVar(&o.load, "load", false, "Put the image into the store, which is what happens anyway")
+	list(&o.cacheFrom, "cache-from", "", "Use the `cache` of another build: an image's name, type=registry,ref=…, type=local,src=…")
+	list(&o.cacheTo, "cache-to", "", "Keep a `cache` for other builds: type=inline, type=registry,ref=…, type=local,dest=…")
+	f.BoolVar(&o.check, "check", false, "Look for mistakes in the Dockerfile, and build nothing")
+	f.StringVar(&o.call, "call", "build", "What to do: build, check, outline or targets, maybe with ,format=json")
+	text(&o.provenance, "provenance", "", "Provenance attestation; only false")
+	text(&o.sbom, "sbom", "", "Bill of materials; only false")
+	f.Lookup("provenance").NoOptDefVal, f.Lookup("sbom").NoOptDefVal = "true", "true"
+	list(&o.attests, "attest", "", "Attestations; only disabled ones")
+
+	text(&o.authFile, "authfile", "", "Read credentials from this `file`")
+	text(&o.creds, "creds", "", "Use these `credentials`, USER[:PASSWORD]")
+	text(&o.certDir, "cert-dir", "", "`Directory` of certificates for registries")
+	f.BoolVar(&o.tlsVerify, "tls-verify", true, "Verify the registries' certificates")
+
+	// podman's.
+	list(&o.argFiles, "build-arg-file", "", "Read build-time variables from this `file`")
+	text(&o.ignoreFile, "ignorefile", "", "Read this `file` instead of .dockerignore")
+	text(&o.os, "os", "", "Build for this operating `system`")
+	text(&o.arch, "arch", "", "Build for this `architecture`")
+	text(&o.variant, "variant", "", "Build for this architecture's `variant`")
+	f.BoolVar(&o.pullAlways, "pull-always", false, "The same as --pull=always")
+	f.BoolVar(&o.pullNever, "pull-never", false, "The same as --pull=never")
+	text(&o.manifest, "manifest", "", "Name the image, or the list of images for several platforms: `NAME`")
+	text(&o.format, "format", "", "The manifest's `format`: oci or docker")
+	f.IntVar(&o.jobs, "jobs", 0, "How many steps run at a time; 0 is as many as there are processors")
+	text(&o.timestamp, "timestamp", "", "Give the image and its files this time: `SECONDS` since 1970")
+	text(&o.epoch, "source-date-epoch", "", "Give the image this time: `SECONDS` since 1970")
+	f.BoolVar(&o.rewriteTimestamp, "rewrite-timestamp", false, "Give files no later time than --source-date-epoch")
+	text(&o.logFile, "logfile", "", "Write what happens to this `file` instead of stderr")
+
+	for _, name := range []string{"pull-always", "pull-never", "os", "arch", "variant"} {
+		f.Lookup(name).Hidden = true
+	}
+	defineOthers(f)
+}
+
+// listValue is a flag that may be repeated; each occurrence is one entry, commas
+// and all.
+type listValue struct{ p *[]string }
+
+func (v *listValue) String() string {
+	if v.p == nil || len(*v.p) == 0 {
+		return ""
+	}
+	return fmt.Sprint(*v.p)
+}
+func (*listValue) Type() string { return "list" }
+func (v *listValue) Set(s string) error {
+	*v.p = append(*v.p, s)
+	return nil
+}
+
+// others are flags that Docker and podman have and that do nothing here, with
+// the reason: a line is "name[,short] type effect reason". The effect is
+//
+//	none   what it asks for is the case anyway, or it concerns a part that is not
+//	       here: nothing is said
+//	warn   Docker's buildx says that it has no effect, and so do we
+//	later  it is refused, but for the value after "=" in the type
+const others = `
+compress bool warn there is no daemon to send the context to
+rm bool=true none nothing is left of a step in any case
+force-rm bool none nothing is left of a step in any case
+isolation string warn isolation flag is deprecated with BuildKit.
+security-opt list warn security-opt flag is deprecated. "RUN --security=insecure" should be used with BuildKit.
+squash bool warn experimental flag squash is removed with BuildKit. You should squash inside build using a multi-stage Dockerfile for efficiency.
+memory,m string warn limits do not apply to builds
+memory-swap string warn limits do not apply to builds
+cpu-shares,c string warn limits do not apply to builds
+cpu-period string warn limits do not apply to builds
+cpu-quota string warn limits do not apply to builds
+cpuset-cpus string warn limits do not apply to builds
+cpuset-mems string warn limits do not apply to builds
+resource list warn limits do not apply to builds
+disable-content-trust bool=true none there is no content trust
+builder string none there is one builder
+debug,D bool none it is cais's global flag
+policy list later policies
+layers bool=true later every step is a layer that later builds use
+squash-all bool later layers are not put together yet
+volume,v list later use RUN --mount
+device list later devices
+cap-add list later use RUN --security=insecure
+cap-drop list later capabilities
+from string later use a build argument
+env list later use ENV in the Dockerfile
+unsetenv list later variables of the base image stay
+unsetlabel list later labels of the base image stay
+inherit-labels bool=true later labels of the base image stay
+inherit-annotations bool=true later the base image's are not taken
+identity-label bool=false later there is none
+dns list later name servers are the host's
+dns-option list later name servers are the host's
+dns-search list later name servers are the host's
+userns string later the user's own namespace is used
+userns-uid-map list later the user's own namespace is used
+userns-gid-map list later the user's own namespace is used
+userns-uid-map-user string later the user's own namespace is used
+userns-gid-map-group string later the user's own namespace is used
+group-add list later groups
+cgroupns string later cgroup namespaces
+ipc string later ipc namespaces
+pid string later pid namespaces
+uts string later uts namespaces
+runtime string later other runtimes
+runtime-flag list later other runtimes
+hooks-dir list later hooks
+http-proxy bool=true none proxies of the environment are handed on
+retry string none registries are asked again as they say
+retry-delay string none registries are asked again as they say
+signature-policy string later policy.json is read
+sign-by string later signing
+decryption-key list later encrypted images
+cpp-flag list later preprocessing
+omit-history bool=false later history is written
+skip-unused-stages bool=true later stages that nobody needs are never built
+all-platforms bool later name the platforms with --platform
+logsplit bool=false later one log
+no-hosts bool=false later /etc/hosts is written
+no-hostname bool=false later /etc/hostname is not written
+stdin bool=false later RUN has no stdin
+created-annotation bool later annotations
+cache-ttl string later builder prune collects the cache
+cw string later confidential workloads
+sbom-image-output string later bills of materials
+sbom-merge-strategy string later bills of materials
+sbom-output string later bills of materials
+sbom-purl-output string later bills of materials
+sbom-scanner-command list later bills of materials
+sbom-scanner-image string later bills of materials
+transient-mount list later use RUN --mount
+compat-volumes bool=false later changes below a VOLUME are kept
+save-stages bool=false later stages are in the cache
+stage-labels bool=false later stages are in the cache
+`
+
+type other struct {
+	name, short, kind, usual, effect, reason string
+}
+
+func eachOther(do func(other)) {
+	for line := range strings.Lines(strings.TrimSpace(others)) {
+		w := strings.SplitN(strings.TrimSpace(line), " ", 4)
+		x := other{effect: w[2], reason: w[3]}
+		x.name, x.short, _ = strings.Cut(w[0], ",")
+		x.kind, x.usual, _ = strings.Cut(w[1], "=")
+		do(x)
+	}
+}
+
+// otherValue keeps what was given, to be looked at when all flags are read.
+type otherValue struct {
+	kind, text string
+}
+
+func (v *otherValue) String() string { return v.text }
+func (v *otherValue) Type() string   { return v.kind }
+func (v *otherValue) Set(s string) error {
+	v.text = s
+	return nil
+}
+
+func defineOthers(f *pflag.FlagSet) {
+	eachOther(func(x other) {
+		usage := "Without effect: " + x.reason
+		if x.effect == "later" {
+			usage = "Not supported yet: " + x.reason
+		}
+		f.VarP(&otherValue{kind: x.kind}, x.name, x.short, strings.TrimSuffix(usage, "."))
+		fl := f.Lookup(x.name)
+		fl.Hidden = true
+		if x.kind == "bool" {
+			fl.NoOptDefVal = "true"
+		}
+	})
+}
+
+// usedOthers refuses those of the others that were used and would have had an
+// effect, and says which ones have none.
+func usedOthers(f *pflag.FlagSet, warn func(string)) error {
+	var err error
+	eachOther(func(x other) {
+		fl := f.Lookup(x.name)
+		if err != nil || !fl.Changed {
+			return
+		}
+		v := fl.Value.String()
+		switch {
+		case x.effect == "warn" && !(x.kind == "bool" && v == "false"):
+			warn(strings.TrimPrefix(x.reason+": --"+x.name+" has no effect", ""))
+		case x.effect == "later" && v != x.usual && !(x.kind == "bool" && x.usual == "" && v == "false"):
+			err = errs.New(errs.Unsupported, fmt.Sprintf("--%s is not supported by build: %s", x.name, x.reason))
+		}
+	})
+	return err
+}

@@ -1,0 +1,193 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"cais.dev/cais/pkg/build"
+	"cais.dev/cais/pkg/build/dockerfile"
+	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/cli/ui"
+)
+
+// source is the Dockerfile, for excerpts.
+func (j *job) source() graph.Source { return graph.Source{Name: filepath.Base(j.name), Data: j.text} }
+
+// showWarnings prints what the lint rules found, below the picture of a build.
+func (j *job) showWarnings() {
+	n := len(j.warnings)
+	if n == 0 || j.view == "quiet" || j.view == "rawjson" || j.call != "build" {
+		return
+	}
+	s := "s"
+	if n == 1 {
+		s = ""
+	}
+	fmt.Fprintf(j.s.Err, "\n %d warning%s found (use --check to see the lines):\n", n, s)
+	for _, w := range j.warnings {
+		at := ""
+		if len(w.Lines) > 0 {
+			at = fmt.Sprintf(" (line %d)", w.Lines[0].StartLine)
+		}
+		fmt.Fprintf(j.s.Err, " - %s: %s%s\n", w.Rule, w.Message, at)
+	}
+	j.warnings = nil
+}
+
+// checked is the end of --check: what was found, on stdout. failed is why the
+// Dockerfile could not be read as a whole.
+func (j *job) checked(failed error) error {
+	j.log.Close()
+	var located *dockerfile.Error
+	if failed != nil && !errors.As(failed, &located) {
+		return failed
+	}
+	if j.asJSON {
+		return j.checkedJSON(located)
+	}
+	n := len(j.warnings)
+	switch {
+	case n == 0 && located == nil:
+		fmt.Fprintln(j.s.Out, "Check complete, no warnings found.")
+		return nil
+	case n == 1:
+		fmt.Fprintln(j.s.Out, "Check complete, 1 warning has been found!")
+	case n > 1:
+		fmt.Fprintf(j.s.Out, "Check complete, %d warnings have been found!\n", n)
+	}
+	for _, w := range j.warnings {
+		fmt.Fprintf(j.s.Out, "\nWARNING: %s", w.Rule)
+		if w.URL != "" {
+			fmt.Fprintf(j.s.Out, " - %s", w.URL)
+		}
+		fmt.Fprintf(j.s.Out, "\n%s\n%s", w.Message, j.source().Excerpt(w.Lines))
+	}
+	if located != nil {
+		return failed
+	}
+	return &ui.ExitError{Code: ui.CodeFailure}
+}
+
+type jsonPosition struct {
+	Line      int `json:"line"`
+	Character int `json:"character"`
+}
+
+type jsonRange struct {
+	Start jsonPosition `json:"start"`
+	End   jsonPosition `json:"end"`
+}
+
+type jsonLocation struct {
+	SourceIndex int         `json:"sourceIndex"`
+	Ranges      []jsonRange `json:"ranges"`
+}
+
+type jsonWarning struct {
+	RuleName    string        `json:"ruleName"`
+	Description string        `json:"description"`
+	URL         string        `json:"url,omitempty"`
+	Detail      string        `json:"detail"`
+	Location    *jsonLocation `json:"location,omitempty"`
+}
+
+type jsonSource struct {
+	Filename string `json:"filename"`
+	Language string `json:"language"`
+	Data     []byte `json:"data"`
+}
+
+type jsonError struct {
+	Message  string        `json:"message"`
+	Location *jsonLocation `json:"location,omitempty"`
+}
+
+// checkedJSON prints the findings as buildx's --call=check,format=json does.
+func (j *job) checkedJSON(located *dockerfile.Error) error {
+	out := struct {
+		Warnings []jsonWarning `json:"warnings"`
+		Sources  []jsonSource  `json:"sources"`
+		Error    *jsonError    `json:"buildError,omitempty"`
+	}{Warnings: []jsonWarning{}, Sources: []jsonSource{}}
+	location := func(lines []graph.Range) *jsonLocation {
+		l := &jsonLocation{}
+		for _, r := range lines {
+			l.Ranges = append(l.Ranges, jsonRange{jsonPosition{r.StartLine, r.StartColumn}, jsonPosition{max(r.EndLine, r.StartLine), r.EndColumn}})
+		}
+		return l
+	}
+	for _, w := range j.warnings {
+		out.Warnings = append(out.Warnings, jsonWarning{w.Rule, w.Description, w.URL, w.Message, location(w.Lines)})
+	}
+	if len(out.Warnings) > 0 || located != nil {
+		out.Sources = append(out.Sources, jsonSource{filepath.Base(j.name), "Dockerfile", j.text})
+	}
+	if located != nil {
+		out.Error = &jsonError{located.Error(), location(located.Lines)}
+	}
+	e := json.NewEncoder(j.s.Out)
+	e.SetIndent("", "  ")
+	if err := e.Encode(out); err != nil {
+		return err
+	}
+	if len(j.warnings) > 0 || located != nil {
+		return &ui.ExitError{Code: ui.CodeFailure}
+	}
+	return nil
+}
+
+// explain shows where in the Dockerfile an error comes from, and gives it
+// BuildKit's words.
+func (j *job) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*ui.ExitError](err); ok {
+		return err
+	}
+	var excerpt string
+	var step *build.StepError
+	var at *dockerfile.Error
+	switch {
+	case errors.As(err, &at):
+		excerpt = graph.Source{Name: filepath.Base(j.name), Data: j.text}.Excerpt(at.Lines)
+	case errors.As(err, &step):
+		excerpt = j.source().Excerpt(step.Lines)
+	}
+	if j.solving && !errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("failed to solve: %w", err)
+	}
+	if excerpt != "" && j.view != "rawjson" {
+		fmt.Fprint(j.s.Err, excerpt)
+	}
+	return err
+}
+
+// targets prints the stages that can be built.
+func (j *job) targets() error {
+	j.log.Close()
+	list, err := dockerfile.Targets(j.text, j.name)
+	if err != nil {
+		return err
+	}
+	if j.asJSON {
+		e := json.NewEncoder(j.s.Out)
+		e.SetIndent("", "  ")
+		return e.Encode(map[string]any{"targets": list})
+	}
+	w := ui.NewTabWriter(j.s.Out)
+	fmt.Fprintln(w, "TARGET\tDESCRIPTION")
+	for _, t := range list {
+		name := t.Name
+		if name == "" {
+			name = "(default)"
+		} else if t.Default {
+			name += " (default)"
+		}
+		fmt.Fprintf(w, "%s\t%s\n", name, t.Description)
+	}
+	return w.Flush()
+}

@@ -1,0 +1,596 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"cais.dev/cais/pkg/atomicfile"
+	"cais.dev/cais/pkg/build"
+	"cais.dev/cais/pkg/build/export"
+	"cais.dev/cais/pkg/compress"
+	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/push"
+	"cais.dev/cais/pkg/storage"
+)
+
+// exporter makes a build's outputs.
+type exporter struct {
+	j *job
+	b *engine.Builder
+
+	images []image // as they are in the store; none if only files were asked for
+	root   oci.Document
+	sent   string // the digest of what was pushed
+}
+
+// image is one platform's.
+type image struct {
+	platform oci.Platform
+	id       string
+	source   push.Source
+	doc      oci.Document
+	config   []byte
+}
+
+// needsImage reports whether an output is made of an image, not of files.
+func needsImage(o export.Spec) bool {
+	return o.Type == "image" || o.Type == "oci" || o.Type == "docker"
+}
+
+// stored reports whether an output leaves an image in the store.
+func stored(o export.Spec) bool {
+	return o.Type == "image" && o.Flag("store", true)
+}
+
+// request says what the build is to record.
+func (x *exporter) request(req *build.Request) error {
+	several := len(req.Graph.Results) > 1
+	for _, o := range x.j.outputs {
+		req.Record = req.Record || needsImage(o)
+		if several && (o.Type == "docker") {
+			return errs.New(errs.Unsupported, "docker exporter does not currently support exporting manifest lists: build for one platform, or use type=oci")
+		}
+	}
+	if !several {
+		req.Names = x.names()
+	}
+	for _, a := range x.annotations() {
+		if a.level == "manifest" && a.platform == nil {
+			if req.Annotations == nil {
+				req.Annotations = map[string]string{}
+			}
+			req.Annotations[a.key] = a.value
+		}
+		if strings.HasPrefix(a.level, "index") && !several && a.level == "index" {
+			return errs.New(errs.Unsupported, "index annotations not supported for single platform export")
+		}
+	}
+	return nil
+}
+
+// names are what the image is to be called in the store.
+func (x *exporter) names() []string {
+	names := []string{}
+	for _, o := range x.j.outputs {
+		if !stored(o) || o.Flag("push-by-digest", false) {
+			continue
+		}
+		for _, n := range slices.Concat(x.j.names, o.Names()) {
+			if r, err := oci.Parse(n); err == nil && !slices.Contains(names, r.WithDefaultTag().String()) {
+				names = append(names, r.WithDefaultTag().String())
+			}
+		}
+	}
+	return names
+}
+
+// annotations are those of all flags.
+func (x *exporter) annotations() []annotation {
+	all := slices.Clone(x.j.annotated)
+	for _, o := range x.j.outputs {
+		for _, a := range o.Annotations() {
+			one := annotation{level: a.Level, key: a.Key, value: a.Value}
+			if a.Platform != "" {
+				if p, err := oci.ParsePlatform(a.Platform, oci.HostPlatform()); err == nil {
+					p = p.Normalize()
+					one.platform = &p
+				}
+			}
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// export makes all outputs of a result.
+func (x *exporter) export(ctx context.Context, res *build.Result) error {
+	if slices.ContainsFunc(x.j.outputs, needsImage) {
+		if err := x.prepare(ctx, res); err != nil {
+			return err
+		}
+	}
+	for _, o := range x.j.outputs {
+		if err := x.output(ctx, o, res); err != nil {
+			return err
+		}
+	}
+	if err := x.discard(ctx); err != nil {
+		return err
+	}
+	return x.report()
+}
+
+// prepare finds what was recorded, and makes the index of several.
+func (x *exporter) prepare(ctx context.Context, res *build.Result) error {
+	r, err := x.j.e.Reader()
+	if err != nil {
+		return err
+	}
+	for _, b := range res.Images {
+		img, err := r.Image(ctx, "sha256:"+b.ID)
+		if err != nil {
+			return err
+		}
+		src, doc, err := x.j.e.ImageSource(ctx, img, "")
+		if err != nil {
+			return err
+		}
+		one := image{platform: b.Platform, id: b.ID, source: src, doc: doc, config: b.Config}
+		if one.doc, err = x.annotate(one); err != nil {
+			return err
+		}
+		x.images = append(x.images, one)
+	}
+	x.root = x.images[0].doc
+	if len(x.images) > 1 {
+		if x.root, err = x.index(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// annotate adds what is meant for this platform's manifest alone.
+func (x *exporter) annotate(img image) (oci.Document, error) {
+	add := map[string]string{}
+	for _, a := range x.annotations() {
+		if a.level == "manifest" && (a.platform == nil || a.platform.String() == img.platform.String()) {
+			add[a.key] = a.value
+		}
+	}
+	if len(add) == 0 {
+		return img.doc, nil
+	}
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(img.doc.Data, &m); err != nil {
+		return img.doc, err
+	}
+	have := map[string]string{}
+	if raw, ok := m["annotations"]; ok {
+		if err := json.Unmarshal(raw, &have); err != nil {
+			return img.doc, err
+		}
+	}
+	same := true
+	for k, v := range add {
+		same = same && have[k] == v
+		have[k] = v
+	}
+	if same {
+		return img.doc, nil
+	}
+	raw, err := json.Marshal(have)
+	if err != nil {
+		return img.doc, err
+	}
+	m["annotations"] = raw
+	data, err := json.Marshal(m)
+	return oci.Document{MediaType: img.doc.MediaType, Digest: oci.Digest(data), Data: data}, err
+}
+
+// index is the list of the platforms' images.
+func (x *exporter) index() (oci.Document, error) {
+	kind := oci.TypeDockerIndex
+	if x.images[0].doc.MediaType == oci.TypeOCIManifest {
+		kind = oci.TypeOCIIndex
+	}
+	list := struct {
+		SchemaVersion int               `json:"schemaVersion"`
+		MediaType     string            `json:"mediaType"`
+		Manifests     []oci.Descriptor  `json:"manifests"`
+		Annotations   map[string]string `json:"annotations,omitempty"`
+	}{SchemaVersion: 2, MediaType: kind}
+	for _, img := range x.images {
+		d := oci.Descriptor{MediaType: img.doc.MediaType, Digest: img.doc.Digest, Size: int64(len(img.doc.Data)), Platform: &img.platform}
+		for _, a := range x.annotations() {
+			if a.level == "manifest-descriptor" && (a.platform == nil || a.platform.String() == img.platform.String()) {
+				if d.Annotations == nil {
+					d.Annotations = map[string]string{}
+				}
+				d.Annotations[a.key] = a.value
+			}
+		}
+		list.Manifests = append(list.Manifests, d)
+	}
+	for _, a := range x.annotations() {
+		if a.level == "index" {
+			if list.Annotations == nil {
+				list.Annotations = map[string]string{}
+			}
+			list.Annotations[a.key] = a.value
+		}
+	}
+	data, err := json.Marshal(list)
+	return oci.Document{MediaType: kind, Digest: oci.Digest(data), Data: data}, err
+}
+
+// Document is a manifest of the index, or a config: x is a [push.Source].
+func (x *exporter) Document(ctx context.Context, d oci.Descriptor) ([]byte, error) {
+	for _, img := range x.images {
+		switch d.Digest {
+		case img.doc.Digest:
+			return img.doc.Data, nil
+		case "sha256:" + img.id:
+			return img.config, nil
+		}
+	}
+	return nil, errs.New(errs.NotFound, "the build made no "+d.Digest)
+}
+
+// Layer finds a layer in the image that has it.
+func (x *exporter) Layer(ctx context.Context, d oci.Descriptor, diffID string) (push.Layer, error) {
+	var first error
+	for _, img := range x.images {
+		l, err := img.source.Layer(ctx, d, diffID)
+		if err == nil {
+			return l, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return push.Layer{}, first
+}
+
+// output makes one output.
+func (x *exporter) output(ctx context.Context, o export.Spec, res *build.Result) (err error) {
+	switch o.Type {
+	case "local":
+		return x.local(ctx, o, res)
+	case "tar":
+		return x.tar(ctx, o, res)
+	case "oci", "docker":
+		return x.archive(ctx, o)
+	}
+	if o.Flag("push", false) {
+		return x.push(ctx, o)
+	}
+	return nil
+}
+
+// files are a result's files.
+func (x *exporter) files(ctx context.Context, b build.Built) (export.Files, error) {
+	so, err := x.j.e.StorageOptions()
+	if err != nil {
+		return export.Files{}, err
+	}
+	f := export.Files{Dirs: b.Dirs, UserXattr: so.Rootless, Time: x.epoch()}
+	if f.Dirs == nil && b.TopLayer != "" {
+		r, err := x.j.e.Reader()
+		if err != nil {
+			return f, err
+		}
+		if f.Dirs, err = r.LayerDirs(ctx, b.TopLayer); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// epoch is SOURCE_DATE_EPOCH, if it is a number.
+func (x *exporter) epoch() time.Time {
+	n, err := strconv.ParseInt(x.j.args["SOURCE_DATE_EPOCH"], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(n, 0).UTC()
+}
+
+func (x *exporter) local(ctx context.Context, o export.Spec, res *build.Result) (err error) {
+	step := x.j.log.Step("exporting to client directory")
+	defer func() { step.Done(err) }()
+	split := len(res.Images) > 1 && o.Flag("platform-split", true) || len(res.Images) == 1 && o.Flag("platform-split", false)
+	for _, b := range res.Images {
+		dest := o.Dest
+		if split {
+			dest = filepath.Join(dest, strings.ReplaceAll(b.Platform.String(), "/", "_"))
+		}
+		f, err := x.files(ctx, b)
+		if err != nil {
+			return err
+		}
+		skipped, err := f.Directory(ctx, dest, o.Attrs["mode"] == "delete")
+		if err != nil {
+			return err
+		}
+		for _, s := range skipped {
+			step.Warn("a device is left out, which only root may make: " + s)
+		}
+	}
+	step.ItemDone("copying files", 0)
+	return nil
+}
+
+func (x *exporter) tar(ctx context.Context, o export.Spec, res *build.Result) (err error) {
+	if len(res.Images) > 1 {
+		return errs.WithHint(errs.New(errs.Unsupported, "a tar of the files of several platforms is not supported"), "Use type=local, or one --platform.")
+	}
+	step := x.j.log.Step("exporting to client tarball")
+	defer func() { step.Done(err) }()
+	f, err := x.files(ctx, res.Images[0])
+	if err != nil {
+		return err
+	}
+	return x.write(o.Dest, func(w io.Writer) error { return f.Tar(ctx, w) })
+}
+
+// write writes a file that is there whole or not at all, or to stdout.
+func (x *exporter) write(dest string, do func(io.Writer) error) error {
+	if dest == "-" {
+		return do(x.j.s.Out)
+	}
+	if err := os.MkdirAll(filepath.Dir(dest), 0o755); err != nil {
+		return err
+	}
+	if fi, err := os.Stat(dest); err == nil && !fi.Mode().IsRegular() { // a pipe, a device
+		f, err := os.OpenFile(dest, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(do(f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(dest), ".cais-build-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(do(f), f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), dest)
+}
+
+func compression(o export.Spec) push.Compression {
+	c := push.Compression{Force: o.Flag("force-compression", false)}
+	switch o.Attrs["compression"] {
+	case "gzip":
+		c.Kind = compress.Gzip
+	case "zstd":
+		c.Kind = compress.Zstd
+	}
+	c.Level, _ = strconv.Atoi(o.Attrs["compression-level"])
+	return c
+}
+
+// refs are the names in an archive or in registries.
+func (x *exporter) refs(o export.Spec) ([]oci.Reference, error) {
+	var refs []oci.Reference
+	names := o.Names()
+	if len(names) == 0 {
+		names = x.j.names
+	}
+	for _, n := range names {
+		r, err := oci.Parse(n)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, r.WithDefaultTag())
+	}
+	return refs, nil
+}
+
+// archive writes an OCI layout or what docker save writes.
+func (x *exporter) archive(ctx context.Context, o export.Spec) (err error) {
+	what := "oci"
+	if o.Type == "docker" {
+		what = "docker"
+	}
+	step := x.j.log.Step("exporting to " + what + " image format")
+	defer func() { step.Done(err) }()
+	refs, err := x.refs(o)
+	if err != nil {
+		return err
+	}
+	spool, err := x.j.e.Spool()
+	if err != nil {
+		return err
+	}
+	opts := push.ArchiveOptions{
+		Layout: push.Layout{OCI: true, Docker: o.Type == "docker"}, Spool: spool,
+		Compress: o.Attrs["compression"] != "uncompressed" && (o.Type == "oci" || o.Attrs["compression"] != ""), Compression: compression(o),
+	}
+	if o.Type == "oci" && o.Flag("oci-mediatypes", true) {
+		opts.Format = push.OCI
+	}
+	saved := []push.Saved{{Names: refs, Root: x.root, Source: x}}
+	var docs []oci.Document
+	if !o.Flag("tar", true) {
+		if err := os.MkdirAll(o.Dest, 0o755); err != nil {
+			return err
+		}
+		docs, err = push.Archive(ctx, push.NewDirectory(o.Dest), saved, opts)
+	} else {
+		err = x.write(o.Dest, func(w io.Writer) error {
+			docs, err = push.Archive(ctx, push.NewTar(w), saved, opts)
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if len(docs) > 0 && x.sent == "" {
+		x.sent = docs[0].Digest
+		x.root = docs[0]
+	}
+	step.ItemDone("exporting manifest "+x.root.Digest, 0)
+	return nil
+}
+
+// push sends the image to its registries.
+func (x *exporter) push(ctx context.Context, o export.Spec) (err error) {
+	refs, err := x.refs(o)
+	if err != nil {
+		return err
+	}
+	reg := x.j.registry
+	if o.Flag("registry.insecure", false) {
+		no := false
+		reg.TLSVerify = &no
+	}
+	p, end, err := x.j.e.Pusher(reg)
+	if err != nil {
+		return err
+	}
+	defer end()
+	for _, ref := range refs {
+		if o.Flag("push-by-digest", false) {
+			ref.Tag = ""
+		}
+		if err := x.pushTo(ctx, p, o, ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *exporter) pushTo(ctx context.Context, p *push.Pusher, o export.Spec, ref oci.Reference) (err error) {
+	step := x.j.log.Step("pushing " + ref.String())
+	defer func() { step.Done(err) }()
+	req := push.Request{Ref: ref, Root: x.root, Source: x, Compression: compression(o), Events: func(ev push.Event) {
+		switch ev.Kind {
+		case push.Pushing:
+			step.Item(ev.Layer, ev.Done, ev.Total)
+		case push.Pushed, push.Exists:
+			step.ItemDone(ev.Layer, ev.Total)
+		}
+	}}
+	if o.Flag("oci-mediatypes", false) {
+		req.Format = push.OCI
+	}
+	res, err := p.Push(ctx, req)
+	if err != nil {
+		return err
+	}
+	x.sent = res.Root.Digest
+	x.root.Digest, x.root.MediaType = res.Root.Digest, res.Root.MediaType
+	if len(res.Root.Data) > 0 {
+		x.root.Data = res.Root.Data
+	}
+	step.ItemDone("pushing manifest for "+ref.String()+"@"+res.Root.Digest, 0)
+	if len(x.images) != 1 {
+		return nil
+	}
+	r, err := x.j.e.Reader()
+	if err != nil {
+		return err
+	}
+	img, err := r.Image(ctx, "sha256:"+x.images[0].id)
+	if err != nil {
+		return err
+	}
+	return x.j.e.Pushed(ctx, img, ref, res)
+}
+
+// discard removes the records of images that only archives needed.
+func (x *exporter) discard(ctx context.Context) error {
+	if len(x.images) == 0 || slices.ContainsFunc(x.j.outputs, stored) {
+		return nil
+	}
+	r, err := x.j.e.Reader()
+	if err != nil {
+		return err
+	}
+	st, err := x.j.e.Store(ctx)
+	if err != nil {
+		return err
+	}
+	var all error
+	for _, i := range x.images {
+		img, err := r.Image(ctx, "sha256:"+i.id)
+		if err != nil || len(img.Names) > 0 {
+			continue
+		}
+		_, err = st.RemoveImage(ctx, storage.RemoveOptions{}, "sha256:"+i.id)
+		if errs.KindOf(err) == errs.Conflict || errs.KindOf(err) == errs.NotFound { // somebody uses it
+			err = nil
+		}
+		all = errors.Join(all, err)
+	}
+	return errors.Join(all, st.Close())
+}
+
+// report writes what scripts want to know.
+func (x *exporter) report() error {
+	id := ""
+	switch {
+	case len(x.images) == 1:
+		id = "sha256:" + x.images[0].id
+	case len(x.images) > 1:
+		id = x.root.Digest
+	}
+	if f := x.j.o.iidFile; f != "" {
+		if err := os.WriteFile(f, []byte(id), 0o644); err != nil {
+			return err
+		}
+	}
+	if f := x.j.o.metadataFile; f != "" {
+		data, err := json.MarshalIndent(x.metadata(id), "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := atomicfile.Write(f, data, 0o644, false); err != nil {
+			return err
+		}
+	}
+	if x.j.o.quiet && id != "" {
+		fmt.Fprintln(x.j.s.Out, id)
+	}
+	return nil
+}
+
+// metadata has buildx's keys.
+func (x *exporter) metadata(id string) map[string]any {
+	sum := sha256.Sum256([]byte(id + x.root.Digest))
+	m := map[string]any{"buildx.build.ref": "default/default/" + hex.EncodeToString(sum[:])[:25]}
+	if len(x.images) == 0 {
+		return m
+	}
+	if len(x.images) == 1 {
+		m["containerimage.config.digest"] = id
+	}
+	m["containerimage.digest"] = x.root.Digest
+	m["containerimage.descriptor"] = map[string]any{"mediaType": x.root.MediaType, "digest": x.root.Digest, "size": len(x.root.Data)}
+	var names []string
+	for _, n := range slices.Concat(x.j.names, x.names()) {
+		if !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	if len(names) > 0 {
+		m["image.name"] = strings.Join(names, ",")
+	}
+	return m
+}
