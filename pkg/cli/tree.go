@@ -131,6 +131,16 @@ var tree = []node{
 	{name: "oci", of: "oci", section: others, quick: true, new: oci.New},
 	{name: "unshare", of: "unshare", section: others, new: system.NewUnshare},
 	{name: "version", of: "version", section: common, quick: true, new: system.NewVersion},
+	{name: "manifest", section: management, short: "Manage lists of images for several platforms", children: []node{
+		{name: "add", of: "manifest add", new: image.NewManifestAdd},
+		{name: "annotate", of: "manifest annotate", new: image.NewManifestAnnotate},
+		{name: "create", of: "manifest create", new: image.NewManifestCreate},
+		{name: "exists", of: "manifest exists", quick: true, new: image.NewManifestExists},
+		{name: "inspect", of: "manifest inspect", new: image.NewManifestInspect},
+		{name: "push", of: "manifest push", new: image.NewManifestPush},
+		{name: "remove", of: "manifest remove", new: image.NewManifestRemove},
+		{name: "rm", of: "manifest rm", new: image.NewManifestRm},
+	}},
 	{name: "system", section: management, short: "Manage cais itself", children: []node{
 		{name: "events", of: "system events", new: system.NewEvents},
 		{name: "boot", short: "Containers after a reboot", children: []node{
@@ -160,7 +170,6 @@ var tree = []node{
 	{name: "generate", later: "units and YAML made from containers"},
 	{name: "healthcheck", later: "probing a container's health"},
 	{name: "kube", aliases: []string{"play"}, later: "running Kubernetes YAML"},
-	{name: "manifest", later: "lists of images for several platforms"},
 	{name: "mount", later: "a container's files on the host"},
 	{name: "pod", later: "containers that share namespaces"},
 	{name: "search", later: "searching a registry"},

@@ -174,6 +174,9 @@ func (i images) Image(ctx context.Context, ref string) (*run.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if img, err = OfList(ctx, r, img, nil); err != nil {
+		return nil, err
+	}
 	out := &run.Image{ID: img.ID, Ref: name}
 	data, err := r.Config(ctx, img)
 	if err != nil {

@@ -155,6 +155,10 @@ func (s *Store) verify(ctx context.Context, own *Image, l Layer) error {
 
 // checkDocuments returns what is wrong with an image's config and manifests.
 func (s *Store) checkDocuments(ctx context.Context, img *Image) error {
+	if img.IsList() {
+		_, err := s.reader.List(ctx, img)
+		return err
+	}
 	config, err := s.reader.Config(ctx, img)
 	if errs.KindOf(err) == errs.NotFound && img.TopLayer != "" && len(img.BigData) == 0 {
 		return nil // another tool's working image

@@ -356,3 +356,68 @@ func (s *Store) AddManifest(id string, doc []byte) error {
 	err := s.lib.SetImageBigData(id, "manifest-"+string(d), doc, func([]byte) (digest.Digest, error) { return d, nil })
 	return s.explain("record a manifest of image "+short(id), err)
 }
+
+// instancesKey is where Podman keeps where a list's images are from.
+const instancesKey = "instances.json"
+
+// List is a manifest list that the store keeps: an index without an image of its
+// own, in Podman's form.
+type List struct {
+	ID        string
+	Names     []string
+	Index     []byte
+	Instances []byte // a JSON object: digest → where it is from
+}
+
+// IsList reports whether a record is one of a manifest list.
+func (img *Image) IsList() bool {
+	_, config := img.BigData["sha256:"+img.ID]
+	_, manifest := img.BigData["manifest"]
+	return img.TopLayer == "" && !config && manifest
+}
+
+// PutList records a manifest list, a new one if ID is empty, and returns its id.
+func (s *Store) PutList(l List) (string, error) {
+	s.spendReserve()
+	fail := func(err error) (string, error) { return "", s.explain("record a manifest list", err) }
+	if l.ID == "" {
+		img, err := s.lib.CreateImage("", nil, "", "", &library.ImageOptions{CreationDate: time.Now()})
+		if err != nil {
+			return fail(err)
+		}
+		l.ID = img.ID
+	}
+	d := sha(l.Index)
+	for _, doc := range []struct {
+		key  string
+		data []byte
+		sum  func([]byte) (digest.Digest, error)
+	}{
+		{instancesKey, l.Instances, nil},
+		{"manifest", l.Index, func([]byte) (digest.Digest, error) { return d, nil }},
+	} {
+		if err := s.lib.SetImageBigData(l.ID, doc.key, doc.data, doc.sum); err != nil {
+			return fail(err)
+		}
+	}
+	if len(l.Names) > 0 {
+		if err := s.lib.AddNames(l.ID, l.Names); err != nil {
+			return fail(err)
+		}
+	}
+	return l.ID, nil
+}
+
+// List returns the manifest list that img is.
+func (r *Reader) List(ctx context.Context, img *Image) (*List, error) {
+	index, err := r.Manifest(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	l := &List{ID: img.ID, Names: img.Names, Index: index}
+	l.Instances, err = r.Document(ctx, img, instancesKey)
+	if errs.KindOf(err) == errs.NotFound {
+		err = nil
+	}
+	return l, err
+}

@@ -107,6 +107,9 @@ func (s *Seen) RepoDigests(img *Image) []string {
 			refs = append(refs, ref)
 		}
 	}
+	if img.IsList() {
+		return nil
+	}
 	known := s.Manifests[img.ID]
 	for _, n := range tags(img.Names) {
 		repo := repository(n)

@@ -242,6 +242,9 @@ func configOf(ctx context.Context, r interface {
 	Config(ctx context.Context, img *storage.Image) ([]byte, error)
 }, img *storage.Image) (oci.Image, error) {
 	var c oci.Image
+	if img.IsList() {
+		return c, nil // it has none
+	}
 	data, err := r.Config(ctx, img)
 	if err != nil {
 		return c, err

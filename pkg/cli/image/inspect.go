@@ -53,6 +53,11 @@ func Inspect(ctx context.Context, r inspector, typed string) (*docker.Image, err
 	if err != nil {
 		return nil, err
 	}
+	if list, ok := r.(*storage.Reader); ok {
+		if img, err = engine.OfList(ctx, list, img, nil); err != nil {
+			return nil, err
+		}
+	}
 	c, err := configOf(ctx, r, img)
 	if err != nil {
 		return nil, err

@@ -219,10 +219,6 @@ func pushOne(ctx context.Context, e *engine.Engine, s ui.Streams, r *storage.Rea
 	if err := matchPlatform(ctx, r, img, j.to, o.platform); err != nil {
 		return err
 	}
-	src, root, err := e.ImageSource(ctx, img, j.to.Name())
-	if err != nil {
-		return err
-	}
 	c, err := o.compressionOptions()
 	if err != nil {
 		return err
@@ -231,6 +227,11 @@ func pushOne(ctx context.Context, e *engine.Engine, s ui.Streams, r *storage.Rea
 	if err != nil {
 		return err
 	}
+	src, root, end, err := sourceOf(ctx, e, r, img, j.to.Name(), o.registry)
+	if err != nil {
+		return err
+	}
+	defer end()
 	req := push.Request{Ref: j.to, Root: root, Source: src, Compression: c, Format: format}
 	progress := ui.NewProgress(s)
 	if !o.quiet {
@@ -241,7 +242,9 @@ func pushOne(ctx context.Context, e *engine.Engine, s ui.Streams, r *storage.Rea
 	if err != nil {
 		return err
 	}
-	if err := e.Pushed(ctx, img, j.to, res); err != nil {
+	if img.IsList() {
+		e.Log().Debug("a list was pushed", "images", len(res.Images))
+	} else if err := e.Pushed(ctx, img, j.to, res); err != nil {
 		e.Log().Debug("what was pushed is not noted", "reason", err)
 	}
 	if !o.quiet {
@@ -253,6 +256,24 @@ func pushOne(ctx context.Context, e *engine.Engine, s ui.Streams, r *storage.Rea
 		}
 	}
 	return nil
+}
+
+// sourceOf is an image, or a list, of the store as what is pushed.
+func sourceOf(ctx context.Context, e *engine.Engine, r *storage.Reader, img *storage.Image, repo string, o engine.PullerOptions) (push.Source, oci.Document, func(), error) {
+	if !img.IsList() {
+		src, root, err := e.ImageSource(ctx, img, repo)
+		return src, root, func() {}, err
+	}
+	l, err := r.List(ctx, img)
+	if err != nil {
+		return nil, oci.Document{}, nil, err
+	}
+	client, _, err := e.Registry(o)
+	if err != nil {
+		return nil, oci.Document{}, nil, err
+	}
+	src, root, err := e.ListSource(ctx, l, client)
+	return src, root, client.Close, err
 }
 
 // matchPlatform refuses an image of another platform than the one asked for.
