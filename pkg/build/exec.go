@@ -197,6 +197,7 @@ func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
 	}
 	r.Ulimits = slices.Clone(b.req.Ulimits)
 	for _, u := range op.Ulimits {
+		r.Ulimits = slices.DeleteFunc(r.Ulimits, func(have plan.Ulimit) bool { return have.Name == u.Name })
 		r.Ulimits = append(r.Ulimits, plan.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
 	}
 	cg, procs, err := b.cgroup(ctx)

@@ -443,15 +443,19 @@ func (c *converter) resolveImages(ctx context.Context, needed map[*stage]bool) e
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	fails := make([]error, len(c.stages))
 	type found struct {
-		s    *stage
-		img  Image
 		base Base
-		how  string
+		err  error
 	}
-	got := make([]*found, len(c.stages))
-	for i, s := range c.stages {
+	// Stages FROM the same image ask once.
+	asked := map[string]*found{}
+	type made struct {
+		s   *stage
+		img Image
+		how string
+	}
+	var list []made
+	for _, s := range c.stages {
 		wanted := needed[s] || c.opts.AllStages
 		if s.base != nil || s.resolved || s.done {
 			continue
@@ -474,38 +478,40 @@ func (c *converter) resolveImages(ctx context.Context, needed map[*stage]bool) e
 			c.fromContext(s, how)
 			continue
 		}
-		got[i] = &found{s: s, img: img, how: how}
+		list = append(list, made{s, img, how})
+		if asked[img.key()] != nil {
+			continue
+		}
+		f := &found{}
+		asked[img.key()] = f
 		wg.Go(func() {
-			got[i].base, fails[i] = c.opts.Resolver.Resolve(ctx, img)
-			if fails[i] != nil {
+			if f.base, f.err = c.opts.Resolver.Resolve(ctx, img); f.err != nil {
 				cancel()
 			}
 		})
 	}
 	wg.Wait()
-	if i := firstFailure(fails); i >= 0 {
-		s := c.stages[i]
-		err := fmt.Errorf("%s: %w", s.def.BaseName, fails[i])
-		return parser.WithLocation(suggest.WrapError(err, s.def.BaseName, append(c.names(), commonImages()...), true), s.def.Location)
-	}
-	for _, f := range got {
-		if f != nil {
-			c.fromImage(f.s, f.img, f.base, f.how)
+	// Of several errors the one that made the others end, or the first.
+	var at *stage
+	var fail error
+	for _, m := range list {
+		if err := asked[m.img.key()].err; err != nil && (fail == nil || errors.Is(fail, context.Canceled)) {
+			at, fail = m.s, err
 		}
+	}
+	if fail != nil {
+		name := at.def.BaseName
+		err := suggest.WrapError(fmt.Errorf("%s: %w", name, fail), name, append(c.names(), commonImages()...), true)
+		return parser.WithLocation(err, at.def.Location)
+	}
+	for _, m := range list {
+		c.fromImage(m.s, m.img, asked[m.img.key()].base, m.how)
 	}
 	return nil
 }
 
-// firstFailure is the index of the error that made the others end, -1 if none.
-func firstFailure(fails []error) int {
-	at := -1
-	for i, err := range fails {
-		if err != nil && (at < 0 || errors.Is(fails[at], context.Canceled)) {
-			at = i
-		}
-	}
-	return at
-}
+// key is equal for images that are the same.
+func (i Image) key() string { return i.Ref + " " + i.Layout + " " + i.Platform.String() }
 
 // imageOf says what s is made from: how is "image", "context" (an image by a
 // named context), "local" or "scratch".
