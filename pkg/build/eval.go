@@ -83,6 +83,11 @@ type found struct {
 	once    sync.Once
 	matches []source.Match
 	err     error
+
+	// The contents' digest, without the owners and with them.
+	sumOnce [2]sync.Once
+	sum     [2]string
+	sumErr  [2]error
 }
 
 type opened struct {
@@ -216,36 +221,32 @@ func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := []string{key}
-	if b.readsStages(n) {
-		slow, err := b.slowKey(ctx, n)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, slow)
-		if !forced {
-			if f, err := b.cached(n, slow); f != nil || err != nil {
-				if f != nil && !late {
-					err = b.cache.Put(key, f.chain[0].ID, true)
-				}
-				return f, err
+	slow, err := b.slowKey(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	if slow != key && !forced {
+		if f, err := b.cached(n, slow); f != nil || err != nil {
+			if f != nil && !late {
+				err = b.cache.Put(key, f.chain[0].ID, true)
 			}
+			return f, err
 		}
 	}
 	step := b.show(n)
-	release, err := b.cache.LockKey(ctx, keys[len(keys)-1], func() { step.Warn("waiting for another build that does the same") })
+	release, err := b.cache.LockKey(ctx, slow, func() { step.Warn("waiting for another build that does the same") })
 	if err != nil {
 		step.Done(err)
 		return nil, err
 	}
 	defer release()
 	if !forced { // it may just have been made
-		if f, err := b.find1(n, keys[len(keys)-1]); f != nil || err != nil {
+		if f, err := b.find1(n, slow); f != nil || err != nil {
 			step.Cached()
 			return f, err
 		}
 	}
-	r, err := b.carryOut(ctx, n, base, keys[0], step)
+	r, err := b.carryOut(ctx, n, base, slow, step)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -254,7 +255,7 @@ func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
 		return nil, err
 	}
 	b.hold(r)
-	for _, k := range keys {
+	for _, k := range []string{key, slow} {
 		if err := b.cache.Put(k, r.ID, true); err != nil {
 			step.Done(err)
 			return nil, err
@@ -272,19 +273,6 @@ func (b *build) hold(r *cache.Result) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.held = append(b.held, r)
-}
-
-// readsStages reports whether n reads other steps' results beside its base, whose
-// contents may be the same though their key is not.
-func (b *build) readsStages(n *node) bool {
-	return slices.ContainsFunc(n.inputs(), func(in graph.ID) bool {
-		switch b.nodes[in].Op.(type) {
-		case *graph.Local, *graph.Git, *graph.HTTP:
-			return false
-		}
-		_, merge := n.Op.(*graph.Merge)
-		return !merge
-	})
 }
 
 // ready makes all that n needs, side by side, and returns its base.
@@ -539,6 +527,14 @@ func (b *build) later(f func()) {
 
 // find looks up what a selection names, once.
 func (b *build) find(ctx context.Context, s selection) ([]source.Match, error) {
+	f, err := b.lookUp(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return f.matches, nil
+}
+
+func (b *build) lookUp(ctx context.Context, s selection) (*found, error) {
 	id := fmt.Sprintf("%d %+v", s.from, s.query)
 	b.mu.Lock()
 	f := b.finds[id]
@@ -554,7 +550,7 @@ func (b *build) find(ctx context.Context, s selection) ([]source.Match, error) {
 		}
 		f.err = err
 	})
-	return f.matches, f.err
+	return f, f.err
 }
 
 // users reads passwd and group of a file system.

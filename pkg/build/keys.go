@@ -37,13 +37,29 @@ func (b *build) key(ctx context.Context, id graph.ID) (string, error) {
 		return hash("scratch", nil), nil
 	}
 	n := &b.nodes[id]
-	n.keyOnce.Do(func() { n.key, n.keyErr = b.makeKey(ctx, n, b.fastKey) })
+	n.keyOnce.Do(func() { n.key, n.keyErr = b.makeKey(ctx, n, b.key, b.fastKey) })
 	return n.key, n.keyErr
 }
 
-// slowKey is key by the contents of what is read of other stages. They must be there.
+// slowKey is the key by what the steps that n needs have made, which must be there:
+// by the contents of what is read of other stages, and by the keys under which the
+// results below were made. So a step that was made anew with the same contents
+// changes nothing behind it.
 func (b *build) slowKey(ctx context.Context, n *node) (string, error) {
-	return b.makeKey(ctx, n, b.contentKey)
+	return b.makeKey(ctx, n, b.resultKey, b.contentKey)
+}
+
+func (b *build) resultKey(ctx context.Context, id graph.ID) (string, error) {
+	if id != graph.None {
+		f, err := b.files(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		if len(f.chain) > 0 {
+			return f.chain[0].Key, nil
+		}
+	}
+	return b.key(ctx, id)
 }
 
 // selection says which part of a file system a key is about.
@@ -53,7 +69,8 @@ type selection struct {
 	owner bool
 }
 
-func (b *build) makeKey(ctx context.Context, n *node, read func(ctx context.Context, s selection) (string, error)) (string, error) {
+func (b *build) makeKey(ctx context.Context, n *node, below func(ctx context.Context, id graph.ID) (string, error),
+	read func(ctx context.Context, s selection) (string, error)) (string, error) {
 	d := b.definition(n)
 	switch op := n.Op.(type) {
 	case *graph.Image:
@@ -67,7 +84,7 @@ func (b *build) makeKey(ctx context.Context, n *node, read func(ctx context.Cont
 		_, key, err := b.fetch(ctx, n)
 		return key, err
 	case *graph.Exec:
-		root, err := b.key(ctx, op.Root)
+		root, err := below(ctx, op.Root)
 		if err != nil {
 			return "", err
 		}
@@ -84,7 +101,7 @@ func (b *build) makeKey(ctx context.Context, n *node, read func(ctx context.Cont
 		}
 		return hash("exec", []any{d, keys}), nil
 	case *graph.Copy:
-		on, err := b.key(ctx, op.On)
+		on, err := below(ctx, op.On)
 		if err != nil {
 			return "", err
 		}
@@ -101,14 +118,14 @@ func (b *build) makeKey(ctx context.Context, n *node, read func(ctx context.Cont
 		}
 		return hash("copy", []any{d, keys}), nil
 	case *graph.Mkdir:
-		on, err := b.key(ctx, op.On)
+		on, err := below(ctx, op.On)
 		return hash("mkdir", []any{d, on}), err
 	case *graph.Merge:
-		on, err := b.key(ctx, op.On)
+		on, err := below(ctx, op.On)
 		if err != nil {
 			return "", err
 		}
-		layer, err := b.key(ctx, op.Layer)
+		layer, err := below(ctx, op.Layer)
 		return hash("merge", []any{on, layer}), err
 	}
 	return "", nil
@@ -137,15 +154,25 @@ func (b *build) fastKey(ctx context.Context, s selection) (string, error) {
 }
 
 func (b *build) contentKey(ctx context.Context, s selection) (string, error) {
-	m, err := b.find(ctx, s)
+	f, err := b.lookUp(ctx, s)
 	if err != nil {
 		return "", err
 	}
-	t, err := b.tree(ctx, s.from)
-	if err != nil {
-		return "", err
+	f.sumOnce[b2i(s.owner)].Do(func() {
+		t, err := b.tree(ctx, s.from)
+		if err == nil {
+			f.sum[b2i(s.owner)], err = t.Sum(ctx, f.matches, s.owner)
+		}
+		f.sumErr[b2i(s.owner)] = err
+	})
+	return f.sum[b2i(s.owner)], f.sumErr[b2i(s.owner)]
+}
+
+func b2i(v bool) int {
+	if v {
+		return 1
 	}
-	return t.Sum(ctx, m, s.owner)
+	return 0
 }
 
 // definition is all of a node that decides what it makes, but for what it reads.
