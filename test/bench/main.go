@@ -115,6 +115,7 @@ func run(cais, out string, rounds int, only string) (err error) {
 		{"ps", b.ps},
 		{"monitor", b.monitor},
 		{"pull", b.pull},
+		{"build", b.builds},
 	}
 	for _, f := range figures {
 		if !strings.Contains(f.name, only) {
@@ -132,7 +133,7 @@ func run(cais, out string, rounds int, only string) (err error) {
 // missing line in the table.
 func installPeers() {
 	var want []string
-	for _, p := range []string{"crun", "runc", "podman", "docker.io"} {
+	for _, p := range []string{"crun", "runc", "podman", "buildah", "docker.io"} {
 		name := strings.TrimSuffix(p, ".io")
 		if _, ok := lookPath(name); !ok {
 			want = append(want, p)
