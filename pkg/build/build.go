@@ -106,9 +106,20 @@ type Options struct {
 	// Open returns the store; it is called once something must be changed. Whoever
 	// made the Service closes it.
 	Open func(ctx context.Context) (Store, error)
+	// Network makes a namespace on the default network for the commands of one
+	// build; nil: they have the host's network.
+	Network func(ctx context.Context, id string) (*Network, error)
 	// Host returns what is known of this machine.
 	Host func() (plan.Host, error)
 	Log  *slog.Logger
+}
+
+// Network is a namespace with a network.
+type Network struct {
+	Path   string // of the namespace
+	Resolv string // for /etc/resolv.conf
+	HostIP string // what host-gateway means there
+	Close  func() error
 }
 
 // Service builds.

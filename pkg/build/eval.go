@@ -45,6 +45,7 @@ type build struct {
 	summaries map[string]*summed // by result
 	filters   map[string]seccomp.Filter
 	control   func() (*control, error)
+	network   func() (*Network, error)
 	hidden    map[graph.ID]bool // nodes that were shown
 }
 

@@ -189,11 +189,16 @@ func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
 	r.Privileged = op.Insecure
 	r.Devices = b.req.Devices
 	r.Mounts = append(slices.Clone(b.req.Mounts), r.Mounts...)
-	switch op.Network {
-	case graph.NetworkNone:
-		r.Network = "none"
-	default:
-		r.Network = "host"
+	network, err := c.network()
+	if err != nil {
+		return nil, err
+	}
+	r.Network = "ns:" + network.Path
+	if network.Path == "" {
+		r.Network = string(op.Network)
+		if op.Network == graph.NetworkDefault {
+			r.Network = "host"
+		}
 	}
 	r.Ulimits = slices.Clone(b.req.Ulimits)
 	for _, u := range op.Ulimits {
@@ -224,7 +229,7 @@ func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
 	if err := c.rootDir(); err != nil {
 		return nil, err
 	}
-	etc, err := c.etc()
+	etc, err := c.etc(network)
 	if err != nil {
 		return nil, err
 	}
@@ -290,8 +295,40 @@ func (b *build) basePlaces() (string, error) {
 	return dir, os.Chmod(dir, 0o755)
 }
 
+// network is what the command reaches: the build's own namespace, or with an empty
+// Path the host's or none.
+func (c *command) network() (*Network, error) {
+	if c.op.Network == graph.NetworkDefault && c.b.s.o.Network != nil {
+		return c.b.network()
+	}
+	resolv, err := os.ReadFile("/etc/resolv.conf")
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return &Network{Resolv: string(resolv), HostIP: "127.0.0.1"}, err // the host's, where that is it
+}
+
+// makeNetwork makes the namespace that all commands of the build share.
+func (b *build) makeNetwork(ctx context.Context) (*Network, error) {
+	s, err := b.scratch()
+	if err != nil {
+		return nil, err
+	}
+	n, err := b.s.o.Network(ctx, s.ID+s.ID)
+	if err != nil {
+		err = errs.E("make the network of the build", errs.KindOf(err), err)
+		return nil, errs.WithHint(err, "With --network host the commands have this machine's network.")
+	}
+	b.later(func() {
+		if err := n.Close(); err != nil {
+			b.s.o.Log.Warn("the build's network stays", "error", err)
+		}
+	})
+	return n, nil
+}
+
 // etc writes the command's own hosts and resolv.conf.
-func (c *command) etc() ([]lower.File, error) {
+func (c *command) etc(network *Network) ([]lower.File, error) {
 	dir, err := c.m.Scratch("etc")
 	if err != nil {
 		return nil, err
@@ -300,16 +337,12 @@ func (c *command) etc() ([]lower.File, error) {
 	for _, h := range c.op.Hosts {
 		ip := h.IP
 		if ip == "host-gateway" {
-			ip = "127.0.0.1" // the network is the host's
+			ip = network.HostIP
 		}
 		hosts += ip + "\t" + h.Name + "\n"
 	}
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
 	var list []lower.File
-	for name, text := range map[string]string{"hosts": hosts, "resolv.conf": string(resolv)} {
+	for name, text := range map[string]string{"hosts": hosts, "resolv.conf": network.Resolv} {
 		p := filepath.Join(dir, name)
 		if err := errors.Join(os.WriteFile(p, []byte(text), 0o644), os.Chmod(p, 0o644)); err != nil { //nolint:forbidigo // it goes with the command
 			return nil, err

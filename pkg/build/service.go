@@ -46,6 +46,7 @@ func (s *Service) Build(ctx context.Context, req Request) (_ *Result, err error)
 		return m, err
 	})
 	b.control = sync.OnceValues(func() (*control, error) { return b.makeCgroup(ctx) })
+	b.network = sync.OnceValues(func() (*Network, error) { return b.makeNetwork(ctx) })
 	if req.Jobs > 0 {
 		b.slots = make(chan struct{}, req.Jobs)
 	}

@@ -63,6 +63,13 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 	return &Builder{
 		Service: build.New(build.Options{
 			Layers: bs, Images: bs, Open: bs.open, Host: containers.Host, Log: e.Log(),
+			Network: func(ctx context.Context, id string) (*build.Network, error) {
+				n, err := containers.BuildNetwork(ctx, id)
+				if err != nil {
+					return nil, err
+				}
+				return &build.Network{Path: n.Path(), Resolv: n.Resolv, HostIP: n.HostIP, Close: n.Close}, nil
+			},
 		}),
 		Bases: &build.Bases{Local: bs.local, Registry: client, Allow: policy.Check, Pull: o.Pull, Progress: o.Progress},
 		close: func() error { client.Close(); return ps.close() },

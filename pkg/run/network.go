@@ -17,6 +17,7 @@ import (
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/session"
 	"cais.dev/cais/pkg/run/wire"
+	"cais.dev/cais/pkg/userns"
 )
 
 // The ways to bring a container's packets out: network/plane's names.
@@ -38,7 +39,7 @@ func (s *Service) nets() network.Store {
 
 // engine is how this user's containers get out.
 func (s *Service) engine() string {
-	if s.needU() {
+	if s.needU() || userns.Inside() {
 		return engineRelay
 	}
 	return engineBridge
