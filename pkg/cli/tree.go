@@ -68,6 +68,7 @@ var tree = []node{
 	{name: "commit", of: "container commit", section: others, new: image.NewCommit},
 	{name: "history", of: "image history", section: others, quick: true, new: image.NewHistory},
 	{name: "import", of: "image import", section: others, new: image.NewImport},
+	{name: "search", of: "search", section: common, new: image.NewSearch},
 	{name: "untag", of: "image untag", section: others, new: image.NewUntag},
 	{name: "push", of: "image push", section: common, new: image.NewPush},
 	{name: "rmi", of: "image rm", section: others, new: image.NewRmi},
@@ -172,7 +173,6 @@ var tree = []node{
 	{name: "kube", aliases: []string{"play"}, later: "running Kubernetes YAML"},
 	{name: "mount", later: "a container's files on the host"},
 	{name: "pod", later: "containers that share namespaces"},
-	{name: "search", later: "searching a registry"},
 	{name: "umount", aliases: []string{"unmount"}, later: "a container's files on the host"},
 
 	{name: "config", later: never},

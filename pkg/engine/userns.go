@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"cais.dev/cais/pkg/run"
+	"cais.dev/cais/pkg/sys"
 	"cais.dev/cais/pkg/userns"
 )
 
@@ -58,18 +59,18 @@ func (e *Engine) RunInUserNS(ctx context.Context, path string, args []string) (c
 
 // files are the standard streams as far as they are files; a program started
 // with nil has /dev/null there.
-func (e *Engine) files() [3]*os.File {
+func (e *Engine) files() []*os.File {
 	f := func(stream any) *os.File {
 		file, _ := stream.(*os.File)
 		return file
 	}
-	return [3]*os.File{f(e.o.Stdin), f(e.o.Stdout), f(e.o.Stderr)}
+	return []*os.File{f(e.o.Stdin), f(e.o.Stdout), f(e.o.Stderr)}
 }
 
 // runInside starts a program in the user's namespace, as root in the present
 // one, and waits for it. It stays in this process group, so that the terminal's
 // keys reach it. What else signals this process is passed on.
-func (e *Engine) runInside(ctx context.Context, path string, args []string, files [3]*os.File) (code int, err error) {
+func (e *Engine) runInside(ctx context.Context, path string, args []string, files []*os.File) (code int, err error) {
 	if err := e.Prepare(); err != nil {
 		return 0, err
 	}
@@ -85,7 +86,7 @@ func (e *Engine) runInside(ctx context.Context, path string, args []string, file
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	child, err := userns.Start(ctx, p.Run, &userns.Cmd{
-		Path: path, Args: args, Env: e.o.Environ, Files: files[:], MountNS: true, Pdeathsig: syscall.SIGTERM,
+		Path: path, Args: args, Env: e.o.Environ, Files: files, MountNS: true, Pdeathsig: syscall.SIGTERM,
 	})
 	if err != nil {
 		return 0, err
@@ -152,7 +153,7 @@ func (e *ReportedError) Reported() bool { return true }
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) error {
 	args := append([]string{e.program()}, e.globalFlags()...)
 	args = append(args, "pull")
-	for _, f := range [][2]string{{"--platform", o.Platform}, {"--policy", o.Policy}, {"--authfile", o.AuthFile}, {"--creds", o.Creds}} {
+	for _, f := range [][2]string{{"--platform", o.Platform}, {"--policy", o.Policy}, {"--authfile", o.AuthFile}} {
 		if f[1] != "" {
 			args = append(args, f[0]+"="+f[1])
 		}
@@ -163,13 +164,23 @@ func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) error {
 	if o.TLSVerify != nil {
 		args = append(args, "--tls-verify="+strconv.FormatBool(*o.TLSVerify))
 	}
+	var more []*os.File
+	if o.Creds != "" { // not among the arguments, where everybody can read them
+		secret, err := sys.Memfd("creds", []byte(o.Creds))
+		if err != nil {
+			return err
+		}
+		defer secret.Close()
+		more = append(more, secret)
+		args = append(args, "--creds-fd=3")
+	}
 	args = append(args, "--", ref)
 
 	out, ok := o.Out.(*os.File)
 	if !ok {
 		return errors.New("pull: the output is not a file")
 	}
-	code, err := e.runChild(ctx, args, out)
+	code, err := e.runChild(ctx, args, out, more...)
 	if err != nil {
 		return err
 	}
@@ -179,19 +190,20 @@ func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) error {
 	return nil
 }
 
-func (e *Engine) runChild(ctx context.Context, args []string, out *os.File) (int, error) {
+func (e *Engine) runChild(ctx context.Context, args []string, out *os.File, more ...*os.File) (int, error) {
+	files := append([]*os.File{nil, out, out}, more...)
 	if userns.Needed() {
-		return e.runInside(ctx, self, args, [3]*os.File{nil, out, out})
+		return e.runInside(ctx, self, args, files)
 	}
-	return e.runHere(ctx, self, args, [3]*os.File{nil, out, out})
+	return e.runHere(ctx, self, args, files)
 }
 
 // runHere is runInside for root, who is where the work can be done.
-func (e *Engine) runHere(ctx context.Context, path string, args []string, files [3]*os.File) (int, error) {
+func (e *Engine) runHere(ctx context.Context, path string, args []string, files []*os.File) (int, error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT) // the terminal's: the child has them, too
 	defer signal.Stop(signals)
-	attr := &os.ProcAttr{Env: e.o.Environ, Files: files[:]}
+	attr := &os.ProcAttr{Env: e.o.Environ, Files: files}
 	if userns.Inside() { // who changes the store mounts, where nobody else is to see it
 		attr.Sys = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	}

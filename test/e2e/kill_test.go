@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	cunits "cais.dev/cais/pkg/units"
 )
 
 // storeFor makes a store for a test that is not a script, with the image in it if
@@ -186,3 +188,132 @@ func (b *bench) pushMulti(t *testing.T, to string) {
 		t.Fatal(err)
 	}
 }
+
+// TestKillImages does the same with what changes images: push, load, commit, rmi
+// and prune. After each, the store must be as it should be and take what system df
+// says: 20 seeds, 200 in make torture.
+func TestKillImages(t *testing.T) {
+	b := setUp(t)
+	strace, ok := lookPath("strace")
+	if !ok {
+		t.Skip("strace is not installed")
+	}
+	if b.person != asRoot {
+		t.Skip("needs root") // a traced program does not get newuidmap's rights
+	}
+	if err := exec.Command(strace, "-f", "-o", "/dev/null", "true").Run(); err != nil {
+		t.Skipf("tracing is not permitted: %v", err)
+	}
+	seeds := 20
+	if os.Getenv("CAIS_TORTURE") != "" {
+		seeds = 200
+	}
+	srv := httptest.NewServer(registry.New(registry.Logger(quiet())))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	s := b.storeFor(t, true)
+	for seed := range seeds {
+		rnd := rand.New(rand.NewPCG(uint64(seed), 43))
+		verb := []string{"push", "load", "commit", "rmi", "prune"}[seed%5]
+		call := killed[rnd.IntN(len(killed))]
+		nth := 1 + rnd.IntN(60)
+		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
+			s.killImages(t, strace, verb, call, nth, fmt.Sprintf("%s/app%d:1", host, seed))
+		})
+	}
+}
+
+func (s *store) killImages(t *testing.T, strace, verb, call string, nth int, ref string) {
+	must := func(args ...string) string {
+		t.Helper()
+		out, err := s.cmd(args...).CombinedOutput()
+		if err != nil {
+			t.Errorf("cais %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	must("create", "--name", "keeps", "busybox", "true") // busybox itself stays
+	var args []string
+	switch verb {
+	case "push":
+		must("tag", "busybox", ref)
+		args = []string{"push", "-q", ref}
+	case "load":
+		args = []string{"load", "-q", "-i", filepath.Join(s.images, "multi.tar")}
+		if _, err := os.Stat(args[3]); err != nil {
+			args[3] = filepath.Join(s.images, "busybox.tar")
+		}
+	case "commit":
+		args = []string{"commit", "keeps", "made:1"}
+	case "rmi", "prune":
+		must("commit", "-m", verb, "keeps", "made:1")
+		args = []string{"rmi", "made:1"}
+		if verb == "prune" {
+			args = []string{"image", "prune", "-af"}
+		}
+	}
+	victim := s.cmd(args...)
+	victim.Args = append([]string{strace, "-f", "-qq", "-o", "/dev/null",
+		"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)}, append([]string{s.cais}, args...)...)
+	victim.Path = strace
+	victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
+	out, err := victim.CombinedOutput()
+	if !timer.Stop() {
+		t.Errorf("%s hung: %s", verb, out)
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+
+	must(args2(args, verb)...) // the same again works
+	must("image", "prune", "-f")
+	s.cmd("rmi", "made:1", ref).Run() // one of them is there, or none
+	must("rm", "keeps")
+	if out := must("system", "check"); out != "" {
+		t.Errorf("system check: %s", out)
+	}
+	said := strings.TrimSpace(must("system", "df", "--format", "{{if eq .Type \"Images\"}}{{.Size}}{{end}}"))
+	if real := units(s.layerBytes(t)); real != said {
+		t.Errorf("system df says %s, the layers' files have %s", said, real)
+	}
+	if got := must("run", "--rm", "--network", "none", "busybox", "cat", "/srv/hello"); got != "hello from the second layer\n" {
+		t.Errorf("the next run says %q", got)
+	}
+}
+
+// args2 is what is done again after a kill: it may have been done.
+func args2(args []string, verb string) []string {
+	if verb == "rmi" {
+		return append([]string{args[0], "-f"}, args[1:]...)
+	}
+	return args
+}
+
+// layerBytes is what the files of all layers have.
+func (s *store) layerBytes(t *testing.T) int64 {
+	t.Helper()
+	var sum int64
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(filepath.Join(s.root, "storage", "overlay"), func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || !strings.Contains(path, "/diff/") {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st := info.Sys().(*syscall.Stat_t); !seen[st.Ino] {
+			seen[st.Ino] = true
+			sum += info.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+func units(n int64) string { return cunits.Size4(n) }

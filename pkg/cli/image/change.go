@@ -38,6 +38,8 @@ type removeOptions struct {
 	refs                []string
 	force, ignore, keep bool
 	running             func(id string) bool
+	find                func(refs []string) *storage.Image      // before it goes; nil: there is none
+	told                func(*storage.Image, []storage.Removed) // notes what was done
 }
 
 // NewRmi makes "rmi", "image rm".
@@ -61,6 +63,18 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			o.refs = args
 			o.running = running(e)
+			o.find = func(refs []string) *storage.Image {
+				r, err := e.Reader()
+				if err != nil {
+					return nil
+				}
+				img, err := r.Image(cmd.Context(), refs...)
+				if err != nil {
+					return nil
+				}
+				return img
+			}
+			o.told = func(img *storage.Image, removed []storage.Removed) { note(e, removalEvents(img, removed)...) }
 			return changing(cmd.Context(), e, func(st *storage.Store) error {
 				if all {
 					imgs, err := everything(cmd.Context(), e)
@@ -103,8 +117,15 @@ func remove(ctx context.Context, s ui.Streams, st remover, o removeOptions) erro
 	for _, typed := range o.refs {
 		refs, shown, err := engine.ImageRefs(typed)
 		var removed []storage.Removed
+		var img *storage.Image
 		if err == nil {
+			if o.find != nil {
+				img = o.find(refs)
+			}
 			removed, err = st.RemoveImage(ctx, storage.RemoveOptions{Force: o.force, NoPrune: o.keep, Running: o.running}, refs...)
+		}
+		if img != nil && o.told != nil {
+			o.told(img, removed)
 		}
 		for _, r := range removed {
 			if r.Untagged != "" {
@@ -157,7 +178,15 @@ func NewTag(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			return changing(cmd.Context(), e, func(st *storage.Store) error {
-				return tag(cmd.Context(), st, args[0], names)
+				if err := tag(cmd.Context(), st, args[0], names); err != nil {
+					return err
+				}
+				for _, n := range names {
+					if img, err := findImage(cmd.Context(), st.Reader(), n); err == nil {
+						note(e, imageEvent("tag", "sha256:"+img.ID, familiar(n), nil))
+					}
+				}
+				return nil
 			})
 		},
 	}

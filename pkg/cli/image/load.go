@@ -58,7 +58,10 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return errors.Join(load(cmd.Context(), s, p, req, quiet), end())
+			told := func(l pull.Loaded) {
+				note(e, imageEvent("load", "sha256:"+l.ID, "sha256:"+l.ID, nil))
+			}
+			return errors.Join(load(cmd.Context(), s, p, req, quiet, told), end())
 		},
 	}
 	f := cmd.Flags()
@@ -71,7 +74,7 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 }
 
 // load prints what was loaded, also beside a failure.
-func load(ctx context.Context, s ui.Streams, l loader, req pull.LoadRequest, quiet bool) error {
+func load(ctx context.Context, s ui.Streams, l loader, req pull.LoadRequest, quiet bool, told func(pull.Loaded)) error {
 	progress := ui.NewProgress(s)
 	if !quiet && s.ErrTerminal() { // elsewhere Docker shows none either
 		req.Events = progress.Pull
@@ -79,6 +82,7 @@ func load(ctx context.Context, s ui.Streams, l loader, req pull.LoadRequest, qui
 	loaded, err := l.Load(ctx, req)
 	progress.Close()
 	for _, img := range loaded {
+		told(img)
 		for _, line := range img.Lines() {
 			if _, werr := fmt.Fprintln(s.Out, line); werr != nil {
 				return errors.Join(err, werr)

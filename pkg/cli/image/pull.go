@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -32,12 +34,14 @@ type pullOptions struct {
 	retryDelay string
 	registry   engine.PullerOptions
 	tlsVerify  bool
+	pulled     func(pull.Result) // notes that an image was pulled; may be nil
 }
 
 // NewPull makes "pull", "image pull".
 func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o pullOptions
 	var keys []string
+	var credsFD int
 	cmd := &cobra.Command{
 		Use:               "pull [OPTIONS] NAME[:TAG|@DIGEST] [NAME[:TAG|@DIGEST]...]",
 		Short:             "Fetch images from a registry",
@@ -52,6 +56,11 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return ui.Later("pull --retry: cais tries again by itself; setting how often")
 			}
 			o.refs = args
+			if credsFD > 2 { // a command that needs the image began this one
+				if err := readCreds(&o.registry, credsFD); err != nil {
+					return err
+				}
+			}
 			if cmd.Flags().Changed("tls-verify") {
 				o.registry.TLSVerify = &o.tlsVerify
 			}
@@ -70,6 +79,9 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 			p, end, err := e.Puller(o.registry)
 			if err != nil {
 				return err
+			}
+			o.pulled = func(r pull.Result) {
+				note(e, imageEvent("pull", r.Ref.Familiar(), r.Ref.FamiliarName(), nil))
 			}
 			err = errors.Join(pullAll(cmd.Context(), s, p, o, reqs), end())
 			if errors.Is(err, engine.ErrOutside) { // there is something to unpack
@@ -90,10 +102,27 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringSliceVar(&keys, "decryption-key", nil, "`Key` to decrypt the image")
 	f.IntVar(&o.retry, "retry", 3, "How often to try again")
 	f.StringVar(&o.retryDelay, "retry-delay", "", "How long to wait before trying again")
+	f.IntVar(&credsFD, "creds-fd", -1, "Read the credentials from this descriptor")
+	_ = f.MarkHidden("creds-fd")
 	registryFlags(f, &o.registry, &o.tlsVerify)
 	storeFlags(f, &o.registry)
 	_ = cmd.RegisterFlagCompletionFunc("policy", complete.Words("always", "missing", "newer", "never"))
 	return cmd
+}
+
+// readCreds reads USER:PASSWORD from a descriptor.
+func readCreds(o *engine.PullerOptions, fd int) error {
+	f := os.NewFile(uintptr(fd), "creds")
+	if f == nil {
+		return errors.New("--creds-fd: no such descriptor")
+	}
+	data := make([]byte, 64<<10)
+	n, err := f.ReadAt(data, 0)
+	if err != nil && err != io.EOF {
+		return errors.Join(err, f.Close())
+	}
+	o.Creds = string(data[:n])
+	return f.Close()
 }
 
 // registryFlags are Podman's flags of every command that speaks to a registry.
@@ -201,6 +230,9 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 		results, err := p.Pull(ctx, req)
 		progress.Close()
 		for _, r := range results {
+			if r.Digest != "" && o.pulled != nil {
+				o.pulled(r)
+			}
 			if r.Digest != "" && !o.allTags { // it was asked for, though nothing came
 				head(r.Ref)
 			}

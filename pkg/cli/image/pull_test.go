@@ -111,7 +111,7 @@ func TestLoadSaysWhatItDidBesideAFailure(t *testing.T) {
 		return []pull.Loaded{{Names: []oci.Reference{ref}, ID: idA}, {ID: idB}}, errors.New("the third is broken")
 	})
 	var out bytes.Buffer
-	err = load(t.Context(), ui.Streams{Out: &out}, l, pull.LoadRequest{}, false)
+	err = load(t.Context(), ui.Streams{Out: &out}, l, pull.LoadRequest{}, false, func(pull.Loaded) {})
 	if want := "Loaded image: busybox:1\nLoaded image ID: sha256:" + idB + "\n"; out.String() != want || err == nil {
 		t.Errorf("printed %q, %v; want %q and the error", out.String(), err, want)
 	}

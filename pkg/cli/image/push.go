@@ -247,6 +247,7 @@ func pushOne(ctx context.Context, e *engine.Engine, s ui.Streams, r *storage.Rea
 	} else if err := e.Pushed(ctx, img, j.to, res); err != nil {
 		e.Log().Debug("what was pushed is not noted", "reason", err)
 	}
+	note(e, imageEvent("push", j.to.Familiar(), j.to.FamiliarName(), nil))
 	if !o.quiet {
 		fmt.Fprintf(s.Out, "%s: digest: %s size: %d\n", cmp.Or(j.to.Tag, j.to.Digest), res.Root.Digest, len(res.Root.Data))
 	}
@@ -371,7 +372,7 @@ func (o saveOptions) layout() (l push.Layout, dir bool, err error) {
 }
 
 // save finds everything first: half an archive is none.
-func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, layout push.Layout, dir bool, args []string) error {
+func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, layout push.Layout, dir bool, args []string) (err error) {
 	r, err := e.Reader()
 	if err != nil {
 		return err
@@ -406,6 +407,13 @@ func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, la
 			}
 		}
 	}
+	defer func() {
+		if err == nil {
+			for id := range by {
+				note(e, imageEvent("save", "sha256:"+id, "sha256:"+id, nil))
+			}
+		}
+	}()
 	spool, err := e.Spool()
 	if err != nil {
 		return err
