@@ -383,6 +383,22 @@ func TestForward(t *testing.T) {
 			}
 		})
 	}
+	t.Run("all refuse", func(t *testing.T) {
+		w := &world{t: t, dir: t.TempDir(), c: Config{Resolv: "/nonexistent"}}
+		w.start()
+		ready := make(chan struct{})
+		w.do <- func() {
+			a := nameservers([]byte("nameserver 127.0.0.1\n"))[0]
+			w.s.up.servers = append(w.s.up.servers, a.With(1), a.With(2))
+			close(ready)
+		}
+		<-ready
+		for _, network := range []string{"udp", "tcp"} {
+			if got := w.query(network, "example.org", typeA); got != "code 2" {
+				t.Error(network, got)
+			}
+		}
+	})
 	t.Run("none", func(t *testing.T) {
 		w := &world{t: t, dir: t.TempDir(), c: Config{Resolv: "/nonexistent"}}
 		w.start()

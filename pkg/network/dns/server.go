@@ -212,11 +212,11 @@ func (x *question) next() {
 			return
 		}
 	}
+	x.end()
 	out := x.last
 	if out == nil {
 		out = x.q.answer(x.packet, codeFailure, nil)
 	}
-	x.end()
 	s.reply(out, &x.q, x.from, x.c)
 }
 
@@ -268,7 +268,7 @@ func (x *question) send(to *sock.Addr) bool {
 
 func (x *question) close() { x.s.l.Close(&x.fd) }
 
-// end forgets the question.
+// end forgets the question, which gets back the id that it came with.
 func (x *question) end() {
 	x.close()
 	x.limit.Stop()
