@@ -14,8 +14,11 @@ import (
 // is called only for what the command line names.
 var tree = []node{
 	{name: "attach", of: "container attach", section: others, new: container.NewAttach},
+	{name: "cp", of: "container cp", section: others, new: container.NewCp},
 	{name: "create", of: "container create", section: others, new: container.NewCreate},
+	{name: "diff", of: "container diff", section: others, new: container.NewDiff},
 	{name: "exec", of: "container exec", section: common, new: container.NewExec},
+	{name: "export", of: "container export", section: others, new: container.NewExport},
 	{name: "kill", of: "container kill", section: others, new: container.NewKill},
 	{name: "logs", of: "container logs", section: others, new: container.NewLogs},
 	{name: "pause", of: "container pause", section: others, new: container.NewPause},
@@ -34,9 +37,12 @@ var tree = []node{
 	{name: "wait", of: "container wait", section: others, new: container.NewWait},
 	{name: "container", section: management, short: "Manage containers", children: []node{
 		{name: "attach", of: "container attach", new: container.NewAttach},
+		{name: "cp", of: "container cp", new: container.NewCp},
 		{name: "create", of: "container create", new: container.NewCreate},
+		{name: "diff", of: "container diff", new: container.NewDiff},
 		{name: "exec", of: "container exec", new: container.NewExec},
 		{name: "exists", of: "container exists", quick: true, new: container.NewExists},
+		{name: "export", of: "container export", new: container.NewExport},
 		{name: "inspect", of: "container inspect", quick: true, new: container.NewInspect},
 		{name: "kill", of: "container kill", new: container.NewKill},
 		{name: "logs", of: "container logs", new: container.NewLogs},
@@ -57,9 +63,6 @@ var tree = []node{
 		{name: "wait", of: "container wait", new: container.NewWait},
 
 		{name: "commit", of: "container commit", new: image.NewCommit},
-		{name: "cp", later: "copying files into and out of containers"},
-		{name: "diff", later: "what a container changed in its files"},
-		{name: "export", later: "writing a container's files to a tar"},
 	}},
 
 	{name: "images", of: "image ls", section: common, quick: true, new: image.NewImages},
@@ -165,9 +168,6 @@ var tree = []node{
 	{name: "checkpoint", later: "freezing a container to disk"},
 	{name: "compose", later: "several containers from one file"},
 	{name: "context", later: "working on other machines"},
-	{name: "cp", later: "copying files into and out of containers"},
-	{name: "diff", later: "what a container changed in its files"},
-	{name: "export", later: "writing a container's files to a tar"},
 	{name: "generate", later: "units and YAML made from containers"},
 	{name: "healthcheck", later: "probing a container's health"},
 	{name: "kube", aliases: []string{"play"}, later: "running Kubernetes YAML"},

@@ -23,6 +23,7 @@ const (
 	helperContainer = "container" // ID: finish an ended container
 	helperRemove    = "remove"    // DIR...: remove trees
 	helperVolume    = "volume"    // DIR TARGET LAYER...: make a volume's content from an image
+	helperFiles     = "files"     // JOB: a container's files, as tar
 	helperFill      = "fill"      // DATA TARGET LAYER...: the same, in a directory that is there
 )
 
@@ -93,6 +94,11 @@ func helper(ctx context.Context, words []string) error {
 			all = append(all, os.RemoveAll(dir))
 		}
 		return errors.Join(all...)
+	case helperFiles:
+		if len(args) != 1 {
+			return errors.New("cais-cleanup files: it takes one argument")
+		}
+		return doFiles(ctx, args[0])
 	case helperVolume:
 		if len(args) < 2 {
 			return errors.New("cais-cleanup volume: too few arguments")

@@ -1,0 +1,231 @@
+package transfer
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// PackOptions say how a tree becomes a tar.
+type PackOptions struct {
+	Name   string // of the first entry; "": the tree's own content without it
+	Follow bool   // the path's last name is followed
+}
+
+// buffer is how much is read or written at once.
+const buffer = 1 << 20
+
+// Pack writes what is at p as a tar. Sockets are left out.
+func (r Root) Pack(ctx context.Context, w io.Writer, p string, o PackOptions) error {
+	e, err := r.lookup(p, o.Follow)
+	if err != nil {
+		return err
+	}
+	defer e.close()
+	out := bufio.NewWriterSize(w, buffer)
+	k := &packer{ctx: ctx, w: tar.NewWriter(out), seen: map[inode]string{}, buf: make([]byte, buffer)}
+	if o.Name == "" && e.info.IsDir() {
+		err = k.children(e.dir, e.name, "")
+	} else {
+		err = k.entry(e.dir, e.name, o.Name)
+	}
+	if err == nil {
+		err = k.w.Close()
+	}
+	if err == nil {
+		err = out.Flush()
+	}
+	return err
+}
+
+type inode struct{ dev, ino uint64 }
+
+type packer struct {
+	ctx  context.Context
+	w    *tar.Writer
+	seen map[inode]string // files with several names, and the first of them
+	buf  []byte
+}
+
+// entry writes name in dir, and what is in it, as full.
+func (k *packer) entry(dir int, name, full string) error {
+	if k.ctx.Err() != nil {
+		return context.Cause(k.ctx)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if errors.Is(err, unix.ENOENT) && full != "" {
+			return nil // removed meanwhile
+		}
+		return &os.PathError{Op: "stat", Path: full, Err: err}
+	}
+	h := header(&st, full)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return k.dir(dir, name, full, h)
+	case unix.S_IFREG:
+		return k.file(dir, name, full, h, &st)
+	case unix.S_IFLNK:
+		to, err := readlink(dir, name)
+		if err != nil {
+			return err
+		}
+		h.Typeflag, h.Linkname = tar.TypeSymlink, to
+	case unix.S_IFSOCK:
+		return nil
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		h.Typeflag = tar.TypeChar
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			h.Typeflag = tar.TypeBlock
+		}
+		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	}
+	return k.w.WriteHeader(h)
+}
+
+func (k *packer) dir(dir int, name, full string, h *tar.Header) error {
+	h.Typeflag, h.Name = tar.TypeDir, full+"/"
+	fd, err := open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	attributes(fd, h)
+	_ = unix.Close(fd) // only read
+	if err := k.w.WriteHeader(h); err != nil {
+		return err
+	}
+	return k.children(dir, name, full)
+}
+
+// children writes what is in the directory name of dir.
+func (k *packer) children(dir int, name, full string) error {
+	fd, err := open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	d := os.NewFile(uintptr(fd), full)
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		if err := k.entry(fd, n, path.Join(full, n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *packer) file(dir int, name, full string, h *tar.Header, st *unix.Stat_t) error {
+	if st.Nlink > 1 {
+		key := inode{st.Dev, st.Ino}
+		if first, ok := k.seen[key]; ok {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+			return k.w.WriteHeader(h)
+		}
+		k.seen[key] = full
+	}
+	fd, err := open(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), full)
+	defer f.Close()
+	// What was opened counts, whatever was looked at.
+	if err := unix.Fstat(fd, st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil // another file took its place
+	}
+	h.Size = st.Size
+	attributes(fd, h)
+	if err := k.w.WriteHeader(h); err != nil {
+		return err
+	}
+	return k.content(f, h.Size)
+}
+
+// content writes size bytes of f: a file that becomes shorter meanwhile is filled
+// up, one that grows is cut.
+func (k *packer) content(f *os.File, size int64) error {
+	for size > 0 {
+		n, err := f.Read(k.buf[:min(size, int64(len(k.buf)))])
+		if n == 0 || err != nil {
+			if err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+			n = int(min(size, int64(len(k.buf))))
+			clear(k.buf[:n])
+		}
+		if _, err := k.w.Write(k.buf[:n]); err != nil {
+			return err
+		}
+		size -= int64(n)
+	}
+	return nil
+}
+
+func open(dir int, name string, flags int) (int, error) {
+	for {
+		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return -1, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		return fd, nil
+	}
+}
+
+func header(st *unix.Stat_t, name string) *tar.Header {
+	return &tar.Header{
+		Name: name, Typeflag: tar.TypeReg, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		ModTime: unixTime(st.Mtim), Format: tar.FormatPAX,
+	}
+}
+
+// attributes adds the extended attributes that a copy keeps.
+func attributes(fd int, h *tar.Header) {
+	var list [4 << 10]byte
+	n, err := unix.Flistxattr(fd, list[:])
+	if err != nil || n <= 0 {
+		return
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
+		if !kept(name) {
+			continue
+		}
+		value := make([]byte, 64<<10)
+		n, err := unix.Fgetxattr(fd, name, value)
+		if err != nil {
+			continue
+		}
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords[xattrPrefix+name] = string(value[:n])
+	}
+}
+
+const xattrPrefix = "SCHILY.xattr."
+
+// kept says which extended attributes are files' own: not those of overlay, nor
+// what belongs to the machine's security.
+func kept(name string) bool {
+	return name == "security.capability" ||
+		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && !strings.HasPrefix(name, "user.containers.")
+}
