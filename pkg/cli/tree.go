@@ -80,9 +80,27 @@ var tree = []node{
 	{name: "build", of: "image build", section: common, new: build.NewBuild},
 	{name: "builder", section: management, short: "Manage builds and their cache", children: []node{
 		{name: "build", of: "image build", new: build.NewBuild},
+		{name: "du", of: "builder du", new: build.NewDu},
+		{name: "prune", of: "builder prune", new: build.NewPrune},
 	}},
 	{name: "buildx", section: management, short: "Docker's extended builds", children: []node{
 		{name: "build", aliases: []string{"b"}, of: "image build", new: build.NewBuild},
+		{name: "create", of: "buildx create", quick: true, new: build.NewBuildxCreate},
+		{name: "du", of: "builder du", new: build.NewDu},
+		{name: "imagetools", short: "Look at images in registries", children: []node{
+			{name: "inspect", of: "buildx imagetools inspect", new: build.NewImagetoolsInspect},
+			{name: "create", later: "making a list of images from others"},
+		}},
+		{name: "inspect", of: "buildx inspect", quick: true, new: build.NewBuildxInspect},
+		{name: "ls", of: "buildx ls", quick: true, new: build.NewBuildxLs},
+		{name: "prune", of: "builder prune", new: build.NewPrune},
+		{name: "rm", of: "buildx rm", quick: true, new: build.NewBuildxRm},
+		{name: "stop", of: "buildx stop", quick: true, new: build.NewBuildxStop},
+		{name: "use", of: "buildx use", quick: true, new: build.NewBuildxUse},
+		{name: "version", of: "buildx version", quick: true, new: build.NewBuildxVersion},
+
+		{name: "bake", later: "building several images from one file"},
+		{name: "history", later: "what was built before"},
 	}},
 	{name: "image", section: management, short: "Manage images", children: []node{
 		{name: "copy", of: "image copy", new: image.NewCopy},

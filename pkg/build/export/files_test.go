@@ -1,0 +1,125 @@
+package export
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func layer(t *testing.T, list ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, f := range list {
+		var err error
+		if link, target, ok := strings.Cut(f, "->"); ok {
+			err = os.Symlink(target, filepath.Join(dir, link))
+		} else if name, data, ok := strings.Cut(f, "="); ok {
+			os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)
+			err = os.WriteFile(filepath.Join(dir, name), []byte(data), 0o640)
+		} else {
+			err = os.MkdirAll(filepath.Join(dir, f), 0o750)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// listing is "name=content", "name->target" and "name/" of what is below dir.
+func listing(t *testing.T, dir string) string {
+	t.Helper()
+	var out []string
+	filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		rel, _ := filepath.Rel(dir, p)
+		switch {
+		case err != nil || rel == ".":
+		case d.Type()&os.ModeSymlink != 0:
+			target, _ := os.Readlink(p)
+			out = append(out, rel+"->"+target)
+		case d.IsDir():
+			out = append(out, rel+"/")
+		default:
+			data, _ := os.ReadFile(p)
+			out = append(out, rel+"="+string(data))
+		}
+		return nil
+	})
+	return strings.Join(out, " ")
+}
+
+func TestDirectory(t *testing.T) {
+	outside := layer(t, "victim=safe")
+	src := layer(t, "f=1", "d/g=2", "l->f", "sub/")
+	os.Link(filepath.Join(src, "f"), filepath.Join(src, "h"))
+	when := time.Unix(1000000000, 0)
+	os.Chtimes(filepath.Join(src, "d"), when, when)
+	dest := layer(t, "stale=x", "d->"+outside, "f->"+filepath.Join(outside, "victim"))
+	f := Files{Dirs: []string{src}}
+	if _, err := f.Directory(t.Context(), dest, false); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := listing(t, dest), "d/ d/g=2 f=1 h=1 l->f stale=x sub/"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	if got := listing(t, outside); got != "victim=safe" {
+		t.Error("a link in the destination was followed:", got)
+	}
+	fi, _ := os.Stat(filepath.Join(dest, "f"))
+	di, _ := os.Stat(filepath.Join(dest, "d"))
+	if fi.Mode() != 0o640 || !di.ModTime().Equal(when) {
+		t.Error("mode or time", fi.Mode(), di.ModTime())
+	}
+	if _, err := f.Directory(t.Context(), dest, true); err != nil {
+		t.Fatal(err)
+	}
+	if got := listing(t, dest); strings.Contains(got, "stale") {
+		t.Error("mode=delete leaves", got)
+	}
+	f.Time = when
+	if _, err := f.Directory(t.Context(), dest, false); err != nil {
+		t.Fatal(err)
+	}
+	if fi, _ := os.Stat(filepath.Join(dest, "f")); !fi.ModTime().Equal(when) {
+		t.Error("SOURCE_DATE_EPOCH:", fi.ModTime())
+	}
+	if _, err := (Files{}).Directory(t.Context(), filepath.Join(dest, "new"), false); err != nil {
+		t.Error("no files at all:", err)
+	}
+	if _, err := f.Directory(t.Context(), layer(t, "f/x=1"), false); err == nil {
+		t.Error("a directory is replaced by a file")
+	}
+}
+
+func TestTar(t *testing.T) {
+	var b bytes.Buffer
+	if err := (Files{Dirs: []string{layer(t, "f=1", "d/g=2")}, Time: time.Unix(5, 0)}).Tar(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.ModTime.Unix() != 5 {
+			t.Error(h.Name, h.ModTime)
+		}
+		names = append(names, h.Name)
+	}
+	if got := strings.Join(names, " "); got != "d/ d/g f" {
+		t.Error(got)
+	}
+	b.Reset()
+	if err := (Files{}).Tar(t.Context(), &b); err != nil || b.Len() != 1024 {
+		t.Error("no files at all:", err, b.Len())
+	}
+}
