@@ -1,0 +1,186 @@
+package e2e
+
+import (
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// buildContext makes a context of one file and a Dockerfile.
+func buildContext(t *testing.T, dockerfile string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"Dockerfile": dockerfile, "file": "content\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// buildLeftovers lists what a killed build left that the next one should have
+// removed.
+func (s *store) buildLeftovers() []string {
+	var found []string
+	_ = filepath.WalkDir(s.root, func(p string, d fs.DirEntry, err error) error { // what cannot be read is not ours
+		if err != nil {
+			return nil
+		}
+		if dir := filepath.Base(filepath.Dir(p)); strings.Contains(p, "/cais/build/") && (dir == "tmp" || dir == "locks") {
+			found = append(found, p)
+		}
+		if d.IsDir() && (d.Name() == "overlay" || d.Name() == "results") {
+			return filepath.SkipDir
+		}
+		return nil
+	})
+	return found
+}
+
+// TestKillBuild ends builds by SIGKILL in a system call that a seed chooses. The
+// next build must succeed, and leave nothing of the killed one: 15 seeds, 200 in make
+// torture.
+func TestKillBuild(t *testing.T) {
+	b := setUp(t)
+	strace, ok := lookPath("strace")
+	if !ok {
+		t.Skip("strace is not installed")
+	}
+	if b.person != asRoot {
+		// A traced program does not get newuidmap's rights.
+		t.Skip("needs root")
+	}
+	if !b.box.HasShell() {
+		t.Skip("busybox is not installed")
+	}
+	if err := exec.Command(strace, "-f", "-o", "/dev/null", "true").Run(); err != nil {
+		t.Skipf("tracing is not permitted: %v", err)
+	}
+	seeds := 15
+	if os.Getenv("CAIS_TORTURE") != "" {
+		seeds = 200
+	}
+	calls := append([]string{"fsconfig", "fsmount", "move_mount", "openat2", "linkat", "pipe2"}, killed...)
+	dir := buildContext(t, `FROM busybox AS a
+RUN --mount=type=cache,target=/c --mount=type=bind,target=/m cat /m/file > /x
+FROM busybox
+COPY file /new/
+RUN echo hello > /f
+COPY --from=a /x /y
+WORKDIR /w
+`)
+	s := b.storeFor(t, true)
+	for seed := range seeds {
+		rnd := rand.New(rand.NewPCG(uint64(seed), 7))
+		call, nth := calls[rnd.IntN(len(calls))], 1+rnd.IntN(60)
+		t.Run(fmt.Sprintf("%03d-%s-%d", seed, call, nth), func(t *testing.T) {
+			victim := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth),
+				s.cais, "build", "-q", "--no-cache", "-t", "victim", dir)
+			victim.Env = s.environ()
+			victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
+			out, err := victim.CombinedOutput()
+			if !timer.Stop() {
+				t.Errorf("the build hung: %v: %s", err, out)
+			}
+			if out, err := s.cmd("build", "-q", "-t", "victim", dir).CombinedOutput(); err != nil {
+				t.Fatalf("the next build: %v: %s", err, out)
+			}
+			got, err := s.cmd("run", "--rm", "--network", "none", "victim", "cat", "/f", "/y", "/new/file").CombinedOutput()
+			if want := "hello\ncontent\ncontent\n"; err != nil || string(got) != want {
+				t.Errorf("its image says %q, %v", got, err)
+			}
+			if left := s.buildLeftovers(); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			if err := s.leftovers(); err != nil {
+				t.Errorf("left behind: %v", err)
+			}
+		})
+	}
+}
+
+// TestConcurrentBuilds has several processes build the same at once: each step is
+// carried out once.
+func TestConcurrentBuilds(t *testing.T) {
+	b := setUp(t)
+	if !b.box.HasShell() {
+		t.Skip("busybox is not installed")
+	}
+	dir := buildContext(t, "FROM busybox\nRUN --mount=type=cache,target=/c,sharing=locked echo once >> /c/count; cat /c/count > /count\nCOPY file /\nRUN cat /proc/sys/kernel/random/uuid > /uuid\n")
+	s := b.storeFor(t, true)
+	ids := make([]string, 6)
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			out, err := s.cmd("build", "-q", "-t", "same", dir).Output()
+			ids[i] = fmt.Sprint(string(out), err)
+		})
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id != ids[0] || !strings.HasPrefix(id, "sha256:") {
+			t.Errorf("different images: %q", ids)
+			break
+		}
+	}
+	if out, err := s.cmd("run", "--rm", "--network", "none", "same", "cat", "/count").CombinedOutput(); err != nil || string(out) != "once\n" {
+		t.Errorf("the command ran more than once: %q, %v", out, err)
+	}
+	if left := s.buildLeftovers(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestInterruptedBuild stops a build with Ctrl-C's signal: its command ends at once, and
+// nothing is left but what was finished.
+func TestInterruptedBuild(t *testing.T) {
+	b := setUp(t)
+	if !b.box.HasShell() {
+		t.Skip("busybox is not installed")
+	}
+	dir := buildContext(t, "FROM busybox\nRUN echo done > /done\nRUN echo sleeping; sleep 1000\n")
+	s := b.storeFor(t, true)
+	cmd := s.cmd("build", "--progress", "plain", dir)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	text, buf := "", make([]byte, 4096)
+	for !strings.Contains(text, " sleeping\n") {
+		n, err := stderr.Read(buf)
+		if err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		text += string(buf[:n])
+	}
+	begun := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := stderr.Read(buf); err != nil {
+			break
+		}
+	}
+	if err := cmd.Wait(); err == nil || time.Since(begun) > 10*time.Second {
+		t.Errorf("it ended with %v after %v", err, time.Since(begun))
+	}
+	if left := s.buildLeftovers(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if err := s.leftovers(); err != nil {
+		t.Errorf("left behind: %v", err)
+	}
+}
