@@ -29,6 +29,10 @@ func main() {
 		exitOn(floor(os.Args[2], os.Args[3]))
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "net" {
+		exitOn(netPart(os.Args[2:]))
+		return
+	}
 	cais := flag.String("cais", "bin/cais", "the program to measure")
 	out := flag.String("o", "", "file for the table; stdout if empty")
 	rounds := flag.Int("rounds", 40, "how often each contender runs")
@@ -116,6 +120,7 @@ func run(cais, out string, rounds int, only string) (err error) {
 		{"monitor", b.monitor},
 		{"pull", b.pull},
 		{"build", b.builds},
+		{"network", b.network},
 	}
 	for _, f := range figures {
 		if !strings.Contains(f.name, only) {
@@ -133,8 +138,11 @@ func run(cais, out string, rounds int, only string) (err error) {
 // missing line in the table.
 func installPeers() {
 	var want []string
-	for _, p := range []string{"crun", "runc", "podman", "buildah", "docker.io"} {
+	for _, p := range []string{"crun", "runc", "podman", "buildah", "docker.io", "slirp4netns", "passt"} {
 		name := strings.TrimSuffix(p, ".io")
+		if p == "passt" {
+			name = "pasta"
+		}
 		if _, ok := lookPath(name); !ok {
 			want = append(want, p)
 		}

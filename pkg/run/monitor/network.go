@@ -30,6 +30,7 @@ func (m *monitor) prepareNet() error {
 	if m.netLoop, err = loop.New(); err != nil {
 		return err
 	}
+	m.netLoop.Alone = true
 	m.net = plane.New(m.netLoop, dns.New(m.netLoop, m.inside, m.note), m.note)
 	held := m.held
 	m.held = nil
