@@ -312,7 +312,7 @@ func (b *bench) runAs(t *testing.T, u *user.User) {
 			t.Fatal(err)
 		}
 	}
-	pattern := "^(TestScripts|TestParity|TestConcurrent|TestCorpus)$"
+	pattern := "^(TestScripts|TestParity|TestConcurrent|TestCorpus|TestNetworkKills)$"
 	if only := os.Getenv("CAIS_E2E_RUN"); only != "" {
 		pattern += "/" + only
 	}

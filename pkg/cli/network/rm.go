@@ -24,7 +24,7 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.MinArgs(1),
 		ValidArgsFunction: complete.Networks(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := e.Networks()
+			service, err := e.Containers()
 			if err != nil {
 				return err
 			}
@@ -33,7 +33,7 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			var failed []error
 			for _, ref := range args {
-				n, err := store.Remove(cmd.Context(), ref)
+				n, err := service.RemoveNetwork(cmd.Context(), ref)
 				switch {
 				case err == nil:
 					tell(e, "destroy", n, nil)
@@ -104,6 +104,10 @@ func Prune(ctx context.Context, e *engine.Engine, f filters) ([]string, error) {
 	if err := e.Prepare(); err != nil {
 		return nil, err
 	}
+	service, err := e.Containers()
+	if err != nil {
+		return nil, err
+	}
 	list, listErr := containers(ctx, e) // one that cannot be read may use any network
 	if listErr != nil {
 		return nil, listErr
@@ -117,7 +121,7 @@ func Prune(ctx context.Context, e *engine.Engine, f filters) ([]string, error) {
 		if n.Builtin() || slices.ContainsFunc(list, func(c *container.Container) bool { return uses(c, n) }) {
 			continue
 		}
-		if _, err := store.Remove(ctx, n.ID); err != nil {
+		if _, err := service.RemoveNetwork(ctx, n.ID); err != nil {
 			if errs.KindOf(err) != errs.NotFound && errs.KindOf(err) != errs.Denied { // gone, or in use since
 				bad = errors.Join(bad, err)
 			}
