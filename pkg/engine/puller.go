@@ -164,7 +164,11 @@ func (s *pullStore) PutImage(ctx context.Context, img pull.Image) (string, error
 	if err != nil {
 		return "", err
 	}
-	if img.Repo != "" && !s.unseen {
+	if img.Repo == "" || s.unseen { // it has no digest in any repository
+		if err := s.store.Reader().Note(nil, []storage.SeenManifest{{ImageID: rec.ID, Digest: rec.Digest, Repo: "-"}}); err != nil {
+			s.e.Log().Debug("it is not noted where the image is from", "reason", err)
+		}
+	} else {
 		if err := s.note(rec.ID, img); err != nil {
 			s.e.Log().Debug("it is not noted where the image is from", "reason", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -39,6 +40,7 @@ type removeOptions struct {
 	force, ignore, keep bool
 	running             func(id string) bool
 	find                func(refs []string) *storage.Image      // before it goes; nil: there is none
+	docker              bool                                    // errors are in Docker's words
 	told                func(*storage.Image, []storage.Removed) // notes what was done
 }
 
@@ -63,6 +65,7 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			o.refs = args
 			o.running = running(e)
+			o.docker = e.Options().Docker || e.Getenv("CAIS_DOCKER_ERRORS") == "1"
 			o.find = func(refs []string) *storage.Image {
 				r, err := e.Reader()
 				if err != nil {
@@ -96,6 +99,14 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.BoolVar(&o.keep, "no-prune", false, "Keep parents without names")
 	f.StringSliceVar(&platforms, "platform", nil, "Remove only this `platform`'s variant")
 	return cmd
+}
+
+// text is an error that is told beside a success.
+func (o removeOptions) text(err error) string {
+	if text := err.Error(); o.docker {
+		return strings.ToUpper(text[:1]) + text[1:]
+	}
+	return err.Error()
 }
 
 // running tells whether one of our containers runs.
@@ -140,7 +151,7 @@ func remove(ctx context.Context, s ui.Streams, st remover, o removeOptions) erro
 			}
 			err = errs.New(errs.NotFound, "no such image: "+shown)
 			if o.force { // Docker says so and succeeds
-				fmt.Fprintln(s.Err, "Error:", err)
+				fmt.Fprintln(s.Err, "Error: "+o.text(err))
 				continue
 			}
 		}

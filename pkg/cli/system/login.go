@@ -293,16 +293,11 @@ func logout(ctx context.Context, s ui.Streams, source config.AuthSource, file co
 	if err != nil {
 		return err
 	}
-	found, err := file.Erase(ctx, host, key)
-	if err != nil {
+	if _, err := file.Erase(ctx, host, key); err != nil {
 		return err
 	}
-	shown := key // Docker shows the Hub by its URL
-	if found {
-		fmt.Fprintf(s.Out, "Removing login credentials for %s\n", shown)
-	} else {
-		fmt.Fprintf(s.Out, "Not logged in to %s\n", shown)
-	}
+	// Docker says so of what it had none of, too; the Hub is its URL.
+	fmt.Fprintf(s.Out, "Removing login credentials for %s\n", key)
 	if left, err := stored(ctx, source, host); err == nil && !left.Anonymous() {
 		fmt.Fprintf(s.Err, "WARNING! Credentials for %s are still in %s.\n", host, left.Source)
 	}
