@@ -122,6 +122,11 @@ func (x *exporter) export(ctx context.Context, res *build.Result) error {
 			return err
 		}
 	}
+	if len(x.images) > 1 && slices.ContainsFunc(x.j.outputs, stored) {
+		if err := x.keepIndex(ctx); err != nil {
+			return err
+		}
+	}
 	for _, o := range x.j.outputs {
 		if err := x.output(ctx, o, res); err != nil {
 			return err
@@ -235,6 +240,34 @@ func (x *exporter) index() (oci.Document, error) {
 	}
 	data, err := json.Marshal(list)
 	return oci.Document{MediaType: kind, Digest: oci.Digest(data), Data: data}, err
+}
+
+// keepIndex records the list of images in the store, in the place of one of the
+// same name.
+func (x *exporter) keepIndex(ctx context.Context) error {
+	r, err := x.j.e.Reader()
+	if err != nil {
+		return err
+	}
+	l := storage.List{Names: x.names(), Index: x.root.Data}
+	if len(l.Names) > 0 {
+		if img, err := r.Image(ctx, l.Names[0]); err == nil && img.IsList() {
+			l.ID = img.ID
+		}
+	}
+	instances := map[string]string{}
+	for _, i := range x.images {
+		instances[i.doc.Digest] = "containers-storage:@" + i.id
+	}
+	if l.Instances, err = json.Marshal(instances); err != nil {
+		return err
+	}
+	st, err := x.j.e.Store(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = st.PutList(l)
+	return errors.Join(err, st.Close())
 }
 
 // Document is a manifest of the index, or a config: x is a [push.Source].
