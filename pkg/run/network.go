@@ -320,16 +320,19 @@ func interfaceOf(n *network.Network, o network.Options, e network.Endpoint, a pl
 		Gateway4: bytesOf(e.Gateway), Gateway6: bytesOf(e.Gateway6), Internal: n.Internal, Isolated: o.NoICC, NoMasq: o.NoMasq,
 		NoBridge: o.Inhibit4 || o.Mode4 == "isolated", Routed: o.Mode4 == "routed" || o.Mode6 == "routed",
 	}
-	for _, text := range []string{a.DriverOpts[network.OptEndpointSysctls]} {
-		for kv := range strings.SplitSeq(text, ",") {
-			if kv = strings.TrimSpace(kv); kv == "" {
-				continue
-			}
-			key, _, valued := strings.Cut(kv, "=")
-			if !valued || !strings.HasPrefix(key, "net.") || !strings.Contains(key, ".IFNAME.") {
-				return w, errs.New(errs.Invalid, fmt.Sprintf("unable to parse sysctl %q: it is net.X.Y.IFNAME.Z=VALUE", kv))
-			}
-			w.Sysctls = append(w.Sysctls, kv)
+	for kv := range strings.SplitSeq(a.DriverOpts[network.OptEndpointSysctls], ",") {
+		if kv = strings.TrimSpace(kv); kv == "" {
+			continue
+		}
+		key, _, valued := strings.Cut(kv, "=")
+		if !valued || !strings.HasPrefix(key, "net.") || !strings.Contains(key, ".IFNAME.") || strings.Contains(key, "..") || strings.ContainsAny(key, "/\x00") {
+			return w, errs.New(errs.Invalid, fmt.Sprintf("unable to parse sysctl %q: it is net.X.Y.IFNAME.Z=VALUE", kv))
+		}
+		w.Sysctls = append(w.Sysctls, kv)
+	}
+	for _, text := range a.LinkLocal {
+		if ip, err := netip.ParseAddr(text); err == nil {
+			w.LinkLocal = append(w.LinkLocal, ip.AsSlice())
 		}
 	}
 	mac, err := parseMAC(e.MAC)

@@ -150,6 +150,13 @@ func addresses(c *netlink.Conn, w *wire.Interface) error {
 	if w.IP6 != nil {
 		m = append(m, netlink.AddAddress(index, w.IP6, w.Bits6))
 	}
+	for _, ip := range w.LinkLocal {
+		bits := 16
+		if len(ip) == 16 {
+			bits = 64
+		}
+		m = append(m, netlink.AddAddress(index, ip, bits))
+	}
 	return c.Do(append(m, netlink.SetUp(index))...)
 }
 

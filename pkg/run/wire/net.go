@@ -57,6 +57,8 @@ type Interface struct {
 
 	Sysctls []string // key=value with IFNAME for the interface's name
 	Held    int      // the locked endpoint file, held while the interface lives
+
+	LinkLocal [][]byte // further addresses, of the link only
 }
 
 // Port is one published port.
@@ -140,6 +142,7 @@ func (m *Interface) fields(c *coder) {
 	c.flag(&m.Routed)
 	c.strs(&m.Sysctls)
 	c.int(&m.Held)
+	list(c, &m.LinkLocal, func(p *[]byte, c *coder) { c.bytes(p) })
 }
 
 func (m *Port) fields(c *coder) {
