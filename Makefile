@@ -88,6 +88,9 @@ lint: check-tools ## gofmt, vet, staticcheck, tidy, architecture
 	$(GO) mod tidy -diff
 	$(GO) test ./test/arch/...
 
+test-vm: build ## in a guest, as root: systemd, cgroup v2, logout, reboot, NFS
+	CAIS_VM=1 $(GO) test -count=1 -timeout 40m -v ./test/vm
+
 oci-suite: build ## as root: OCI runtime-tools' programs and the view inside, against crun and runc
 	cd test/ociconf && $(GO) test -count=1 -timeout 20m ./...
 

@@ -22,6 +22,10 @@ type Host struct {
 	unified     bool // v2 is the only one
 	swap        bool
 	deviceBPF   bool // root of the machine: v2's device programs can be loaded
+
+	// scoped: nothing was delegated to our own session, but the user's manager can
+	// make scopes in what was delegated to it.
+	scoped bool
 }
 
 // hierarchy is one tree of cgroups.
@@ -57,6 +61,10 @@ func Detect() (*Host, error) {
 			hy.base = hy.mount
 		} else {
 			hy.base = delegated(hy.mount, own)
+		}
+		if hy.base == "" && hy.version == 2 && !v1 && !inUserNS() {
+			hy.base = userManager(hy.mount)
+			h.scoped = hy.base != ""
 		}
 		hy.usable = hy.base != "" && writable(hy.base)
 		if hy.version == 2 {
@@ -107,11 +115,17 @@ func (h *Host) Path(parent, id string) (string, error) {
 		}
 		return "", nil
 	}
+	if h.scoped && parent != "" {
+		return "", errs.New(errs.Unsupported, "--cgroup-parent needs a cgroup of your own: 'systemd-run --user --scope -p Delegate=yes' gives one")
+	}
 	if slices.Contains(strings.Split(parent, "/"), "..") || strings.ContainsAny(parent, "\n\x00") {
 		return "", errs.New(errs.Invalid, fmt.Sprintf("invalid cgroup parent %q", parent))
 	}
 	if strings.HasSuffix(parent, ".slice") && !strings.Contains(parent, "/") {
 		parent = slicePath(parent)
+	}
+	if h.scoped {
+		return path.Join("/", scopeSlice, ScopeName(id), prefix+id), nil
 	}
 	return path.Join("/", parent, prefix+id), nil
 }

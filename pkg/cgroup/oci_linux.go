@@ -70,6 +70,17 @@ func CreateOCI(ctx context.Context, h *Host, o Options) (d Dirs, err error) {
 	return d, h.UpdateOCI(o.Path, o.Resources)
 }
 
+// Below returns the path, as [Host.OCIPath] has it, of a directory of the v2 tree
+// that is given as /proc/PID/cgroup has it.
+func (h *Host) Below(dir string) (string, error) {
+	for _, hy := range h.hierarchies {
+		if rel, ok := strings.CutPrefix(filepath.Join(hy.mount, dir), hy.base); ok && hy.version == 2 && hy.usable {
+			return rel, nil
+		}
+	}
+	return "", errs.New(errs.Unsupported, "the cgroup "+dir+" is not one that can be limited here")
+}
+
 // UpdateOCI applies res to the container's directories at p. What res does not
 // name stays as it is.
 func (h *Host) UpdateOCI(p string, res *specs.LinuxResources) error {

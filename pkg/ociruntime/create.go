@@ -126,6 +126,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions) (p *Process, err 
 	}
 	spec.Root.Path = rootfs
 	setHome(spec.Process, rootfs)
+	r.clamp(spec.Process)
 	if err := checkTerminal(spec, o); err != nil {
 		return nil, err
 	}
@@ -181,6 +182,36 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions) (p *Process, err 
 	return p, err
 }
 
+// clamp lowers hard limits to our own where we may not raise them: a container with
+// fewer open files is better than none.
+func (r *Runtime) clamp(p *specs.Process) {
+	if p == nil || mayRaise() {
+		return
+	}
+	p.Rlimits = slices.Clone(p.Rlimits)
+	for i := range p.Rlimits {
+		l := &p.Rlimits[i]
+		n, ok := lower.Rlimit(l.Type)
+		var own syscall.Rlimit
+		if !ok || syscall.Getrlimit(n, &own) != nil || l.Hard <= own.Max {
+			continue
+		}
+		r.Note(fmt.Sprintf("%s is lowered from %d to %d: raising it needs CAP_SYS_RESOURCE", l.Type, l.Hard, own.Max))
+		l.Hard, l.Soft = own.Max, min(l.Soft, own.Max)
+	}
+}
+
+func mayRaise() bool {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil || inUserNS() { // limits are raised by who has it in the first user namespace
+		return false
+	}
+	_, rest, _ := strings.Cut(string(status), "CapEff:\t")
+	line, _, _ := strings.Cut(rest, "\n")
+	caps, err := strconv.ParseUint(line, 16, 64)
+	return err == nil && caps&(1<<24) != 0
+}
+
 // checkTerminal refuses the two halves of a terminal without each other.
 func checkTerminal(spec *specs.Spec, o CreateOptions) error {
 	if o.ConsoleSocket != "" && (spec.Process == nil || !spec.Process.Terminal) {
@@ -207,6 +238,9 @@ func (c *Container) place(spec *specs.Spec) error {
 	case Disabled:
 		return nil
 	case Systemd:
+		if mode := h.Mode(); mode != "v2" {
+			return errs.New(errs.Unsupported, "systemd's cgroups need cgroup v2 alone; this host has "+mode)
+		}
 		u, err := cgroup.OCIUnit(spec.Linux.CgroupsPath, c.rec.ID)
 		if err != nil {
 			return err
@@ -282,11 +316,12 @@ func (c *Container) clone(ctx context.Context, spec *specs.Spec, dirs cgroup.Dir
 		Seccomp: filter.Code, SeccompFlags: filter.Flags,
 		InUserNS: inUserNS() || os.Geteuid() != 0, SingleID: groupsDenied("self"),
 		OuterProc: inUserNS(), CgroupProcs: dirs.Procs,
-		Detached: true, SharedMounts: true, HookGate: needsHookGate(spec), NoPivot: o.NoPivot, KeepKeyring: o.NoNewKeyring, PreserveFDs: o.PreserveFDs,
+		Detached: true, CopyUp: true, SharedMounts: true, CgroupGate: c.rec.Unit != "", HookGate: needsHookGate(spec), NoPivot: o.NoPivot, KeepKeyring: o.NoNewKeyring, PreserveFDs: o.PreserveFDs,
 		Warn: c.r.Warn,
 	}
 	if hasNew(spec, specs.UserNamespace) {
 		lo.InUserNS, lo.EarlySources = true, os.Geteuid() == 0
+		c.early = lo.EarlySources
 		if os.Geteuid() != 0 && len(spec.Linux.UIDMappings) == 1 && spec.Linux.UIDMappings[0].Size == 1 {
 			lo.SingleID = true
 		}
@@ -353,7 +388,13 @@ func (c *Container) ready(ctx context.Context, p *Process, o CreateOptions) erro
 		return err
 	}
 	if needsHookGate(p.spec) {
+		if err := c.copyUp(p); err != nil {
+			return err
+		}
 		h, state := p.spec.Hooks, c.state(specs.StateCreated, p.spec)
+		if h == nil {
+			h = &specs.Hooks{}
+		}
 		if err := runHooks(ctx, "prestart", h.Prestart, state); err != nil {
 			return err
 		}
@@ -377,7 +418,7 @@ func (c *Container) ready(ctx context.Context, p *Process, o CreateOptions) erro
 
 func needsHookGate(spec *specs.Spec) bool {
 	h := spec.Hooks
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
+	return slices.ContainsFunc(spec.Mounts, wantsCopy) || h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }
 
 func hasNew(spec *specs.Spec, kind specs.LinuxNamespaceType) bool {

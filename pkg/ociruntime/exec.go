@@ -67,6 +67,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 		return nil, err
 	}
 	setHome(proc, c.rec.Rootfs)
+	r.clamp(proc)
 	if o.ConsoleSocket != "" && !proc.Terminal {
 		return nil, errs.New(errs.Invalid, "a console socket is given, but the process wants no terminal")
 	}

@@ -48,13 +48,14 @@ type Runtime struct {
 	Root    string // absolute
 	Cgroups string // [Cgroupfs], [Systemd] or [Disabled]
 	Warn    func(text string)
+	Note    func(text string) // what hardly anybody wants to know
 
 	cgroups func() (*cgroup.Host, error)
 }
 
 // New returns the runtime on root.
 func New(root, cgroups string, warn func(string)) *Runtime {
-	return &Runtime{Root: root, Cgroups: cgroups, Warn: warn, cgroups: sync.OnceValues(cgroup.Detect)}
+	return &Runtime{Root: root, Cgroups: cgroups, Warn: warn, Note: func(string) {}, cgroups: sync.OnceValues(cgroup.Detect)}
 }
 
 // Root returns the directory of states when none is given.
@@ -90,6 +91,8 @@ type Container struct {
 	r   *Runtime
 	rec record
 	dir string
+
+	early bool // its root waits at /sys: see lower.Options.EarlySources
 }
 
 // CheckID refuses what is no container's name, as runc does.
@@ -387,11 +390,7 @@ func (c *Container) end(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
-	if c.rec.Unit != "" {
-		if err := cgroup.StopUnit(ctx, c.rec.Unit, c.rec.UserUnit); err != nil {
-			c.r.Warn(err.Error())
-		}
-	}
+	// A scope of systemd's goes with its last process, too.
 	if err := cgroup.RemoveOCI(ctx, h, dirs); err != nil {
 		c.r.Warn(err.Error())
 	}

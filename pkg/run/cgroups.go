@@ -13,6 +13,7 @@ import (
 	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/session"
 )
 
 func (s *Service) cgroupPath(parent, id string) (string, error) {
@@ -24,13 +25,23 @@ func (s *Service) cgroupPath(parent, id string) (string, error) {
 }
 
 // makeCgroups makes the container's cgroups for one run.
-func (s *Service) makeCgroups(ctx context.Context, rec *container.Record, spec *specs.Spec) (cgroup.Dirs, []plan.Warning, error) {
+func (s *Service) makeCgroups(ctx context.Context, rec *container.Record, spec *specs.Spec, m **session.Monitor) (cgroup.Dirs, []plan.Warning, error) {
 	if rec.Cgroup == "" {
 		return cgroup.Dirs{}, nil, nil
 	}
 	h, err := s.cgroups()
 	if err != nil {
 		return cgroup.Dirs{}, nil, err
+	}
+	if h.Scoped() {
+		if !h.NeedsScope(rec.Cgroup, spec.Linux.Resources) {
+			return cgroup.Dirs{}, nil, nil
+		}
+		if err := s.scope(ctx, h, rec.ID, m); err != nil {
+			s.log.Debug("no scope", "container", rec.ID, "error", err)
+			w := plan.Warning{Flag: "memory", Text: "systemd did not give the container a cgroup, so it has no limits: " + err.Error()}
+			return cgroup.Dirs{}, []plan.Warning{w}, nil
+		}
 	}
 	o := cgroup.Options{ID: rec.ID, Path: rec.Cgroup, Resources: spec.Linux.Resources, Strict: rec.Request.StrictLimits}
 	dirs, warnings, err := cgroup.Create(ctx, h, o)
@@ -61,6 +72,23 @@ func (s *Service) freezer(rec *container.Record, dirs *cgroup.Dirs) (string, err
 		}
 	}
 	return h.Freezer(rec.Cgroup), nil
+}
+
+// scope puts the monitor, which is started if there is none, into a scope of
+// systemd's.
+func (s *Service) scope(ctx context.Context, h *cgroup.Host, id string, m **session.Monitor) error {
+	if *m == nil {
+		made, err := s.Ready(ctx)
+		if err != nil {
+			return err
+		}
+		*m = made
+	}
+	pid, err := (*m).PID()
+	if err != nil {
+		return err
+	}
+	return h.Scope(ctx, id, pid)
 }
 
 // dirs returns the cgroups that the container has now.

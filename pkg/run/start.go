@@ -150,7 +150,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	}
 	var u undo
 	defer func() { u.on(ctx, &err) }()
-	dirs, warnings, err := s.makeCgroups(ctx, rec, spec)
+	dirs, warnings, err := s.makeCgroups(ctx, rec, spec, &m)
 	if err != nil {
 		return nil, err
 	}
@@ -171,9 +171,10 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	if con != nil {
 		job.Net, held = wire.Marshal(con.net), con.files
 	}
+	monitor := m
 	m = nil // Spawn's from here on
 	ses, err := session.Spawn(ctx, session.SpawnOptions{
-		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: o.Monitor, Go: true, Held: held,
+		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: monitor, Go: true, Held: held,
 	})
 	if err != nil {
 		return nil, err

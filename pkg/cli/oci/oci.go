@@ -91,7 +91,11 @@ func (g *globals) runtime() (*ociruntime.Runtime, error) {
 	if g.logFormat != "text" && g.logFormat != "json" {
 		return nil, fmt.Errorf("unknown log format %q: text and json are known", g.logFormat)
 	}
-	return ociruntime.New(root, manager, func(text string) { g.note("warning", text) }), nil
+	r := ociruntime.New(root, manager, func(text string) { g.note("warning", text) })
+	if g.log != "" {
+		r.Note = func(text string) { g.note("info", text) }
+	}
+	return r, nil
 }
 
 // note writes a line to the log, or to standard error if there is none.

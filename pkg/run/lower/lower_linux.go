@@ -52,8 +52,13 @@ type Options struct {
 	// it: nothing kills it when its parent ends, and once it is ready (Proc.Release
 	// lets it know that the parent has noted it) it waits for a byte on [SlotStart].
 	Detached bool
+	// CgroupGate adds a gate before anything else, for a parent who moves the process
+	// into its cgroup.
+	CgroupGate bool
 	// HookGate adds a gate where the mounts are made and the root is still the host's.
 	HookGate bool
+	// CopyUp allows the mount option tmpcopyup: the parent copies, at that gate.
+	CopyUp bool
 	// SharedMounts allows a spec without a new mount namespace: the mounts below
 	// its root stay for the caller to take away.
 	SharedMounts bool
@@ -134,6 +139,9 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 	}
 	b := &builder{spec: spec, o: o, ns: ns, proc: proc}
 	b.begin()
+	if o.CgroupGate {
+		b.Gate(unix.SYS_WRITE, unix.SYS_READ)
+	}
 	mounts, err := b.mountList()
 	if err != nil {
 		return nil, err

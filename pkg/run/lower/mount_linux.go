@@ -96,7 +96,11 @@ func (b *builder) parseMount(sm specs.Mount) (mount, error) {
 		case "defaults", "rw", "suid", "dev", "exec", "async", "loud", "silent", "mand", "nomand", "relatime", "norelatime", "atime", "diratime", "symfollow", "":
 			// What a mount is without being told. Nothing is taken off a bind: its
 			// source may be locked to be read-only.
-		case "idmap", "ridmap", "tmpcopyup":
+		case "tmpcopyup":
+			if !b.o.CopyUp {
+				return m, errs.New(errs.Unsupported, fmt.Sprintf("the mount option %q is not supported", o))
+			}
+		case "idmap", "ridmap":
 			return m, errs.New(errs.Unsupported, fmt.Sprintf("the mount option %q is not supported", o))
 		default:
 			if m.bind {

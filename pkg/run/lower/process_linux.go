@@ -123,7 +123,9 @@ func (b *builder) seccomp(filter []byte, flags uint32) error {
 	return nil
 }
 
-// rlimitNames are the OCI names.
+// Rlimit returns the kernel's number of a limit by its OCI name.
+func Rlimit(name string) (number int, ok bool) { return rlimit(name) }
+
 func rlimit(name string) (int, bool) {
 	i := slices.Index([]string{"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"},
 		strings.TrimPrefix(name, "RLIMIT_"))

@@ -153,7 +153,9 @@ func (b *builder) overlay(o *Overlay, at string) error {
 	for _, f := range b.overlayFlags(o) {
 		b.Call(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_SET_FLAG, f, 0, 0)
 	}
-	b.Call(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, 0, 0, 0)
+	// Before Linux 6.5 overlay takes every option until then.
+	b.Call(what, unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, 0, 0, 0).Expect(uint16(unix.EINVAL))
+	fails = append(fails, b.Last())
 	b.Call(what, unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, 0).To(b.root)
 	b.Call(what, unix.SYS_MOVE_MOUNT, b.root, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	b.close(fs)

@@ -24,7 +24,15 @@ const monitorRole = "cais-monitor"
 // while the caller plans.
 type Monitor struct {
 	conn  int
-	ready chan error // how its start went
+	ready chan struct{} // closed once it is started, or is not
+	pid   int
+	err   error
+}
+
+// PID waits until the monitor is started and returns its pid.
+func (m *Monitor) PID() (int, error) {
+	<-m.ready
+	return m.pid, m.err
 }
 
 // Ready starts a monitor, in the user's namespace when one is needed, and does
@@ -40,10 +48,11 @@ func Ready(ctx context.Context, exe, runDir string) (*Monitor, error) {
 		_ = syscall.Close(pair[0]) // nothing was said
 		return nil, errors.Join(os.NewSyscallError("fcntl", err), theirs.Close())
 	}
-	m := &Monitor{conn: pair[0], ready: make(chan error, 1)}
+	m := &Monitor{conn: pair[0], ready: make(chan struct{})}
 	go func() {
-		err := startMonitor(ctx, exe, runDir, theirs)
-		m.ready <- errors.Join(err, theirs.Close())
+		m.pid, m.err = startMonitor(ctx, exe, runDir, theirs)
+		m.err = errors.Join(m.err, theirs.Close())
+		close(m.ready)
 	}()
 	return m, nil
 }
@@ -69,7 +78,8 @@ func Spawn(ctx context.Context, o SpawnOptions) (*Session, error) {
 	s.tty, s.openStdin, s.stdin = o.Job.TTY, o.Job.OpenStdin, o.Attach.Stdin && o.Job.OpenStdin
 	// The request waits in the socket until the monitor looks.
 	asked := s.create(o)
-	if err := errors.Join(<-m.ready, asked); err != nil {
+	<-m.ready
+	if err := errors.Join(m.err, asked); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	var err error
@@ -106,28 +116,31 @@ func (s *Session) create(o SpawnOptions) error {
 
 // startMonitor starts this program in the role. The monitor is nobody's to wait
 // for: it outlives this process.
-func startMonitor(ctx context.Context, exe, runDir string, control *os.File) error {
+func startMonitor(ctx context.Context, exe, runDir string, control *os.File) (pid int, err error) {
 	if exe == "" {
 		exe = "/proc/self/exe"
 	}
 	// What our own caller left open by accident, the lock of a shell script say,
 	// must not stay open for the life of a container.
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
-		return os.NewSyscallError("close_range", err)
+		return 0, os.NewSyscallError("close_range", err)
 	}
 	// One thread runs Go code in a monitor. Its heap stays below 1 MB, at which Go
 	// first looks for garbage with this: at its start there is no time for that.
 	env := []string{"GOMAXPROCS=1", "GOGC=25"}
 	if userns.Needed() {
-		_, err := userns.Start(ctx, runDir, &userns.Cmd{
+		p, err := userns.Start(ctx, runDir, &userns.Cmd{
 			Path: exe, Args: []string{monitorRole}, Env: env, Dir: "/",
 			Files: []*os.File{nil, nil, nil, control}, Setsid: true,
 		})
-		return err
+		if err != nil {
+			return 0, err
+		}
+		return p.PID, nil
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer null.Close()
 	// An image whose entry point is /proc/self/exe gets hold of the program that
@@ -145,14 +158,14 @@ func startMonitor(ctx context.Context, exe, runDir string, control *os.File) err
 	// Not os.StartProcess, which first starts a process to see whether pidfds work.
 	n, err := unix.FcntlInt(null.Fd(), unix.F_DUPFD_CLOEXEC, above)
 	if err != nil {
-		return os.NewSyscallError("fcntl", err)
+		return 0, os.NewSyscallError("fcntl", err)
 	}
 	defer func() { _ = syscall.Close(n) }() // nothing is written
-	_, err = syscall.ForkExec(exe, []string{monitorRole}, &syscall.ProcAttr{
+	pid, err = syscall.ForkExec(exe, []string{monitorRole}, &syscall.ProcAttr{
 		Dir: "/", Env: env, Files: []uintptr{uintptr(n), uintptr(n), uintptr(n), control.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return &os.PathError{Op: "fork/exec", Path: exe, Err: err}
+		return 0, &os.PathError{Op: "fork/exec", Path: exe, Err: err}
 	}
-	return nil
+	return pid, nil
 }

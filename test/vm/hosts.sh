@@ -1,0 +1,80 @@
+#!/bin/sh
+# What only the guest can show: systemd, a pure cgroup v2, logout, NFS. It runs in the
+# guest as the user tester, in the directory of the built program and busybox; root's
+# parts are asked for with "root" and "nfs".
+set -eu
+fail() { echo "FAIL: $*" >&2; exit 1; }
+ok() { echo "ok: $*"; }
+share=$PWD
+PATH=/tmp/bin:$PATH
+mkdir -p /tmp/bin && [ -x /tmp/bin/cais ] || { cp "$share/cais" "$share/busybox" /tmp/bin/; ln -sf cais /tmp/bin/cais-oci; }
+
+image() { cais image exists busybox || cais load -q -i "$share/busybox.tar" >/dev/null; }
+
+limits() {
+	image
+	cais run -d --name lim --memory 64m --pids-limit 20 busybox sleep 1000 >/dev/null
+	pid=$(cais inspect -f '{{.State.Pid}}' lim)
+	dir=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/"$pid"/cgroup)
+	[ "$(cat "$dir/memory.max")" = 67108864 ] || fail "memory.max in $dir: $(cat "$dir/memory.max")"
+	[ "$(cat "$dir/pids.max")" = 20 ] || fail "pids.max in $dir"
+	ok "limits hold: $dir"
+	cais exec lim cat /proc/self/cgroup >/dev/null || fail "exec"
+	# More than it may have is killed, and said.
+	code=0
+	cais run --name oom --memory 32m --memory-swap 32m busybox sh -c 'a=x; while :; do a=$a$a; done' >/dev/null 2>&1 || code=$?
+	[ "$code" = 137 ] || fail "exit code of an out-of-memory kill: $code"
+	[ "$(cais inspect -f '{{.State.OOMKilled}}' oom)" = true ] || fail "OOMKilled is not told"
+	ok "too much memory is an OOM kill"
+	cais rm -f -t 0 lim oom >/dev/null
+	[ ! -d "$dir" ] || fail "$dir is left"
+	i=0; while systemctl --user list-units --all 2>/dev/null | grep -q cais-; do i=$((i + 1)); [ $i -lt 50 ] || fail "a scope is left"; sleep 0.1; done
+	ok "no cgroup and no scope is left"
+}
+
+case ${1:-all} in
+limits) limits ;;
+leave) # a container for another login to find
+	image
+	cais run -d --name stays busybox sleep 1000 >/dev/null ;;
+stays)
+	[ "$(cais inspect -f '{{.State.Running}}' stays)" = true ] || fail "logout ended the container"
+	cais exec stays true || fail "exec after logout"
+	cais rm -f -t 0 stays >/dev/null
+	ok "a container outlives the session that started it" ;;
+boot)
+	image
+	cais run -d --name back --restart always busybox sleep 1000 >/dev/null
+	cais run -d --name gone busybox sleep 1000 >/dev/null
+	cais system boot enable
+	[ "$(cais system boot status)" = enabled ] || fail status ;;
+booted)
+	i=0; until [ "$(cais inspect -f '{{.State.Running}}' back)" = true ]; do i=$((i + 1)); [ $i -lt 100 ] || fail "it did not come back: $(systemctl --user status cais-boot | tail -5)"; sleep 0.2; done
+	[ "$(cais inspect -f '{{.State.Running}}' gone)" = false ] || fail "one without a policy came back"
+	cais rm -f -t 0 back gone >/dev/null
+	cais system boot disable
+	ok "a container with a policy comes back after a reboot" ;;
+scope) # cais oci with systemd's cgroups
+	mkdir -p /tmp/bundle/rootfs/bin && cd /tmp/bundle && cp /tmp/bin/busybox rootfs/bin/ && ln -sf busybox rootfs/bin/sleep && rm -f config.json
+	if [ "$(id -u)" = 0 ]; then cais-oci spec; else cais-oci spec --rootless; fi
+	jq '.process.terminal=false | .process.args=["sleep","1000"] | .linux.resources={memory:{limit:50000000}} | .linux.cgroupsPath=":cais:sc"' config.json >c && mv c config.json
+	cais-oci --systemd-cgroup run -d sc </dev/null >/dev/null 2>&1
+	pid=$(cais-oci state sc | jq .pid)
+	dir=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/"$pid"/cgroup)
+	case $dir in */cais-sc.scope) ;; *) fail "not in its scope: $dir" ;; esac
+	[ "$(cat "$dir/memory.max")" = 49999872 ] || fail "memory.max $(cat "$dir/memory.max")"
+	cais-oci delete -f sc
+	[ ! -d "$dir" ] || fail "$dir is left"
+	ok "cais oci --systemd-cgroup: $dir" ;;
+nfs) # as root: a home on NFS
+	mkdir -p /srv/nfs/tester && chown tester /srv/nfs/tester
+	command -v exportfs >/dev/null || { echo "skip: no NFS server in this guest"; exit 0; }
+	systemctl start nfs-server || { echo "skip: the NFS server does not start"; exit 0; }
+	exportfs -o rw,no_root_squash,insecure 127.0.0.1:/srv/nfs
+	mkdir -p /mnt/nfs && mount -t nfs 127.0.0.1:/srv/nfs /mnt/nfs
+	su tester -c "cd $share; HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 /tmp/bin/cais doctor" | grep -q 'lies on nfs' || fail "doctor does not see NFS"
+	su tester -c "cd $share; export HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 CAIS_ROOT=/var/tmp/cais-tester; /tmp/bin/cais load -q -i busybox.tar && /tmp/bin/cais run --rm busybox true" || fail "run with HOME on NFS and CAIS_ROOT elsewhere"
+	ok "HOME on NFS" ;;
+doctor) cais doctor ;;
+*) fail "unknown: $1" ;;
+esac
