@@ -147,6 +147,11 @@ type Request struct {
 	// Annotations are the manifests'.
 	Annotations map[string]string
 
+	// CacheFrom are caches of other machines, CacheMode says what of this build goes
+	// into Result.Cache.
+	CacheFrom []CacheSource
+	CacheMode CacheMode
+
 	Jobs int // commands at once; 0: as many as there are, -1 too
 
 	// Limits and the like of all commands.
@@ -163,6 +168,7 @@ type Request struct {
 // Result is what a build made. Its results stay where they are until Close.
 type Result struct {
 	Images []Built
+	Cache  []CacheRecord // parents before what is on them
 	held   []*cache.Result
 }
 

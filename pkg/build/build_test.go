@@ -327,6 +327,56 @@ func TestNoCache(t *testing.T) {
 	}
 }
 
+func TestCacheOfAnotherMachine(t *testing.T) {
+	one := newBench(t)
+	for _, n := range []string{"a", "b", "s"} {
+		one.write(n, n)
+	}
+	res, _ := one.build(chain("s", "a", "b"), func(r *Request) { r.CacheMode = CacheMax })
+	if len(res.Cache) != 4 {
+		t.Fatalf("%d records, want 4: %+v", len(res.Cache), res.Cache)
+	}
+	for _, r := range res.Cache {
+		var n countWriter
+		if err := r.Tar(t.Context(), &n); err != nil || int64(n) != r.Size {
+			t.Errorf("%s: a tar of %d bytes, %v; want %d", r.Text, n, err, r.Size)
+		}
+	}
+	other := newBench(t)
+	for _, n := range []string{"a", "b", "s"} {
+		other.write(n, n)
+	}
+	fetched := 0
+	from := CacheSource{Records: res.Cache, Fetch: func(_ context.Context, diffIDs []string, _ *progress.Step) error {
+		fetched++
+		id := ""
+		for _, d := range diffIDs { // as pulling would
+			id = other.store.LayerID(id, d)
+			if err := os.CopyFS(filepath.Join(other.store.dir, "layers", id), os.DirFS(one.store.LayerDir(id))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	got, v := other.build(chain("s", "a", "b"), func(r *Request) { r.CacheFrom = []CacheSource{from} })
+	if len(v.made) != 0 || fetched != 1 {
+		t.Errorf("made %q, fetched %d times", v.made, fetched)
+	}
+	if got.Images[0].ID != res.Images[0].ID {
+		t.Errorf("another image: %s, %s", got.Images[0].ID, res.Images[0].ID)
+	}
+	broken := newBench(t)
+	broken.write("a", "a")
+	from.Fetch = func(context.Context, []string, *progress.Step) error { return errors.New("gone") }
+	if _, v := broken.build(chain("", "a"), func(r *Request) { r.CacheFrom = []CacheSource{from} }); len(v.made) == 0 {
+		t.Error("a cache that cannot be had was used")
+	}
+}
+
+type countWriter int64
+
+func (n *countWriter) Write(b []byte) (int, error) { *n += countWriter(len(b)); return len(b), nil }
+
 func TestPrune(t *testing.T) {
 	b := newBench(t)
 	for _, n := range []string{"a", "b", "c"} {

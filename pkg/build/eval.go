@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"cais.dev/cais/pkg/build/cache"
@@ -192,10 +193,18 @@ func (b *build) makeFiles(ctx context.Context, n *node) (*fileSystem, error) {
 	if err != nil && ctx.Err() == nil {
 		var at *StepError
 		if !errors.As(err, &at) {
-			err = &StepError{Name: n.Name, Lines: n.Lines, Err: err}
+			err = &StepError{Name: n.Name, Lines: n.Lines, Err: advise(err)}
 		}
 	}
 	return f, err
+}
+
+// advise says what to do about a full disk.
+func advise(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) || errs.HintOf(err) != "" {
+		return err
+	}
+	return errs.WithHint(errs.E("", errs.Unavailable, err), "Make room with 'cais builder prune' or 'cais image prune'; what was finished is kept.")
 }
 
 // step finds or makes the layer of n.
@@ -217,6 +226,9 @@ func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
 		if f, err := b.cached(n, key); f != nil || err != nil {
 			return f, err
 		}
+		if f, err := b.imported(ctx, n, key); f != nil || err != nil {
+			return f, err
+		}
 	}
 	base, err := b.ready(ctx, n)
 	if err != nil {
@@ -231,6 +243,9 @@ func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
 			if f != nil && !late {
 				err = b.cache.Put(key, f.chain[0].ID, true)
 			}
+			return f, err
+		}
+		if f, err := b.imported(ctx, n, slow); f != nil || err != nil {
 			return f, err
 		}
 	}

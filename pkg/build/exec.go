@@ -144,6 +144,10 @@ func (b *build) exec(ctx context.Context, n *node, op *graph.Exec, base *fileSys
 	}
 	code, sig, err := run(ctx, p, step.Stdout(), step.Stderr(), once)
 	var failed *launch.StepError
+	if errors.As(err, &failed) && failed.Phase == launch.PhaseExec && failed.Errno == syscall.ENOEXEC && n.Platform.Architecture != c.host.Arch {
+		err := errs.New(errs.Unsupported, fmt.Sprintf("this machine (%s) cannot run programs for %s", c.host.Arch, n.Platform))
+		return errs.WithHint(err, "Install qemu-user-static, which has the kernel run them (binfmt_misc with the flag F), or build on another machine.")
+	}
 	if errors.As(err, &failed) && failed.Phase == launch.PhaseExec {
 		code, err = failed.ExitCode(), nil
 		fmt.Fprintln(step.Stderr(), failed.Error())

@@ -101,6 +101,11 @@ func (s *Service) Build(ctx context.Context, req Request) (_ *Result, err error)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	if req.CacheMode != CacheNone {
+		if res.Cache, err = b.export(ctx, req.CacheMode); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.collect(ctx); err != nil { // the build is done all the same
 		s.o.Log.Warn("the build cache could not be pruned", "error", err)
 	}
