@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +12,9 @@ import (
 	"cais.dev/cais/pkg/errs"
 )
 
-// Policy is what containers-policy.json(5) allows. cais knows "accept" and
-// "reject"; everything that would have to be verified is refused, never skipped.
+// Policy is what containers-policy.json(5) allows. cais knows "accept", "reject"
+// and sigstore's signatures made with a key; everything else that would have to be
+// verified is refused, never skipped.
 type Policy struct {
 	file       string
 	Default    []requirement                       `json:"default"`
@@ -21,6 +23,82 @@ type Policy struct {
 
 type requirement struct {
 	Type string `json:"type"`
+	raw  json.RawMessage
+}
+
+// UnmarshalJSON keeps what the type will know how to read.
+func (r *requirement) UnmarshalJSON(raw []byte) error {
+	type plain requirement
+	if err := json.Unmarshal(raw, (*plain)(r)); err != nil {
+		return err
+	}
+	r.raw = bytes.Clone(raw)
+	return nil
+}
+
+// Signed is a requirement of type sigstoreSigned: a signature of the image made
+// with one of the keys, which are PEM. Identity is signedIdentity as it stands.
+type Signed struct {
+	Keys     [][]byte
+	Identity json.RawMessage
+}
+
+// Signatures returns what must be verified before what transport and scope mean
+// may come in, besides all that is accepted as it is. verifiable is false if
+// there is more to it than that: then [Policy.Check] refuses.
+func (p *Policy) Signatures(root fs.FS, transport, scope string) (all []Signed, verifiable bool, err error) {
+	if p == nil {
+		return nil, true, nil
+	}
+	reqs, _ := p.requirements(transport, scope)
+	for _, r := range reqs {
+		switch r.Type {
+		case "insecureAcceptAnything":
+		case "sigstoreSigned":
+			s, ok, err := r.signed(root)
+			if err != nil || !ok {
+				return nil, false, err
+			}
+			all = append(all, s)
+		default:
+			return nil, false, nil
+		}
+	}
+	return all, len(reqs) > 0, nil
+}
+
+// signed reads the keys of a requirement. ok is false if it is about more than
+// keys.
+func (r requirement) signed(root fs.FS) (s Signed, ok bool, err error) {
+	var doc struct {
+		Type           string          `json:"type"`
+		KeyPath        string          `json:"keyPath"`
+		KeyPaths       []string        `json:"keyPaths"`
+		KeyData        []byte          `json:"keyData"`
+		KeyDatas       [][]byte        `json:"keyDatas"`
+		SignedIdentity json.RawMessage `json:"signedIdentity"`
+	}
+	d := json.NewDecoder(bytes.NewReader(r.raw))
+	d.DisallowUnknownFields() // fulcio, pki, rekor: not ours to skip
+	if err := d.Decode(&doc); err != nil {
+		return s, false, nil //nolint:nilerr // Check refuses it by its type
+	}
+	s.Identity = doc.SignedIdentity
+	s.Keys = doc.KeyDatas
+	if len(doc.KeyData) > 0 {
+		s.Keys = append(s.Keys, doc.KeyData)
+	}
+	if doc.KeyPath != "" {
+		doc.KeyPaths = append(doc.KeyPaths, doc.KeyPath)
+	}
+	for _, path := range doc.KeyPaths {
+		key, err := readFile(root, path)
+		if err != nil {
+			return s, false, errs.WithHint(errs.E("read the policy's key", errs.Denied, err), "Nothing is pulled while the key cannot be read.")
+		}
+		s.Keys = append(s.Keys, key)
+	}
+	return s, len(s.Keys) > 0, nil
 }
 
 // ReadPolicy reads the user's policy, else the system's; nil, which allows all,

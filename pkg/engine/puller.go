@@ -43,7 +43,11 @@ func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err 
 	}
 	s := &pullStore{e: e, unlimited: o.Unlimited, noSync: o.NoSync}
 	p = pull.New(pull.Options{
-		Registry: client, Images: s, Open: s.open, Allow: policy.Check,
+		Registry: client, Images: s, Open: s.open,
+		Allow: func(transport, scope string) error { return allow(policy, transport, scope) },
+		Verify: func(ctx context.Context, ref oci.Reference, digests []string) error {
+			return verify(ctx, client, policy, ref, digests)
+		},
 		Spool: so.GraphRoot, // where there must be room for images anyway
 	})
 	return p, func() error { client.Close(); return s.close() }, nil

@@ -125,6 +125,10 @@ type Options struct {
 	// Allow refuses what the policy does not allow: [config.Policy.Check]. nil
 	// allows all.
 	Allow func(transport, scope string) error
+	// Verify checks the signatures that the policy wants of an image in a registry,
+	// by the digest of the index, if there is one, and that of its manifest. nil:
+	// Allow has refused what would need it.
+	Verify func(ctx context.Context, ref oci.Reference, digests []string) error
 	// Spool is the directory for an archive that must be kept for a moment; a
 	// file there has no name.
 	Spool string
@@ -252,6 +256,15 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 	img, err := p.resolve(ctx, req)
 	if err != nil {
 		return res, err
+	}
+	if p.o.Verify != nil {
+		digests := []string{img.digest}
+		if d := oci.Digest(img.manifest); d != img.digest {
+			digests = append(digests, d)
+		}
+		if err := p.o.Verify(ctx, req.Ref, digests); err != nil {
+			return res, err
+		}
 	}
 	res.Digest = img.digest
 	top, err := p.layers(ctx, st, img, e)

@@ -88,7 +88,7 @@ var layers = map[string]int{
 	"pkg/sys/raw": 0, "pkg/run/launch/nofile": 0,
 
 	"pkg/oci": 1, "pkg/container": 1, "pkg/run/plan": 1, "pkg/run/wire": 1,
-	"pkg/docker": 1, "pkg/seccomp": 1, "pkg/config": 1,
+	"pkg/docker": 1, "pkg/seccomp": 1, "pkg/config": 1, "pkg/signature": 1,
 	"pkg/build/graph": 1, "pkg/build/gitref": 1, "pkg/build/dockerfile": 1,
 	"pkg/build/progress": 1,
 	"pkg/build/ignore":   1,
@@ -133,6 +133,7 @@ var siblings = map[string][]string{
 	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},
 	"pkg/lock":          {"pkg/errs"},
 	"pkg/compress":      {"pkg/errs"},
+	"pkg/signature":     {"pkg/oci"},
 	"pkg/run/session":   {"pkg/userns"},
 	"pkg/cli/build":     {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/build/export":  {"pkg/push", "pkg/build"},

@@ -33,6 +33,10 @@ func main() {
 		exitOn(netPart(os.Args[2:]))
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "pushfloor" {
+		exitOn(pushFloor(os.Args[2], os.Args[3]))
+		return
+	}
 	cais := flag.String("cais", "bin/cais", "the program to measure")
 	out := flag.String("o", "", "file for the table; stdout if empty")
 	rounds := flag.Int("rounds", 40, "how often each contender runs")
@@ -119,6 +123,7 @@ func run(cais, out string, rounds int, only string) (err error) {
 		{"ps", b.ps},
 		{"monitor", b.monitor},
 		{"pull", b.pull},
+		{"push", b.push},
 		{"build", b.builds},
 		{"network", b.network},
 	}
