@@ -47,6 +47,22 @@ type State struct {
 	Error      string
 	StartedAt  string
 	FinishedAt string
+	Health     *Health `json:",omitempty"`
+}
+
+// Health is what a container's probes found.
+type Health struct {
+	Status        string
+	FailingStreak int
+	Log           []HealthResult
+}
+
+// HealthResult is the outcome of one probe.
+type HealthResult struct {
+	Start    string
+	End      string
+	ExitCode int
+	Output   string
 }
 
 // ContainerConfig is the part of a container that its image might have said.

@@ -65,6 +65,15 @@ func newState(c *container.Container) *State {
 	if c.Running() {
 		s.Pid = c.State.PID
 	}
+	if plan.Health(c.Record.Request, c.Record.Image) != nil {
+		s.Health = &Health{Status: "starting", Log: []HealthResult{}}
+		if h := c.Health(); h != nil {
+			s.Health.Status, s.Health.FailingStreak = h.Status, h.FailingStreak
+			for _, p := range h.Log {
+				s.Health.Log = append(s.Health.Log, HealthResult{stamp(p.Start), stamp(p.End), p.ExitCode, p.Output})
+			}
+		}
+	}
 	if e := c.LastExit(); e != nil {
 		s.FinishedAt = stamp(e.FinishedAt)
 		if status != container.Running && status != container.Paused {
@@ -99,7 +108,7 @@ func containerConfig(f ContainerFacts) *ContainerConfig {
 		Hostname: f.Hostname, Domainname: req.Domainname, User: first(req.User, img.User),
 		AttachStdin: req.AttachStdin, AttachStdout: req.AttachStdout, AttachStderr: req.AttachStderr,
 		ExposedPorts: exposed(rec), MacAddress: req.MacAddress, Tty: req.TTY, OpenStdin: req.OpenStdin, StdinOnce: req.StdinOnce,
-		Env: notNil(configEnv(req, img, f.Env)), Cmd: req.Args, Healthcheck: img.Healthcheck, ArgsEscaped: img.ArgsEscaped,
+		Env: notNil(configEnv(req, img, f.Env)), Cmd: req.Args, Healthcheck: plan.MergeHealth(req.Health, img.Healthcheck), ArgsEscaped: img.ArgsEscaped,
 		Image: rec.ImageRef, Volumes: volumes(rec), WorkingDir: first(req.Workdir, img.WorkingDir), Entrypoint: img.Entrypoint,
 		OnBuild: img.OnBuild, Labels: rec.Labels(), StopSignal: first(req.StopSignal, img.StopSignal),
 		StopTimeout: req.StopTimeout, Shell: img.Shell,

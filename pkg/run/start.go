@@ -259,8 +259,13 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 	if err != nil {
 		return nil, err
 	}
+	health, err := s.health(rec, spec, host, dirs)
+	if err != nil {
+		return nil, err
+	}
 	return &wire.Job{
-		ID: rec.ID, Dir: dir, RunDir: runDir, Plan: p.Marshal(),
+		Health: health,
+		ID:     rec.ID, Dir: dir, RunDir: runDir, Plan: p.Marshal(),
 		TTY: req.TTY, OpenStdin: req.OpenStdin, StdinOnce: req.StdinOnce,
 		Log:     log,
 		Restart: wire.Restart{Name: settings.Restart.Name, Max: settings.Restart.Max},

@@ -175,7 +175,7 @@ func matchOne(c *container.Container, key, v string) bool {
 	case "expose", "publish":
 		return hasPort(c, key, v)
 	case "health":
-		return v == "none"
+		return healthStatus(c) == v
 	case "is-task":
 		return v == "false"
 	case "isolation":

@@ -20,6 +20,7 @@ import (
 	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run"
+	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/units"
 )
 
@@ -115,7 +116,7 @@ func psTable(o psOptions) ui.Table[row] {
 			{Name: "LocalVolumes", Header: "LOCAL VOLUMES", Value: func(r row) any { return strconv.Itoa(len(r.c.Record.Volumes)) }},
 			{Name: "Networks", Header: "NETWORKS", Value: func(r row) any { return strings.Join(networkNames(r.c), ",") }},
 			{Name: "Platform", Header: "PLATFORM", Value: func(r row) any { return platform(r.c.Record) }},
-			{Name: "HealthStatus", Header: "HEALTH STATUS", Value: func(row) any { return "none" }},
+			{Name: "HealthStatus", Header: "HEALTH STATUS", Value: func(r row) any { return healthStatus(r.c) }},
 		},
 		Columns: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
 		Quiet:   "ID",
@@ -191,7 +192,15 @@ func statusText(c *container.Container, now time.Time) string {
 	}
 	switch c.Status() {
 	case container.Running:
-		return "Up " + units.Duration(now.Sub(c.StartedAt()))
+		up := "Up " + units.Duration(now.Sub(c.StartedAt()))
+		switch h := healthStatus(c); h {
+		case "none":
+			return up
+		case "starting":
+			return up + " (health: starting)"
+		default:
+			return up + " (" + h + ")"
+		}
 	case container.Paused:
 		return "Up " + units.Duration(now.Sub(c.StartedAt())) + " (Paused)"
 	case container.Restarting:
@@ -204,6 +213,18 @@ func statusText(c *container.Container, now time.Time) string {
 		return "Dead"
 	}
 	return "Created"
+}
+
+// healthStatus is starting, healthy or unhealthy, or "none" for a container that
+// is not probed.
+func healthStatus(c *container.Container) string {
+	if plan.Health(c.Record.Request, c.Record.Image) == nil {
+		return "none"
+	}
+	if h := c.Health(); h != nil {
+		return h.Status
+	}
+	return "starting"
 }
 
 // imageName is the reference as it was given, in the familiar form.

@@ -14,21 +14,14 @@ import (
 // name after a comma is its short form; "!" hides a spelling from help.
 const later = `
 storage-opt list a quota on the container's own layer needs project quotas
-health-cmd string health checks are not run yet
-health-interval duration health checks are not run yet
-health-timeout duration health checks are not run yet
-health-retries int health checks are not run yet
-health-start-period duration health checks are not run yet
-health-start-interval duration health checks are not run yet
-health-on-failure string health checks are not run yet
-health-startup-cmd string health checks are not run yet
-health-startup-interval string health checks are not run yet
-health-startup-retries string health checks are not run yet
-health-startup-success string health checks are not run yet
-health-startup-timeout string health checks are not run yet
-health-log-destination string health checks are not run yet
-health-max-log-count string health checks are not run yet
-health-max-log-size string health checks are not run yet
+health-startup-cmd string Docker has no such checks, and these are not here yet
+health-startup-interval string Docker has no such checks, and these are not here yet
+health-startup-retries string Docker has no such checks, and these are not here yet
+health-startup-success string Docker has no such checks, and these are not here yet
+health-startup-timeout string Docker has no such checks, and these are not here yet
+health-log-destination string Docker has no such checks, and these are not here yet
+health-max-log-count string Docker has no such checks, and these are not here yet
+health-max-log-size string Docker has no such checks, and these are not here yet
 gpus string it comes with CDI devices
 runtime string other runtimes cannot be chosen yet
 use-api-socket bool there is no API socket yet

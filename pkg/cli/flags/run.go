@@ -3,11 +3,13 @@
 package flags
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
@@ -58,6 +60,9 @@ type RunFlags struct {
 	isolation               string
 	userns                  string
 	oomKillDisable          bool
+	healthcheck             oci.Healthcheck
+	healthCmd               string
+	noHealth                bool
 	restart                 plan.RestartPolicy
 }
 
@@ -127,7 +132,7 @@ func (f *RunFlags) general() {
 	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, none")
 	list(fs, &f.logOpts, "log-opt", "", "Options of the log driver")
 	fs.StringVar(&f.isolation, "isolation", "", "Isolation technology: default")
-	fs.Bool("no-healthcheck", false, "Do not run the image's health check")
+	f.health()
 
 	// What Docker has given up, and takes without effect.
 	fs.Bool("disable-content-trust", true, "")
@@ -135,6 +140,56 @@ func (f *RunFlags) general() {
 	for _, name := range []string{"disable-content-trust", "kernel-memory"} {
 		fs.Lookup(name).Hidden = true
 	}
+}
+
+func (f *RunFlags) health() {
+	fs, h := f.fs, &f.healthcheck
+	fs.BoolVar(&f.noHealth, "no-healthcheck", false, "Do not run the image's health check")
+	fs.StringVar(&f.healthCmd, "health-cmd", "", "`Command` that says by its exit code how the container does")
+	fs.DurationVar(&h.Interval, "health-interval", 0, "Pause between two checks (default 30s)")
+	fs.DurationVar(&h.Timeout, "health-timeout", 0, "How long a check may take (default 30s)")
+	fs.DurationVar(&h.StartPeriod, "health-start-period", 0, "How long failures do not count at first")
+	fs.DurationVar(&h.StartInterval, "health-start-interval", 0, "Pause between two checks in the start period (default 5s)")
+	fs.IntVar(&h.Retries, "health-retries", 0, "Failures in a row that make it unhealthy (default 3)")
+	fs.StringVar(&f.req.HealthOnFailure, "health-on-failure", "", "What to do when it becomes unhealthy: none, kill, restart, stop")
+}
+
+// setHealth puts what was asked for into r.
+func (f *RunFlags) setHealth(r *plan.Request) error {
+	h := f.healthcheck
+	durations := map[string]time.Duration{
+		"interval": h.Interval, "timeout": h.Timeout, "start-period": h.StartPeriod, "start-interval": h.StartInterval,
+	}
+	given := f.healthCmd != "" || h.Retries != 0
+	for name, d := range durations {
+		if d < 0 {
+			return invalid("--health-%s cannot be negative", name)
+		}
+		given = given || d != 0
+	}
+	switch {
+	case h.Retries < 0:
+		return invalid("--health-retries cannot be negative")
+	case f.noHealth && given:
+		return invalid("--no-healthcheck conflicts with --health-* options")
+	case f.noHealth, strings.EqualFold(f.healthCmd, "none"):
+		r.Health = &oci.Healthcheck{Test: []string{"NONE"}}
+		return nil
+	case !given:
+		return nil
+	}
+	if f.healthCmd != "" {
+		h.Test = []string{"CMD-SHELL", f.healthCmd}
+		var argv []string
+		if strings.HasPrefix(f.healthCmd, "[") && json.Unmarshal([]byte(f.healthCmd), &argv) == nil && len(argv) > 0 {
+			h.Test = argv
+			if argv[0] != "CMD" && argv[0] != "CMD-SHELL" {
+				h.Test = append([]string{"CMD"}, argv...)
+			}
+		}
+	}
+	r.Health = &h
+	return nil
 }
 
 func (f *RunFlags) addAttach(s string) error {
@@ -403,6 +458,9 @@ func (f *RunFlags) setStreams(r *plan.Request, o *RunOptions, _ Env) error {
 }
 
 func (f *RunFlags) setLife(r *plan.Request, o *RunOptions, env Env) (err error) {
+	if err := f.setHealth(r); err != nil {
+		return err
+	}
 	r.Restart = f.restart
 	r.AutoRemove = r.AutoRemove || r.RemoveImage
 	if f.entrypoint != nil {

@@ -179,7 +179,6 @@ func TestFlagMistakes(t *testing.T) {
 
 func TestLaterFlagsFailByName(t *testing.T) {
 	for args, want := range map[string]string{
-		"--health-cmd true":       "--health-cmd is not supported yet",
 		"--gpus all":              "--gpus is not supported yet",
 		"--userns keep-id":        "--userns keep-id is not supported yet",
 		"--log-driver journald":   "--log-driver journald is not supported yet",

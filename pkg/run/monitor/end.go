@@ -14,6 +14,7 @@ import (
 // containerExited is the end of one run of the container.
 func (m *monitor) containerExited(p *proc, code int) {
 	m.killAt = time.Time{}
+	m.endHealth()
 	if m.paused { // somebody killed it: what is frozen would stay
 		m.paused = false
 		m.thaw()

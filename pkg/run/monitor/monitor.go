@@ -78,6 +78,8 @@ type monitor struct {
 	restartAt time.Time // zero: no restart is due
 	killAt    time.Time // --timeout
 	openAt    time.Time // the listener is watched again; zero: it is
+	health    health
+	revive    bool // it is started again once, whatever the policy
 	paused    bool
 	stopped   bool // by SIGSTOP, for want of a freezer
 	ended     bool // alive has been released; only clients are left
@@ -248,6 +250,10 @@ func (m *monitor) timeout() int {
 	sooner(m.restartAt)
 	sooner(m.killAt)
 	sooner(m.openAt)
+	if !m.paused {
+		sooner(m.health.nextAt)
+		sooner(m.health.killAt)
+	}
 	sooner(m.lingerAt)
 	for _, c := range m.clients {
 		sooner(c.dropAt)
@@ -275,6 +281,7 @@ func (m *monitor) timers() {
 	if !m.restartAt.IsZero() && !m.now.Before(m.restartAt) {
 		m.restart()
 	}
+	m.checkHealth()
 	if !m.openAt.IsZero() && !m.now.Before(m.openAt) {
 		m.openAt = time.Time{}
 		m.watch(m.listener, syscall.EPOLLIN, acceptor{m})

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/wire"
@@ -38,6 +39,9 @@ func (m *monitor) setPaused(on bool) error {
 		}
 	} else {
 		m.thaw()
+		if m.health.probe != nil { // it gets its time anew
+			m.health.killAt = m.now.Add(time.Duration(m.job.Health.Timeout))
+		}
 	}
 	m.paused = on
 	if on {

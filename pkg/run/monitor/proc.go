@@ -23,6 +23,7 @@ type proc struct {
 	stdin     int // where input is written: a pipe, or the terminal once more; -1: nowhere
 	tty       bool
 	container bool
+	probe     bool // of the container's health
 	outs      []*source
 	leaving   bool   // it has ended: its last output waits for no client
 	id        string // an exec's, for events
@@ -148,6 +149,9 @@ func (p *proc) exited(code int) {
 		return
 	}
 	p.drain()
+	if p.probe {
+		p.m.probeEnded(code)
+	}
 	if p.id != "" {
 		p.m.tell("exec_die", "execID", p.id, "exitCode", strconv.Itoa(code))
 	}
@@ -199,6 +203,9 @@ func (s *source) read() bool {
 		return false
 	}
 	m.buf[0] = byte(s.stream)
+	if s.p.probe {
+		m.health.said(m.buf[1 : 1+n])
+	}
 	if s.log != nil {
 		s.log.Write(m.buf[1:1+n], m.now)
 	}
@@ -359,6 +366,10 @@ func (m *monitor) policy(code int, due bool) (again bool, byUser bool) {
 		m.rename(s)
 		v, ok := after(string(s), `"keep"`)
 		m.keep = ok && hasPrefix(v, "true")
+	}
+	if m.revive && !due {
+		m.revive = false
+		return !byUser, byUser
 	}
 	switch {
 	case byUser:

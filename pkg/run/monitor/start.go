@@ -77,7 +77,7 @@ func (m *monitor) prepare() error {
 		return err
 	}
 	m.job = *job
-	m.job.Plan, m.job.Net = nil, slices.Clone(m.job.Net)
+	m.job.Plan, m.job.Net, m.job.Health.Plan = nil, slices.Clone(m.job.Net), nil
 	unmap()
 	if err := m.takeAlive(); err != nil {
 		return err
@@ -230,6 +230,7 @@ func (m *monitor) release(p *proc, g gated) error {
 	m.main = p
 	p.watch()
 	m.writeState("running")
+	m.beginHealth()
 	m.started()
 	return nil
 }

@@ -21,6 +21,7 @@ func Check(req Request) error {
 		CheckResources(req.Resources),
 		checkPrivileges(req),
 		checkLife(req),
+		checkHealth(req),
 	} {
 		if err != nil {
 			return err

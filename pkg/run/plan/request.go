@@ -3,6 +3,8 @@
 // machine arrives in [Host], what it decides leaves in the OCI spec.
 package plan
 
+import "cais.dev/cais/pkg/oci"
+
 // Request is what a user asks of `run` or `create`, with every flag parsed and
 // every value that depends on the caller (environment, working directory, env
 // files, seccomp profile files) already resolved. It is stored in the container's
@@ -38,6 +40,9 @@ type Request struct {
 	StopTimeout *int          `json:"stopTimeout,omitempty"` // seconds; nil: 10
 	Timeout     int           `json:"timeout,omitempty"`     // seconds after which the container is killed; 0: never
 	CIDFile     string        `json:"cidFile,omitempty"`
+
+	Health          *oci.Healthcheck `json:"health,omitempty"`          // what overrides the image's
+	HealthOnFailure string           `json:"healthOnFailure,omitempty"` // none, kill, stop, restart
 
 	ReadOnly     bool              `json:"readOnly,omitempty"`
 	Mounts       []Mount           `json:"mounts,omitempty"`

@@ -198,6 +198,16 @@ type Job struct {
 	// Freezer is the container's directory in v1's freezer hierarchy, which is made
 	// when it is paused first; empty: v2 has a freezer, or there are no cgroups.
 	Freezer string
+
+	Health Health
+}
+
+// Health is how the container is probed. Retries is 0 if it is not.
+type Health struct {
+	Plan                                          []byte // a marshalled Plan of an exec
+	Interval, Timeout, StartPeriod, StartInterval int64  // ns
+	Retries                                       int
+	OnFailure                                     string // "", none, kill, stop, restart
 }
 
 // Log says where output goes besides attached clients.
@@ -310,6 +320,13 @@ func (m *Job) fields(c *coder) {
 	c.strs(&m.StartEvents)
 	c.strs(&m.EndEvents)
 	c.str(&m.Freezer)
+	c.bytes(&m.Health.Plan)
+	c.i64(&m.Health.Interval)
+	c.i64(&m.Health.Timeout)
+	c.i64(&m.Health.StartPeriod)
+	c.i64(&m.Health.StartInterval)
+	c.int(&m.Health.Retries)
+	c.str(&m.Health.OnFailure)
 }
 
 // Marshal returns m as a packet, or, for a Job, as the content of a memfd.
