@@ -25,7 +25,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # in test/gotest/skips.txt.
 GOTEST := $(GO) run ./test/gotest
 
-.PHONY: all build check-tools demo test setup unit e2e e2e-root lint newmachine oci-suite test-vm fidelity fidelity-build torture \
+.PHONY: all build check-tools demo test setup unit e2e e2e-root lint newmachine oci-suite test-vm fidelity fidelity-build real torture \
 	race fuzz bench cover man completions golden startup deps sizes install ci clean help
 
 all: build
@@ -100,6 +100,9 @@ newmachine: check-tools ## README's commands in a fresh Debian root, as root and
 # A module of its own: it links BuildKit, which the program must not.
 fidelity: check-tools ## Dockerfiles' plans and configs compared with BuildKit's own
 	cd test/buildkit && $(GO) test -mod=mod ./...
+
+real: build ## images as people have them, built and run without root, from the internet's packages
+	CAIS_E2E_REAL=1 $(GO) test -timeout 40m -run 'TestReal$$' ./test/e2e
 
 fidelity-build: check-tools ## as root, with runc: what buildkitd makes of the corpus, compared with what is recorded
 	cd test/buildkit && CAIS_BUILDKITD=1 $(GO) test -mod=mod -timeout 30m -run TestTrees ./...

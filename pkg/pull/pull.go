@@ -344,8 +344,9 @@ func (p *Puller) resolve(ctx context.Context, req Request) (*remote, error) {
 	if a, b := len(m.Layers), len(img.parsed.RootFS.DiffIDs); a != b {
 		return nil, errs.New(errs.Invalid, fmt.Sprintf("the manifest has %d layers, the config %d", a, b))
 	}
-	// An index has chosen; a lone manifest may be anything.
-	if want := req.Platform; want != nil && img.index == nil && !want.Runs(img.parsed.Platform) {
+	// An index has chosen; a lone manifest may be anything. One that does not say
+	// what it is for (made by hand) is what was asked for.
+	if want := req.Platform; want != nil && img.index == nil && img.parsed.OS+img.parsed.Architecture != "" && !want.Runs(img.parsed.Platform) {
 		return nil, errs.New(errs.NotFound, fmt.Sprintf("image with reference %s was found but does not match the specified platform: wanted %s, actual: %s",
 			req.Ref.Familiar(), want, img.parsed.Platform.Normalize()))
 	}

@@ -287,6 +287,8 @@ func explained(name, line string) bool {
 	switch name {
 	case "epoch": // files of the Dockerfile have the epoch's time
 		return strings.HasPrefix(line, "/f ")
+	case "copy-devices": // a block device stays one
+		return strings.HasPrefix(line, "/new/loop ")
 	case "run-sandbox": // /dev/core is there, as in containers
 		return strings.HasPrefix(line, "/dev.list ")
 	}

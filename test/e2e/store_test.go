@@ -169,6 +169,9 @@ func (s *store) files() []string {
 		if d.IsDir() && (strings.HasPrefix(rel, "storage/overlay/") || strings.HasPrefix(rel, "storage/vfs/dir/")) && strings.Count(rel, "/") >= 3 {
 			return fs.SkipDir // below here are images' own files
 		}
+		if d.IsDir() && d.Name() == "diff" && strings.HasPrefix(rel, "storage/cais/build/") {
+			return fs.SkipDir // and what steps of builds made
+		}
 		if tempName.MatchString(d.Name()) {
 			if entries, err := os.ReadDir(path); !d.IsDir() || err != nil || len(entries) > 0 {
 				bad = append(bad, "temporary "+rel)

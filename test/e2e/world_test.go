@@ -33,7 +33,8 @@ const (
 // elsewhere runs the tests again in a network of their own, for root. There it
 // makes the world and is not done.
 func elsewhere() (code int, done bool) {
-	if os.Geteuid() != 0 {
+	// TestReal works without root, and wants the internet.
+	if os.Geteuid() != 0 || os.Getenv("CAIS_E2E_REAL") != "" {
 		return 0, false
 	}
 	if os.Getenv(worldEnv) != "" {

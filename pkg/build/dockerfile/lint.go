@@ -137,6 +137,9 @@ func lintPlatform(def instructions.Stage, word shell.ProcessWordResult, globals 
 }
 
 func lintBasePlatform(name string, want, got oci.Platform, at []parser.Range, lint *linter.Linter) {
+	if got.OS == "" && got.Architecture == "" {
+		return // the config does not say
+	}
 	want, got = want.Normalize(), got.Normalize()
 	if want.OS != got.OS || want.Architecture != got.Architecture {
 		lint.Run(&linter.RuleInvalidBaseImagePlatform, at, linter.RuleInvalidBaseImagePlatform.Format(name, want.String(), got.String()))
