@@ -116,7 +116,7 @@ func Enable(ctx context.Context, o Options) (did string, err error) {
 		return "", err
 	}
 	o.reload(ctx)
-	if o.UID != 0 {
+	if _, err := os.Lstat(filepath.Join(o.Root, "/var/lib/systemd/linger", o.User)); o.UID != 0 && err != nil {
 		if _, err := o.Run(ctx, "", "loginctl", "enable-linger"); err != nil {
 			err = errs.WithHint(errs.E("have your user manager started at boot", errs.Denied, err), "Ask for: sudo loginctl enable-linger "+o.User)
 			return "", errors.Join(err, remove(link), remove(file))

@@ -61,7 +61,7 @@ func Create(ctx context.Context, h *Host, o Options) (d Dirs, warnings []plan.Wa
 	}
 	a := applier{res: res}
 	for _, hy := range h.hierarchies {
-		if !hy.usable || !hy.needed(res) {
+		if !hy.usable() || !hy.needed(res) {
 			continue
 		}
 		dir, err := hy.mkdir(o.Path, h.wanted(hy, res))

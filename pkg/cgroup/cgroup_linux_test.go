@@ -56,7 +56,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestPath(t *testing.T) {
-	h := &Host{hierarchies: []*hierarchy{{version: 2, usable: true}}}
+	h := &Host{hierarchies: []*hierarchy{{version: 2, usable: func() bool { return true }}}}
 	for parent, want := range map[string]string{
 		"": "/cais-1", "/a/b": "/a/b/cais-1", "a": "/a/cais-1", "x-y.slice": "/x.slice/x-y.slice/cais-1",
 	} {
@@ -222,7 +222,7 @@ func TestKernelTakesTheDeviceProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, hy := range h.hierarchies {
-		if hy.version != 2 || !hy.usable || !h.deviceBPF {
+		if hy.version != 2 || !hy.usable() || !h.deviceBPF {
 			continue
 		}
 		dir := filepath.Join(hy.base, prefix+"test-bpf-"+fmt.Sprint(os.Getpid()))

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/plan"
@@ -20,7 +21,7 @@ import (
 type Host struct {
 	hierarchies []*hierarchy
 	unified     bool // v2 is the only one
-	swap        bool
+	swap        func() bool
 	deviceBPF   bool // root of the machine: v2's device programs can be loaded
 
 	// scoped: nothing was delegated to our own session, but the user's manager can
@@ -33,9 +34,9 @@ type hierarchy struct {
 	version     int
 	controllers []string // that limit something in a directory of ours
 	mount       string
-	base        string // our directories go below it
-	usable      bool   // we may make them
-	unified     bool   // v2, and no v1 hierarchy beside it
+	base        string      // our directories go below it
+	usable      func() bool // we may make them; asked for when it is needed
+	unified     bool        // v2, and no v1 hierarchy beside it
 }
 
 // Detect finds them, from /proc/self/mountinfo and /proc/self/cgroup.
@@ -46,7 +47,7 @@ func Detect() (*Host, error) {
 	}
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if errors.Is(err, fs.ErrNotExist) {
-		return &Host{}, nil // a kernel without cgroups
+		return &Host{swap: func() bool { return false }}, nil // a kernel without cgroups
 	}
 	if err != nil {
 		return nil, errs.E("find the cgroup hierarchies", errs.Internal, err)
@@ -66,7 +67,7 @@ func Detect() (*Host, error) {
 			hy.base = userManager(hy.mount)
 			h.scoped = hy.base != ""
 		}
-		hy.usable = hy.base != "" && writable(hy.base)
+		hy.usable = sync.OnceValue(func() bool { return hy.base != "" && writable(hy.base) })
 		if hy.version == 2 {
 			hy.unified = !v1
 			h.unified = hy.unified
@@ -74,15 +75,15 @@ func Detect() (*Host, error) {
 		}
 	}
 	h.deviceBPF = root
-	h.swap = h.accountsSwap()
+	h.swap = sync.OnceValue(h.accountsSwap)
 	return h, nil
 }
 
 // Plan returns what planning has to know.
 func (h *Host) Plan() plan.Cgroups {
-	c := plan.Cgroups{Unified: h.unified, Controllers: map[string]plan.Controller{}, Swap: h.swap}
+	c := plan.Cgroups{Unified: h.unified, Controllers: map[string]plan.Controller{}, Swap: h.swap()}
 	for _, hy := range h.hierarchies {
-		if !hy.usable {
+		if !hy.usable() {
 			continue
 		}
 		for _, name := range hy.controllers {
@@ -109,7 +110,7 @@ func (h *Host) Plan() plan.Cgroups {
 // (--cgroup-parent, may be empty; a slice becomes systemd's path for it) and a
 // name made from the id. It is "" when no hierarchy can be used.
 func (h *Host) Path(parent, id string) (string, error) {
-	if !slices.ContainsFunc(h.hierarchies, func(hy *hierarchy) bool { return hy.usable }) {
+	if !slices.ContainsFunc(h.hierarchies, func(hy *hierarchy) bool { return hy.usable() }) {
 		if parent != "" {
 			return "", errs.New(errs.Unsupported, "no cgroup hierarchy can be used here, so --cgroup-parent means nothing")
 		}

@@ -13,7 +13,7 @@ func (h *Host) Freezer(path string) string {
 		return ""
 	}
 	for _, hy := range h.hierarchies {
-		if hy.usable && hy.version == 1 && slices.Contains(hy.controllers, "freezer") && isCgroup(hy.base, 1) == nil {
+		if hy.usable() && hy.version == 1 && slices.Contains(hy.controllers, "freezer") && isCgroup(hy.base, 1) == nil {
 			dir := filepath.Join(hy.base, path)
 			if os.MkdirAll(filepath.Dir(dir), 0o755) != nil {
 				return ""
@@ -33,7 +33,7 @@ func (h *Host) Find(path string) Dirs {
 		return d
 	}
 	for _, hy := range h.hierarchies {
-		if !hy.usable {
+		if hy.base == "" {
 			continue
 		}
 		dir := filepath.Join(hy.base, path)

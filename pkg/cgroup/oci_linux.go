@@ -23,7 +23,7 @@ import (
 // spec's cgroupsPath: the path that it gives, or one made from the id. It is ""
 // when no hierarchy can be used.
 func (h *Host) OCIPath(cgroupsPath, id string) (string, error) {
-	if !slices.ContainsFunc(h.hierarchies, func(hy *hierarchy) bool { return hy.usable }) {
+	if !slices.ContainsFunc(h.hierarchies, func(hy *hierarchy) bool { return hy.usable() }) {
 		return "", nil
 	}
 	if slices.Contains(strings.Split(cgroupsPath, "/"), "..") || strings.ContainsAny(cgroupsPath, "\n\x00") {
@@ -49,7 +49,7 @@ func CreateOCI(ctx context.Context, h *Host, o Options) (d Dirs, err error) {
 		}
 	}()
 	for _, hy := range h.hierarchies {
-		if !hy.usable {
+		if !hy.usable() {
 			continue
 		}
 		dir, err := hy.mkdir(o.Path, slices.Clone(hy.controllers))
@@ -74,7 +74,7 @@ func CreateOCI(ctx context.Context, h *Host, o Options) (d Dirs, err error) {
 // that is given as /proc/PID/cgroup has it.
 func (h *Host) Below(dir string) (string, error) {
 	for _, hy := range h.hierarchies {
-		if rel, ok := strings.CutPrefix(filepath.Join(hy.mount, dir), hy.base); ok && hy.version == 2 && hy.usable {
+		if rel, ok := strings.CutPrefix(filepath.Join(hy.mount, dir), hy.base); ok && hy.version == 2 && hy.usable() {
 			return rel, nil
 		}
 	}
@@ -92,7 +92,7 @@ func (h *Host) UpdateOCI(p string, res *specs.LinuxResources) error {
 	}
 	a := applier{res: res}
 	for _, hy := range h.hierarchies {
-		if !hy.usable {
+		if !hy.usable() {
 			continue
 		}
 		dir := filepath.Join(hy.base, p)
@@ -116,9 +116,9 @@ func (h *Host) lacks(res *specs.LinuxResources) error {
 	have := map[string]bool{}
 	for _, hy := range h.hierarchies {
 		for _, c := range hy.controllers {
-			have[c] = have[c] || hy.usable
+			have[c] = have[c] || hy.usable()
 		}
-		have["unified"] = have["unified"] || hy.unified && hy.usable
+		have["unified"] = have["unified"] || hy.unified && hy.usable()
 	}
 	for _, w := range []struct {
 		wanted bool

@@ -25,7 +25,7 @@ func Update(h *Host, path string, res *specs.LinuxResources) ([]plan.Warning, er
 	a := applier{res: &now}
 	var members []int
 	for _, hy := range h.hierarchies {
-		if !hy.usable {
+		if !hy.usable() {
 			continue
 		}
 		dir := filepath.Join(hy.base, path)
@@ -86,7 +86,7 @@ func enableDown(base, path string, controllers []string) {
 func (h *Host) All(path string) []string {
 	var dirs []string
 	for _, hy := range h.hierarchies {
-		if hy.usable && path != "" {
+		if hy.usable() && path != "" {
 			dirs = append(dirs, filepath.Join(hy.base, path))
 		}
 	}

@@ -189,7 +189,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 	if err := s.links(req); err != nil {
 		return nil, err
 	}
-	host, err := s.host()
+	host, err := s.planHost()
 	if err != nil {
 		return nil, err
 	}

@@ -101,7 +101,7 @@ func New(o Options) *Service {
 }
 
 // Host returns what planning has to know of this machine: a build needs it, too.
-func (s *Service) Host() (plan.Host, error) { return s.host() }
+func (s *Service) Host() (plan.Host, error) { return s.planHost() }
 
 // readHost reads what planning has to know.
 func (s *Service) readHost() (plan.Host, error) {
@@ -114,6 +114,16 @@ func (s *Service) readHost() (plan.Host, error) {
 		o.SingleID, o.UIDs, o.GIDs = m.Single, ranges(m.UIDs), ranges(m.GIDs)
 	}
 	h, err := probe.Host(o)
+	if err != nil {
+		return h, err
+	}
+	return h, nil
+}
+
+// planHost is host with what the cgroups can do: it asks the kernel for each of them,
+// which a command that plans no limits need not wait for.
+func (s *Service) planHost() (plan.Host, error) {
+	h, err := s.host()
 	if err != nil {
 		return h, err
 	}

@@ -85,7 +85,7 @@ func (s *Service) limit(c *container.Container, change plan.Resources) ([]plan.W
 
 // limits are a request's limits as the spec has them, without rules for devices.
 func (s *Service) limits(req plan.Request) (*specs.LinuxResources, []plan.Warning, error) {
-	host, err := s.host()
+	host, err := s.planHost()
 	if err != nil {
 		return nil, nil, err
 	}
