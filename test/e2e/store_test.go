@@ -21,6 +21,8 @@ type store struct {
 	root, home, path string
 	// broken: the script has damaged the store on purpose, so nothing is checked.
 	broken bool
+	// as is whom the program runs as; nil: whoever runs the tests.
+	as *syscall.Credential
 }
 
 func (b *bench) newStore(home string) (*store, error) {
@@ -47,6 +49,9 @@ func (s *store) environ() []string {
 func (s *store) cmd(args ...string) *exec.Cmd {
 	c := exec.Command(s.cais, args...)
 	c.Env = s.environ()
+	if s.as != nil {
+		c.SysProcAttr, c.Dir = &syscall.SysProcAttr{Credential: s.as}, "/"
+	}
 	return c
 }
 
