@@ -367,8 +367,8 @@ func (m *monitor) policy(code int, due bool) (again bool, byUser bool) {
 		v, ok := after(string(s), `"keep"`)
 		m.keep = ok && hasPrefix(v, "true")
 	}
-	if m.revive && !due {
-		m.revive = false
+	if m.revive {
+		m.revive = !due
 		return !byUser, byUser
 	}
 	switch {
