@@ -19,7 +19,8 @@ var ErrHeld = errors.New("lock is held by another process")
 // Try takes the lock on the file at path, exclusively or shared, making the
 // file if it is missing. It fails with ErrHeld instead of waiting.
 func Try(path string, exclusive bool) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	// Something else at its place, such as a FIFO, must not hold us up.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +59,7 @@ func Acquire(ctx context.Context, path string, exclusive bool) (*Lock, error) {
 // Held reports whether somebody holds the file at path exclusively. A file that
 // does not exist is held by nobody. It takes nothing and waits for nothing.
 func Held(path string) (bool, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_CLOEXEC, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}

@@ -7,15 +7,16 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/run/session"
 	"cais.dev/cais/pkg/run/wire"
 )
 
-// Wait waits until the container does not run and returns its exit code. It
-// needs no monitor's help: a shared lock on alive is granted when the monitor's
-// is gone.
+// Wait waits until the container's present run ends, whatever the restart policy
+// does then, and returns its exit code. One that was made with --rm is gone when
+// it returns.
 func (s *Service) Wait(ctx context.Context, ref string) (int, error) {
 	c, err := s.Find(ctx, ref)
 	if err != nil {
@@ -24,14 +25,22 @@ func (s *Service) Wait(ctx context.Context, ref string) (int, error) {
 	if c.Status() == container.Created && !c.Alive && c.Exit == nil {
 		return 0, nil // Docker's answer for one that never ran
 	}
-	if c.Alive {
-		word := s.lastWord(ctx, c)
-		if err := s.waitDead(ctx, c.ID); err != nil {
+	for pause := time.Millisecond; c.Alive; pause = min(2*pause, 50*time.Millisecond) {
+		ses, err := session.Attach(ctx, c.Dir, wire.Attach{})
+		if err == nil {
+			return s.lastWord(ctx, c, ses)
+		}
+		select { // it is being started, or waits for its restart, or is about to end
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+		if err := c.Refresh(); err != nil {
 			return 0, err
 		}
-		if c, err = s.store.Load(c.ID); err != nil {
-			return word(err)
-		}
+	}
+	if err := s.removed(ctx, c); err != nil {
+		return 0, err
 	}
 	e := c.LastExit()
 	if e == nil {
@@ -40,26 +49,32 @@ func (s *Service) Wait(ctx context.Context, ref string) (int, error) {
 	return e.Code, nil
 }
 
-// lastWord listens to the monitor of a --rm container, whose files may be gone
-// before we have read them. What it returns gives the exit code, or err if the
-// monitor did not say.
-func (s *Service) lastWord(ctx context.Context, c *container.Container) func(err error) (int, error) {
-	silent := func(err error) (int, error) { return 0, err }
-	if !c.Record.AutoRemove() {
-		return silent
+// lastWord listens to the monitor of a container until its run ends.
+func (s *Service) lastWord(ctx context.Context, c *container.Container, ses *session.Session) (int, error) {
+	exit, err := ses.Stream(ctx, session.Streams{})
+	_ = ses.Close() // only read
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
 	}
-	ses, err := session.Attach(ctx, c.Dir, wire.Attach{})
-	if err != nil { // its end came first
-		return silent
-	}
-	return func(err error) (int, error) {
-		defer ses.Close()
-		exit, failed := ses.Stream(ctx, session.Streams{})
-		if failed != nil {
+	if err != nil { // its monitor was killed
+		if err := s.waitDead(ctx, c.ID); err != nil {
 			return 0, err
 		}
+		if c, err = s.store.Load(c.ID); err != nil {
+			return 0, err
+		}
+		if e := c.LastExit(); e != nil {
+			return e.Code, nil
+		}
+		return 0, err
+	}
+	if exit.Restarts {
 		return exit.Code, nil
 	}
+	if err := s.waitDead(ctx, c.ID); err != nil { // it has written its end
+		return 0, err
+	}
+	return exit.Code, s.removed(ctx, c)
 }
 
 // waitExit waits for the end of a container that was killed.
@@ -72,7 +87,7 @@ func (s *Service) waitExit(ctx context.Context, c *container.Container) error {
 
 // waitDead waits until the monitor of id is gone.
 func (s *Service) waitDead(ctx context.Context, id string) error {
-	f, err := os.OpenFile(filepath.Join(s.store.Dir(id), "alive"), os.O_RDONLY|syscall.O_CLOEXEC, 0)
+	f, err := os.OpenFile(filepath.Join(s.store.Dir(id), "alive"), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed meanwhile
 	}
