@@ -50,6 +50,9 @@ func globalArgs(env environ, lex *shell.Lex, cmds []instructions.ArgCommand, giv
 			if v, ok := given[arg.Key]; ok {
 				value = &v
 			} else if value != nil {
+				if err := bounded(*value, env); err != nil {
+					return nil, nil, parser.WithLocation(err, cmd.Location())
+				}
 				r, err := lex.ProcessWordWithMatches(*value, env)
 				if err != nil {
 					return nil, nil, parser.WithLocation(err, cmd.Location())

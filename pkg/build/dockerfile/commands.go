@@ -57,6 +57,9 @@ func (c *converter) dispatchCommand(s *stage, cmd command) error {
 	s.onbuild = cmd.onbuild
 	expand := func(lex *shell.Lex) instructions.SingleWordExpander {
 		return func(word string) (string, error) {
+			if err := bounded(word, s.env); err != nil {
+				return "", err
+			}
 			out, unmatched, err := lex.ProcessWord(word, s.env)
 			lintUndefined(cmd, s, unmatched, lint)
 			return out, err
@@ -247,6 +250,9 @@ func (c *converter) arg(s *stage, ic *instructions.ArgCommand, lint *linter.Lint
 		case ok:
 			a.Value = &given
 		case a.Value != nil:
+			if err := bounded(*a.Value, s.env); err != nil {
+				return err
+			}
 			v, unmatched, err := c.lex.ProcessWord(*a.Value, s.env)
 			lintUndefined(ic, s, unmatched, lint)
 			if err != nil {
@@ -280,6 +286,9 @@ func (c *converter) arg(s *stage, ic *instructions.ArgCommand, lint *linter.Lint
 // shown is a command with its variables as far as they are set, for the
 // progress view.
 func (c *converter) shown(line string, env shell.EnvGetter) string {
+	if bounded(line, env) != nil {
+		return line
+	}
 	if out, _, err := c.lex.ProcessWord(line, env); err == nil {
 		return out
 	}

@@ -147,3 +147,76 @@ func dropEmpty(v any) any {
 	}
 	return v
 }
+
+// A Dockerfile may come from anybody: no text makes the converter fail in another way
+// than with an error, or wait long.
+func FuzzConvert(f *testing.F) {
+	cases, err := corpus.Load()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, c := range cases {
+		f.Add(c.Dockerfile)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if len(text) > 4000 {
+			t.Skip()
+		}
+		o, err := corpus.Case{}.Options(func(string) string { return "" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Resolver = images(corpus.Images())
+		_, _ = dockerfile.Check(t.Context(), text, o)
+		_, _ = dockerfile.Describe(t.Context(), text, o)
+		_, _ = dockerfile.Targets(text, "Dockerfile")
+		p, err := dockerfile.Convert(t.Context(), text, o)
+		if err != nil {
+			if errs.KindOf(err) == errs.Internal {
+				t.Errorf("%v has no kind", err)
+			}
+			if at, ok := errors.AsType[*dockerfile.Error](err); ok {
+				_ = at.Excerpt()
+			}
+			return
+		}
+		ordered(t, "fuzz", p.Graph)
+	})
+}
+
+// Variables that double, stages without end: an error, or a plan soon.
+func TestHostile(t *testing.T) {
+	o, err := corpus.Case{}.Options(func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Resolver = images(corpus.Images())
+	convert := func(text string) error {
+		_, err := dockerfile.Convert(t.Context(), []byte(text), o)
+		return err
+	}
+	for name, text := range map[string]string{
+		"env":     "FROM scratch\nENV A=xxxxxxxxxxxxxxxx\n" + strings.Repeat("ENV A=$A$A\n", 60),
+		"arg":     "FROM scratch\nARG A=xxxxxxxxxxxxxxxx\n" + strings.Repeat("ARG A=$A$A\n", 60),
+		"global":  "ARG A=xxxxxxxxxxxxxxxx\n" + strings.Repeat("ARG A=$A$A\n", 60) + "FROM scratch\n",
+		"wide":    "FROM scratch\nENV A=" + strings.Repeat("x", 60000) + "\nENV A=" + strings.Repeat("$A", 30000) + "\nLABEL b=" + strings.Repeat("$A", 30000) + "\n",
+		"heredoc": "FROM scratch\nENV A=" + strings.Repeat("x", 60000) + "\nCOPY <<E /x\n" + strings.Repeat("$A\n", 30000) + "E\n",
+	} {
+		if err := convert(text); err == nil || !strings.Contains(err.Error(), "longer than") {
+			t.Errorf("%s: %.200v", name, err)
+		}
+	}
+	for _, trigger := range []string{"# check=skip=all\nRUN x", "FROM x", "ONBUILD RUN x", "", "RUN x\nRUN y", "RUN <<EOF", "COPY --from=0 a b", "ADD x", "\x00"} {
+		o := o
+		o.Resolver = images{"evil": {Config: oci.Config{OnBuild: []string{trigger}}}}
+		_, _ = dockerfile.Convert(t.Context(), []byte("FROM evil\n"), o)
+	}
+	var b strings.Builder
+	b.WriteString("FROM scratch AS s0\n")
+	for i := 1; i < 3000; i++ {
+		fmt.Fprintf(&b, "FROM scratch AS s%d\nCOPY --from=s%d / /\n", i, i-1)
+	}
+	if err := convert(b.String()); err != nil {
+		t.Error(err)
+	}
+}

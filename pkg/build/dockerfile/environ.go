@@ -1,8 +1,11 @@
 package dockerfile
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
 
 // environ is a list of "K=V". It is never changed: with and without return
@@ -64,4 +67,26 @@ func setEnv(env []string, key, value string) []string {
 		}
 	}
 	return append(env, key+"="+value)
+}
+
+// maxWord is what the variables of one word may make of it, in bytes. The kernel
+// takes 128 KiB for one variable; a heredoc may be longer.
+const maxWord = 16 << 20
+
+// bounded refuses a word that could become longer than maxWord: ENV A=$A$A, said
+// thirty times, would fill the memory.
+func bounded(word string, env shell.EnvGetter) error {
+	refs := strings.Count(word, "$")
+	if refs == 0 {
+		return nil
+	}
+	longest := 0
+	for _, k := range env.Keys() {
+		v, _ := env.Get(k)
+		longest = max(longest, len(v))
+	}
+	if longest > 0 && refs > (maxWord-min(len(word), maxWord))/longest {
+		return fmt.Errorf("%.40q… may become longer than %d MiB by its variables", word, maxWord>>20)
+	}
+	return nil
 }

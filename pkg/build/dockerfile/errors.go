@@ -37,9 +37,11 @@ func located(src graph.Source, err error) error {
 		return err
 	}
 	var lines []graph.Range
+	seen := map[graph.Range]bool{}
 	for _, l := range at.Locations {
 		for _, r := range l {
-			if n := toRange(r); n.StartLine > 0 && !slices.Contains(lines, n) {
+			if n := toRange(r); n.StartLine > 0 && !seen[n] {
+				seen[n] = true
 				lines = append(lines, n)
 			}
 		}

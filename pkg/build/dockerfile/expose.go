@@ -14,6 +14,9 @@ import (
 func (c *converter) expose(s *stage, ic *instructions.ExposeCommand, lint *linter.Linter) error {
 	var ports []string
 	for _, p := range ic.Ports {
+		if err := bounded(p, s.env); err != nil {
+			return err
+		}
 		list, err := c.lex.ProcessWords(p, s.env)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
 	"cais.dev/cais/pkg/build/graph"
@@ -165,7 +166,7 @@ func Targets(text []byte, name string) ([]Target, error) {
 	if err != nil {
 		return nil, located(src, err)
 	}
-	stages, _, err := instructions.Parse(tree.AST, nil)
+	stages, _, err := instructions.Parse(tree.AST, linter.New(&linter.Config{}))
 	if err != nil {
 		return nil, located(src, err)
 	}

@@ -68,8 +68,10 @@ func (c *converter) run(s *stage, ic *instructions.RunCommand, from []*stage) er
 		m.names = append(m.names, sec.Name)
 	}
 	line := ic.String() + note
-	if out, _, err := lex.ProcessWord(line, m); err == nil {
-		line = out
+	if bounded(line, s.env) == nil {
+		if out, _, err := lex.ProcessWord(line, m); err == nil {
+			line = out
+		}
 	}
 	history := "RUN " + withArgs(args, s)
 	s.node = c.b.Add(graph.Node{

@@ -306,30 +306,32 @@ func (c *converter) command(ic instructions.Command) (command, error) {
 func noCircle(stages []*stage) error {
 	const under, clear = 1, 2
 	state := map[*stage]int{}
-	var visit func(s *stage, path []instructions.Command) error
-	visit = func(s *stage, path []instructions.Command) error {
+	var path []instructions.Command // that led to the stage in hand
+	var visit func(s *stage) error
+	visit = func(s *stage) error {
 		state[s] = under
 		for _, n := range s.needs {
-			next := append(slices.Clone(path), n.cmd)
+			path = append(path, n.cmd)
 			switch state[n.stage] {
 			case under:
 				err := fmt.Errorf("circular dependency detected on stage: %s", n.name)
-				for _, cmd := range next {
+				for _, cmd := range path {
 					err = parser.WithLocation(err, cmd.Location())
 				}
 				return err
 			case 0:
-				if err := visit(n.stage, next); err != nil {
+				if err := visit(n.stage); err != nil {
 					return err
 				}
 			}
+			path = path[:len(path)-1]
 		}
 		state[s] = clear
 		return nil
 	}
 	for _, s := range stages {
 		if state[s] == 0 {
-			if err := visit(s, nil); err != nil {
+			if err := visit(s); err != nil {
 				return err
 			}
 		}
@@ -405,9 +407,15 @@ func (c *converter) trigger(s *stage, triggers []string) (more bool, err error) 
 		}
 		node := tree.AST.Children[0]
 		node.StartLine, node.EndLine = span(s.def.Location)
-		ic, err := instructions.ParseCommand(node)
+		// A linter that tells nobody: without one, a comment with "check=" ends the
+		// program.
+		parsed, err := instructions.ParseInstructionWithLinter(node, linter.New(&linter.Config{}))
 		if err != nil {
 			return false, err
+		}
+		ic, ok := parsed.(instructions.Command)
+		if !ok {
+			return false, parser.WithLocation(fmt.Errorf("%T is not a command type", parsed), node.Location())
 		}
 		cmd, err := c.command(ic)
 		if err != nil {

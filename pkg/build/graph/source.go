@@ -2,7 +2,6 @@ package graph
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -45,11 +44,6 @@ func (s Source) Excerpt(ranges []Range) string {
 	if len(ranges) == 0 || len(s.Data) == 0 {
 		return ""
 	}
-	marked := func(line int) bool {
-		return slices.ContainsFunc(ranges, func(r Range) bool {
-			return r.StartLine <= line && line <= max(r.StartLine, r.EndLine)
-		})
-	}
 	lines := strings.Split(string(s.Data), "\n")
 	start, end := ranges[0].StartLine, 0
 	for _, r := range ranges {
@@ -57,6 +51,15 @@ func (s Source) Excerpt(ranges []Range) string {
 	}
 	if start < 1 || start > len(lines) {
 		return ""
+	}
+	marked, pointed := map[int]bool{}, map[int]Range{}
+	for _, r := range ranges {
+		for i := r.StartLine; i <= min(max(r.StartLine, r.EndLine), len(lines)); i++ {
+			marked[i] = true
+		}
+		if r.EndColumn > r.StartColumn {
+			pointed[r.StartLine] = r
+		}
 	}
 	around := 1
 	if start == end {
@@ -66,13 +69,13 @@ func (s Source) Excerpt(ranges []Range) string {
 	fmt.Fprintf(&b, "%s:%d\n--------------------\n", s.Name, start)
 	for i := max(start-around, 1); i <= min(end+around, len(lines)); i++ {
 		mark := "   "
-		if marked(i) {
+		if marked[i] {
 			mark = ">>>"
 		}
 		line := strings.TrimSuffix(lines[i-1], "\r")
 		fmt.Fprintf(&b, " %3d | %s %s\n", i, mark, line)
-		if r := slices.IndexFunc(ranges, func(r Range) bool { return r.StartLine == i && r.EndColumn > r.StartColumn }); r >= 0 {
-			b.WriteString(under(line, ranges[r].StartColumn, ranges[r].EndColumn))
+		if r, ok := pointed[i]; ok {
+			b.WriteString(under(line, r.StartColumn, r.EndColumn))
 		}
 	}
 	b.WriteString("--------------------\n")
