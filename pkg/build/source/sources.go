@@ -102,8 +102,10 @@ func (s *Sources) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all error
+	done := map[*Tree]bool{nil: true} // one may have two names
 	for _, o := range s.opened {
-		if o.o != nil && o.o.Tree != nil {
+		if o.o != nil && !done[o.o.Tree] {
+			done[o.o.Tree] = true
 			all = errors.Join(all, o.o.Tree.Close())
 		}
 	}
