@@ -48,12 +48,12 @@ func RemoteSource(ctx context.Context, c *registry.Client, ref oci.Reference, al
 		return nil, doc, err
 	}
 	src := remote{c, ref}
-	doc, err = onePlatform(ctx, src, doc, all, platform)
+	doc, err = OnePlatform(ctx, src, doc, all, platform)
 	return src, doc, err
 }
 
-// onePlatform chooses from an index, unless all of it is wanted.
-func onePlatform(ctx context.Context, src push.Source, doc oci.Document, all bool, platform *oci.Platform) (oci.Document, error) {
+// OnePlatform chooses from an index, unless all of it is wanted.
+func OnePlatform(ctx context.Context, src push.Source, doc oci.Document, all bool, platform *oci.Platform) (oci.Document, error) {
 	m, x, err := oci.ParseManifest(doc.Data, doc.MediaType)
 	if err != nil {
 		return doc, err
@@ -174,7 +174,7 @@ func ArchiveSource(ctx context.Context, o *pull.Opened, name string, all bool, p
 			return nil, oci.Document{}, nil, err
 		}
 		src := opened{o: o}
-		doc, err := onePlatform(ctx, src, oci.Document{MediaType: d.MediaType, Digest: d.Digest, Data: data}, false, platform)
+		doc, err := OnePlatform(ctx, src, oci.Document{MediaType: d.MediaType, Digest: d.Digest, Data: data}, false, platform)
 		return src, doc, nil, err
 	}
 	src := opened{o, img}

@@ -92,6 +92,7 @@ type archive struct {
 	e    *emitter
 	have map[string]oci.Descriptor // blobs that are in it, by the digest in the source's manifest
 
+	plain  bool // skopeo's dir: blobs stay as they are
 	index  []oci.Descriptor
 	docker []*dockerEntry
 	repos  map[string]map[string]string
@@ -238,6 +239,9 @@ func (a *archive) write(ctx context.Context, l layer, mediaType string) (oci.Des
 
 // keeps reports whether a blob goes into the archive as it is.
 func (a *archive) keeps(l layer) bool {
+	if a.plain && !a.o.Compression.Force {
+		return true
+	}
 	if !a.o.Compress {
 		return l.src.Tar == nil && a.o.OCI && !(a.o.Docker && l.kind() == compress.Zstd)
 	}

@@ -5,12 +5,15 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -152,7 +155,11 @@ func (c *Client) connect(ctx context.Context, s *session) error {
 			c.log.Warn("credentials were not looked for everywhere", "registry", s.host, "reason", s.creds.Warning)
 		}
 	}
-	inner := transport.NewUserAgent(&retrier{next: &edge{c, s}, sleep: c.sleep, log: c.log}, cmp.Or(c.o.UserAgent, "cais"))
+	var inner http.RoundTripper = &retrier{next: &edge{c, s}, sleep: c.sleep, log: c.log}
+	if s.creds.IdentityToken != "" {
+		inner = &oneToken{inner}
+	}
+	inner = transport.NewUserAgent(inner, cmp.Or(c.o.UserAgent, "cais"))
 	rt, err := transport.NewWithContext(ctx, reg, authenticator(s.creds), inner, s.scopes())
 	if err != nil {
 		return err
@@ -182,6 +189,33 @@ func authenticator(c config.Credentials) authn.Authenticator {
 		Username: c.Username, Password: c.Password,
 		IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
 	})
+}
+
+// oneToken takes new refresh tokens out of the answers of a token service: with
+// them, go-containerregistry would replace its credentials while other goroutines
+// read them. The identity token that we have goes on being good.
+type oneToken struct{ next http.RoundTripper }
+
+const maxToken = 64 << 10 // bytes of a token service's answer, as go-containerregistry has it
+
+func (o *oneToken) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := o.next.RoundTrip(req)
+	if err != nil || req.Method != http.MethodPost || strings.Contains(req.URL.Path, "/v2/") || resp.StatusCode != http.StatusOK {
+		return resp, err
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxToken))
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return nil, err
+	}
+	var doc map[string]json.RawMessage
+	if json.Unmarshal(data, &doc) == nil {
+		delete(doc, "refresh_token")
+		if data, err = json.Marshal(doc); err != nil {
+			return nil, err
+		}
+	}
+	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(data)), int64(len(data))
+	return resp, nil
 }
 
 // edge sends a request by the rules of the host that it goes to: an insecure

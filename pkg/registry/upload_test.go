@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -225,5 +227,47 @@ func TestTargetEndpoints(t *testing.T) {
 	}})
 	if _, err := cl.Target(t.Context(), parse(t, "registry.test/app")); errs.KindOf(err) != errs.Denied {
 		t.Errorf("%v", err)
+	}
+}
+
+// A token service that renews the refresh token does not change the credentials
+// under the requests that are on their way (go test -race sees it).
+func TestIdentityTokenStays(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	reg := faultproxy.Registry()
+	img := faultproxy.NewImage("linux/amd64", nil, faultproxy.NewLayer("a", "b"))
+	faultproxy.Push(reg, "ns/app", "1", img)
+	n := 0
+	host := ""
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.URL.Path == "/token" {
+			asked = append(asked, r.FormValue("refresh_token"))
+			n++
+			fmt.Fprintf(w, `{"access_token":"t%d","refresh_token":"new%d"}`, n, n)
+			return
+		}
+		if r.Header.Get("Authorization") != fmt.Sprintf("Bearer t%d", n) || n%3 == 1 {
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="x"`, host))
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		reg.ServeHTTP(w, r)
+	})
+	host = serve(t, h)
+	c, _ := client(t, Options{Credentials: func(context.Context, string) (config.Credentials, error) {
+		return config.Credentials{IdentityToken: "mine"}, nil
+	}})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { _, _ = c.Head(t.Context(), parse(t, host+"/ns/app:1")) }) // some fail by the service's whims
+	}
+	wg.Wait()
+	for _, token := range asked {
+		if token != "mine" {
+			t.Errorf("asked with %q", token)
+		}
 	}
 }

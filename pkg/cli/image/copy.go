@@ -211,7 +211,16 @@ func openPlace(ctx context.Context, e *engine.Engine, o copyOptions, p place, pl
 		c.src, c.root, err = e.ImageSource(ctx, img, "")
 		return c, err
 	case "dir":
-		return nil, ui.Later("image copy from dir:")
+		src, root, closer, err := push.OpenPlainDir(p.path)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", p.path, err)
+		}
+		c.close = closer.Close
+		c.src = src
+		if c.root, err = engine.OnePlatform(ctx, src, root, o.all, platform); err != nil {
+			return nil, errors.Join(err, closer.Close())
+		}
+		return c, nil
 	}
 	a, err := e.OpenArchive(ctx, p.path, platform)
 	if err != nil {
@@ -305,7 +314,8 @@ func (c *copied) archive(ctx context.Context, e *engine.Engine, o copyOptions, p
 	case "oci":
 		return digest, write(push.NewDirectory(p.path))
 	case "dir":
-		return "", ui.Later("image copy to dir:")
+		doc, err := push.PlainDir(ctx, p.path, saved, opts)
+		return doc.Digest, err
 	}
 	err = output(ui.Streams{}, p.path, func(w *os.File) error { return write(push.NewTar(w)) })
 	return digest, err
