@@ -170,6 +170,7 @@ type Result struct {
 	Images []Built
 	Cache  []CacheRecord // parents before what is on them
 	held   []*cache.Result
+	open   []*os.File
 }
 
 // Close lets go of the results: prune may remove them then.
@@ -177,7 +178,8 @@ func (r *Result) Close() {
 	for _, h := range r.held {
 		h.Release()
 	}
-	r.held = nil
+	closeAll(r.open)
+	r.held, r.open = nil, nil
 }
 
 // Built is one image.

@@ -72,38 +72,55 @@ func (b *build) hash(ctx context.Context, f *fileSystem) (cache.Sum, error) {
 	return s, r.SetSum(s)
 }
 
-// openLayers opens the directory of the uppermost layer of f and those below it, so
-// that they may be moved meanwhile, and returns names for them.
-func (b *build) openLayers(ctx context.Context, f *fileSystem) (upper string, lower []string, release func(), err error) {
+// open opens the directories of f, top first, so that they may be moved meanwhile.
+func (b *build) open(ctx context.Context, f *fileSystem) ([]*os.File, error) {
 	still, err := b.cache.Still(ctx)
 	if err != nil {
-		return "", nil, nil, err
+		return nil, err
 	}
 	defer still()
 	dirs, err := b.dirs(ctx, f)
 	if err != nil {
-		return "", nil, nil, err
-	}
-	if f.chain[0].Diff != "" { // it stands for itself, whatever is below
-		dirs = dirs[:1]
+		return nil, err
 	}
 	var open []*os.File
-	release = func() {
-		for _, f := range open {
-			_ = f.Close() // read only
-		}
-	}
-	var names []string
 	for _, d := range dirs {
-		f, err := os.Open(d)
+		d, err := os.Open(d)
 		if err != nil {
-			release()
-			return "", nil, nil, err
+			closeAll(open)
+			return nil, err
 		}
-		open = append(open, f)
-		names = append(names, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())))
+		open = append(open, d)
 	}
-	return names[0], names[1:], release, nil
+	return open, nil
+}
+
+func closeAll(open []*os.File) {
+	for _, f := range open {
+		_ = f.Close() // read only
+	}
+}
+
+// names are paths by which this process finds open directories.
+func names(open []*os.File) []string {
+	var list []string
+	for _, f := range open {
+		list = append(list, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())))
+	}
+	return list
+}
+
+// openLayers opens the directory of the uppermost layer of f and those below it.
+func (b *build) openLayers(ctx context.Context, f *fileSystem) (upper string, lower []string, release func(), err error) {
+	open, err := b.open(ctx, f)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	list := names(open)
+	if f.chain[0].Diff != "" { // it stands for itself, whatever is below
+		list = list[:1]
+	}
+	return list[0], list[1:], func() { closeAll(open) }, nil
 }
 
 // below is f without its uppermost layers.

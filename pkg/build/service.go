@@ -92,7 +92,7 @@ func (s *Service) Build(ctx context.Context, req Request) (_ *Result, err error)
 			return nil, err
 		}
 		if !req.Record {
-			if out.Dirs, err = b.finalDirs(ctx, r.Node); err != nil {
+			if out.Dirs, err = b.finalDirs(ctx, r.Node, res); err != nil {
 				return nil, err
 			}
 		}
@@ -112,11 +112,14 @@ func (s *Service) Build(ctx context.Context, req Request) (_ *Result, err error)
 	return res, nil
 }
 
-// finalDirs are the directories of a result. Another build may still move them.
-func (b *build) finalDirs(ctx context.Context, id graph.ID) ([]string, error) {
+// finalDirs are names for the directories of a result, which stay good until res is
+// closed, though another build may move them meanwhile.
+func (b *build) finalDirs(ctx context.Context, id graph.ID, res *Result) ([]string, error) {
 	f, err := b.files(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	return b.dirs(ctx, f)
+	open, err := b.open(ctx, f)
+	res.open = append(res.open, open...)
+	return names(open), err
 }
