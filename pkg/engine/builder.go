@@ -28,6 +28,7 @@ type BuilderOptions struct {
 type Builder struct {
 	*build.Service
 	Bases *build.Bases
+	store *buildStore
 	close func() error
 }
 
@@ -61,6 +62,7 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 		Registry: client, Images: ps, Open: ps.open, Allow: policy.Check, Spool: so.GraphRoot,
 	})}
 	return &Builder{
+		store: bs,
 		Service: build.New(build.Options{
 			Layers: bs, Images: bs, Open: bs.open, Host: containers.Host, Log: e.Log(),
 			Network: func(ctx context.Context, id string) (*build.Network, error) {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,8 +53,8 @@ func NewBuild(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(j.cacheFrom)+len(j.cacheTo) > 0 {
-				warn("--cache-from and --cache-to have no effect yet: this machine's own cache is used")
+			if slices.ContainsFunc(j.cacheTo, func(c export.CacheSpec) bool { return c.Type == "inline" }) {
+				return errs.WithHint(errs.New(errs.Unsupported, "--cache-to type=inline is not supported yet"), "Use --cache-to type=registry,ref=NAME.")
 			}
 			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
 				return ended(code, err)
@@ -108,6 +109,7 @@ type job struct {
 	text     []byte // the Dockerfile
 	name     string // its name, for messages
 	warnings []dockerfile.Warning
+	closers  []func()
 	solving  bool // the Dockerfile was read: errors are about what it says
 }
 
@@ -127,7 +129,12 @@ func (j *job) run(ctx context.Context) (err error) {
 	if err := j.prepare(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, j.sources.Close()) }()
+	defer func() {
+		for _, f := range j.closers {
+			f()
+		}
+		err = errors.Join(err, j.sources.Close())
+	}()
 	if err := j.load(ctx); err != nil {
 		return err
 	}
@@ -239,6 +246,7 @@ func (j *job) allowed(g *graph.Graph) error {
 func (j *job) execute(ctx context.Context, b *engine.Builder, g *graph.Graph) error {
 	x := exporter{j: j, b: b}
 	req := build.Request{
+		CacheFrom: j.readCaches(ctx, b, g), CacheMode: j.cacheMode(),
 		Graph: g, Sources: j.sources, Progress: j.log, Jobs: j.o.jobs, OCI: j.isOCI(),
 		CgroupParent: j.o.cgroupParent,
 	}
@@ -253,7 +261,10 @@ func (j *job) execute(ctx context.Context, b *engine.Builder, g *graph.Graph) er
 		return err
 	}
 	defer res.Close()
-	return x.export(ctx, res)
+	if err := x.export(ctx, res); err != nil {
+		return err
+	}
+	return j.writeCaches(ctx, res.Cache)
 }
 
 // isOCI reports whether manifests are to be OCI's.
