@@ -90,6 +90,7 @@ var tree = []node{
 		{name: "imagetools", short: "Look at images in registries", children: []node{
 			{name: "inspect", of: "buildx imagetools inspect", new: build.NewImagetoolsInspect},
 		}},
+		{name: "inspect", of: "buildx inspect", quick: true, new: build.NewBuildxInspect},
 		{name: "ls", of: "buildx ls", quick: true, new: build.NewBuildxLs},
 		{name: "prune", of: "builder prune", new: build.NewPrune},
 		{name: "rm", of: "buildx rm", quick: true, new: build.NewBuildxRm},
