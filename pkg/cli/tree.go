@@ -103,6 +103,10 @@ var tree = []node{
 	}},
 	{name: "image", section: management, short: "Manage images", children: []node{
 		{name: "copy", of: "image copy", new: image.NewCopy},
+		{name: "diff", later: "how an image's files differ from its parent's"},
+		{name: "scp", later: "copying an image to another machine", instead: "cais save IMAGE | ssh HOST cais load."},
+		{name: "sign", later: "signing an image"},
+		{name: "trust", later: "editing policy.json"},
 		{name: "exists", of: "image exists", quick: true, new: image.NewExists},
 		{name: "inspect", of: "image inspect", quick: true, new: image.NewInspect},
 		{name: "ls", aliases: []string{"list"}, of: "image ls", quick: true, new: image.NewImages},

@@ -121,6 +121,25 @@ func TestSeen(t *testing.T) {
 	if err != nil || len(s.Blobs) != 1 || len(s.Blobs[diff]) != 2 || s.Blobs[diff][1].Digest != one || len(s.Manifests["id"]) != 1 {
 		t.Errorf("%+v, %v", s, err)
 	}
+	// What is known is not noted again; a repository that goes back to what it had is.
+	before, err := os.Stat(r.seenPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Note(blobs[:1], []SeenManifest{{"id", one, "r/y"}}); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.Stat(r.seenPath()); err != nil || after.Size() != before.Size() {
+		t.Errorf("%d bytes became %d, %v", before.Size(), after.Size(), err)
+	}
+	for _, d := range []string{two, one} {
+		if err := r.Note(nil, []SeenManifest{{"id", d, "r/y"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err = r.Seen(); err != nil || s.last("id", "r/y") != one || len(s.Manifests["id"]) != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
 }
 
 func TestRepoDigests(t *testing.T) {

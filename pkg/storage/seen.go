@@ -127,14 +127,24 @@ func (s *Seen) RepoDigests(img *Image) []string {
 	return refs
 }
 
-// Note adds to the notes. That it failed is no reason to fail: the notes only
-// save work.
+// Note adds what is new to the notes. That it failed is no reason to fail: the
+// notes only save work.
 func (r *Reader) Note(blobs []SeenBlob, manifests []SeenManifest) error {
+	known, err := r.Seen()
+	if err != nil {
+		return err
+	}
 	var b bytes.Buffer
 	for _, x := range blobs {
+		if slices.Contains(known.Blobs[x.DiffID], x) {
+			continue
+		}
 		writeFields(&b, "blob", x.DiffID, x.Digest, strconv.FormatInt(x.Size, 10), x.MediaType, x.Repo)
 	}
 	for _, m := range manifests {
+		if known.last(m.ImageID, m.Repo) == m.Digest {
+			continue
+		}
 		writeFields(&b, "manifest", m.ImageID, m.Digest, m.Repo)
 	}
 	if b.Len() == 0 {
@@ -146,6 +156,17 @@ func (r *Reader) Note(blobs []SeenBlob, manifests []SeenManifest) error {
 	}
 	_, err = f.Write(b.Bytes()) // in one piece: others append, too
 	return errors.Join(err, f.Close())
+}
+
+// last is the digest that a repository was last seen to have of an image; empty:
+// none was.
+func (s *Seen) last(image, repo string) string {
+	for _, m := range slices.Backward(s.Manifests[image]) {
+		if m.Repo == repo {
+			return m.Digest
+		}
+	}
+	return ""
 }
 
 // writeFields writes one line, or none if a field would break it.
