@@ -182,7 +182,7 @@ func (s *Store) RemoveImage(ctx context.Context, o RemoveOptions, refs ...string
 		}
 		return removed, s.intend(img, nil) // removed when its containers are gone
 	}
-	return s.delete(img, o.NoPrune)
+	return s.delete(ctx, img, o.NoPrune)
 }
 
 // tags are the names that are not digests.
@@ -281,7 +281,7 @@ func (s *Store) untagged(img *Image, names []string) []Removed {
 // delete removes the image with its names and with the layers that nothing else
 // uses. The intent comes first: if we are killed in between, the next process
 // that opens the store finishes.
-func (s *Store) delete(img *Image, keepLayers bool) ([]Removed, error) {
+func (s *Store) delete(ctx context.Context, img *Image, keepLayers bool) ([]Removed, error) {
 	layers := s.layersOf(img.TopLayer)
 	chains := chainIDs(layers)
 	ids := make([]string, len(layers))
@@ -301,6 +301,18 @@ func (s *Store) delete(img *Image, keepLayers bool) ([]Removed, error) {
 	if errors.Is(err, library.ErrNotAnImage) || errors.Is(err, library.ErrImageUnknown) {
 		_ = s.forget(img.ID)
 		return nil, errs.New(errs.NotFound, "no such image: "+short(img.ID)+" (removed meanwhile)")
+	}
+	if errors.Is(err, library.ErrLayerUnknown) && !s.own(ctx, img.ID) {
+		// Layers are an additional store's, or were lost; the record is gone.
+		err, gone = nil, nil
+		for _, id := range ids {
+			if err = s.deleteLayer(id); err != nil {
+				break
+			}
+			if !s.HasLayer(id) {
+				gone = append(gone, id)
+			}
+		}
 	}
 	if err != nil {
 		return nil, s.explain("remove image "+short(img.ID), err) // the intent stays
@@ -328,6 +340,13 @@ func bytesOf(l library.Layer) int64 {
 		}
 	}
 	return max(l.UncompressedSize, 0)
+}
+
+// own reports whether the store itself has a record of the image, not only an
+// additional one.
+func (s *Store) own(ctx context.Context, id string) bool {
+	imgs, err := s.reader.Images(ctx)
+	return err != nil || slices.ContainsFunc(imgs, func(i *Image) bool { return i.ID == id && !i.ReadOnly })
 }
 
 // chainIDs are Docker's names for layers with all below them; layers are top

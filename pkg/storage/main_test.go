@@ -15,6 +15,7 @@ import (
 // started again with the name in its environment.
 var helpers = map[string]func() error{
 	"add":             addHelper,
+	"make-store":      makeStoreHelper,
 	"add-and-remove":  addAndRemoveHelper,
 	"stage-and-hang":  stageAndHangHelper,
 	"rootless":        rootlessHelper,

@@ -683,3 +683,88 @@ func TestPodmanSharesOurImages(t *testing.T) {
 		t.Errorf("podman left %v", got)
 	}
 }
+
+func makeStoreHelper() error {
+	root := os.Getenv("ROOT")
+	ctx := context.Background()
+	s, err := Open(ctx, Options{GraphRoot: root, RunRoot: root + "-run", NoSync: true})
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(os.Getenv("TAR"))
+	if err != nil {
+		return err
+	}
+	l, err := s.StageLayer(ctx, LayerSource{Body: f})
+	if err != nil {
+		return err
+	}
+	top, err := s.CommitLayers(ctx, "", l)
+	if err != nil {
+		return err
+	}
+	config := []byte(`{"rootfs":{"type":"layers","diff_ids":["` + l.DiffID + `"]}}`)
+	_, err = s.PutImage(ctx, ImageSpec{Names: []string{"docker.io/library/x:1"}, TopLayer: top, Config: config, Manifest: []byte(`{"schemaVersion":2}`)})
+	return errors.Join(err, s.Close())
+}
+
+// An image of an additional store can be used, named and built upon; what is ours
+// of it can be removed, and what is not stays.
+func TestAdditionalStore(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: the store's write side")
+	}
+	dir := t.TempDir()
+	base := gzLayer(t, entry{Name: "base", Body: "x"})
+	tar, other := filepath.Join(dir, "tar"), filepath.Join(dir, "other")
+	if err := os.WriteFile(tar, base.tar, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// By a process of its own: one cannot have a store open for changes and read-only.
+	if out, err := helper(t, "make-store", "ROOT="+other, "TAR="+tar).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s := reopen(t, Options{GraphRoot: filepath.Join(dir, "root"), RunRoot: filepath.Join(dir, "run"), NoSync: true, ImageStores: []string{other}})
+	img, err := s.Reader().Image(t.Context(), "docker.io/library/x:1")
+	if err != nil || !img.ReadOnly {
+		t.Fatalf("%+v, %v", img, err)
+	}
+	if _, err := s.RemoveImage(t.Context(), RemoveOptions{Force: true}, "docker.io/library/x:1"); errs.KindOf(err) != errs.Denied {
+		t.Errorf("removed from a read-only store: %v", err)
+	}
+	layers, err := s.Reader().Layers(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Reader().LayerTar(img, layers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, base.tar) {
+		t.Errorf("its layer: %d bytes, %v", len(got), err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := s.Tag(t.Context(), "docker.io/library/mine:1", "docker.io/library/x:1"); err != nil {
+		t.Fatal(err)
+	}
+	top, err := s.CommitLayers(t.Context(), img.TopLayer, stage(t, s, gzLayer(t, entry{Name: "more", Body: "y"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := []byte(`{"rootfs":{"type":"layers"}}`)
+	if _, err := s.PutImage(t.Context(), ImageSpec{Names: []string{"docker.io/library/upon:1"}, TopLayer: top, Config: config, Manifest: []byte(`{"schemaVersion":2}`)}); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := s.RemoveImage(t.Context(), RemoveOptions{Force: true}, "docker.io/library/upon:1")
+	if err != nil || s.HasLayer(top) || len(removed) < 3 || removed[len(removed)-1].Bytes != 1 {
+		t.Errorf("upon: %+v, layer %v, %v", removed, s.HasLayer(top), err)
+	}
+	if _, err := s.RemoveImage(t.Context(), RemoveOptions{Force: true}, img.ID); err != nil {
+		t.Errorf("our record of it: %v", err)
+	}
+	if img, err := s.Reader().Image(t.Context(), "docker.io/library/x:1"); err != nil || !img.ReadOnly {
+		t.Errorf("afterwards: %+v, %v", img, err)
+	}
+}
