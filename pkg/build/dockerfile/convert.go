@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -15,6 +17,7 @@ import (
 	"github.com/moby/buildkit/util/suggest"
 
 	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 )
 
@@ -49,7 +52,10 @@ func newConverter(ctx context.Context, text []byte, opts Options, target oci.Pla
 		opts: opts, target: target.Normalize(), b: b, context: graph.None,
 		byName: map[string]*stage{}, used: map[string]bool{}, outline: newOutline(), proxy: proxyEnv(opts.BuildArgs),
 	}
-	var err error
+	err := checkSyntax(text, opts.BuildArgs["BUILDKIT_SYNTAX"])
+	if err != nil {
+		return nil, err
+	}
 	if c.lint, err = newLinter(text, opts); err != nil {
 		return nil, err
 	}
@@ -185,4 +191,27 @@ func (c *converter) contextNode() graph.ID {
 		c.context = c.b.Add(graph.Node{Op: &graph.Local{Name: "context"}, Name: "[internal] load build context"})
 	}
 	return c.context
+}
+
+// checkSyntax refuses a front end that is not Docker's own: an image would have
+// to be pulled and run to read the text, and what it says is anybody's.
+func checkSyntax(text []byte, given string) error {
+	name, at := strings.TrimSpace(given), []parser.Range(nil)
+	if name == "" {
+		name, _, at, _ = parser.DetectSyntax(text)
+	}
+	name, _, _ = strings.Cut(name, " ")
+	if name == "" {
+		return nil
+	}
+	ref, err := oci.Parse(name)
+	if err == nil && strings.HasPrefix(path.Base(ref.Path), "dockerfile") {
+		return nil
+	}
+	err = errs.WithHint(errs.New(errs.Unsupported, fmt.Sprintf("the syntax %s is not supported: cais reads Dockerfiles, as docker/dockerfile does", name)),
+		"Remove the line, or build with the front end's own BuildKit.")
+	if at == nil {
+		return err
+	}
+	return parser.WithLocation(err, at)
 }

@@ -220,3 +220,32 @@ func TestHostile(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Docker's own syntax is the one there is, under whichever name it is kept.
+func TestSyntax(t *testing.T) {
+	o, err := corpus.Case{}.Options(func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, bad := range map[string]bool{
+		"# syntax=docker/dockerfile:1\nFROM scratch":                                       false,
+		"# syntax = docker.io/docker/dockerfile:1.7-labs\nFROM scratch":                    false,
+		"#syntax=docker/dockerfile-upstream:master\nFROM scratch":                          false,
+		"# syntax=registry.example:5000/mirror/dockerfile:1@" + corpus.Digest + "\nFROM x": true,
+		"# syntax=mirror/dockerfile:1\nFROM scratch":                                       false,
+		"# comment\n# syntax=x/y\nFROM scratch":                                            false,
+		"# syntax=x/y\nFROM scratch":                                                       true,
+		"// syntax=x/y\nFROM scratch":                                                      true,
+		"# syntax=X Y\nFROM scratch":                                                       true,
+	} {
+		o.Resolver = images{}
+		_, err := dockerfile.Convert(t.Context(), []byte(text), o)
+		if (err != nil) != bad {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	o.BuildArgs = map[string]string{"BUILDKIT_SYNTAX": "x/y:1 --flag"}
+	if _, err := dockerfile.Convert(t.Context(), []byte("FROM scratch"), o); errs.KindOf(err) != errs.Unsupported {
+		t.Errorf("BUILDKIT_SYNTAX: %v", err)
+	}
+}

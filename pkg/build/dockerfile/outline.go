@@ -162,6 +162,9 @@ func (s *stage) order(seen []*stage) []*stage {
 // Targets lists the stages of a Dockerfile. It asks no Resolver.
 func Targets(text []byte, name string) ([]Target, error) {
 	src := graph.Source{Name: name, Data: text}
+	if err := checkSyntax(text, ""); err != nil {
+		return nil, located(src, err)
+	}
 	tree, err := parser.Parse(bytes.NewReader(text))
 	if err != nil {
 		return nil, located(src, err)

@@ -147,6 +147,9 @@ func (j *job) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	j.solving = true
+	if j.call == "outline" {
+		return j.outline(ctx, b)
+	}
 	p, err := j.convert(ctx, b)
 	if j.call == "check" {
 		return j.checked(err)
@@ -193,12 +196,16 @@ func (j *job) prepare() error {
 
 // convert makes the graph.
 func (j *job) convert(ctx context.Context, b *engine.Builder) (*dockerfile.Plan, error) {
+	return dockerfile.Convert(ctx, j.text, j.options(ctx, b))
+}
+
+func (j *job) options(ctx context.Context, b *engine.Builder) dockerfile.Options {
 	o := dockerfile.Options{
 		Name: j.name, Target: j.o.target, BuildArgs: j.args, Labels: labels(j.o.labels),
 		Platforms: j.platforms, Build: oci.HostPlatform().Normalize(), Contexts: j.named,
 		NoCache: j.o.noCache, NoCacheStages: split(j.o.noCacheFilter),
 		Network: j.network, Hosts: j.hosts, Ulimits: j.o.ulimits, ShmSize: j.o.shmSize, CgroupParent: j.o.cgroupParent,
-		Resolver: b.Bases, Epoch: j.epoch, AllStages: j.call == "check",
+		Resolver: b.Bases, Epoch: j.epoch, AllStages: j.call == "check" && j.o.target == "",
 		Warn: func(w dockerfile.Warning) { j.warnings = append(j.warnings, w) },
 	}
 	if t, err := j.sources.Local(ctx, "context"); err == nil && t != nil {
@@ -206,7 +213,7 @@ func (j *job) convert(ctx context.Context, b *engine.Builder) (*dockerfile.Plan,
 			o.Ignored = m.Ignored
 		}
 	}
-	return dockerfile.Convert(ctx, j.text, o)
+	return o
 }
 
 // split takes lists apart that were given with commas.

@@ -259,9 +259,9 @@ func (j *job) setCall() error {
 	case "targets":
 		j.call = "targets"
 	case "outline":
-		return errs.New(errs.Unsupported, "--call outline is not supported yet")
+		j.call = "outline"
 	default:
-		return invalid("unknown --call %q: it is build, check or targets", word)
+		return invalid("unknown --call %q: it is build, check, outline or targets", word)
 	}
 	for f := range strings.SplitSeq(rest, ",") {
 		switch f {

@@ -1,11 +1,13 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"cais.dev/cais/pkg/build"
 	"cais.dev/cais/pkg/build/dockerfile"
@@ -58,6 +60,9 @@ func (j *job) checked(failed error) error {
 	case n > 1:
 		fmt.Fprintf(j.s.Out, "Check complete, %d warnings have been found!\n", n)
 	}
+	slices.SortStableFunc(j.warnings, func(a, b dockerfile.Warning) int {
+		return cmp.Compare(firstLine(a.Lines), firstLine(b.Lines))
+	})
 	for _, w := range j.warnings {
 		fmt.Fprintf(j.s.Out, "\nWARNING: %s", w.Rule)
 		if w.URL != "" {
@@ -71,40 +76,6 @@ func (j *job) checked(failed error) error {
 	return &ui.ExitError{Code: ui.CodeFailure}
 }
 
-type jsonPosition struct {
-	Line      int `json:"line"`
-	Character int `json:"character"`
-}
-
-type jsonRange struct {
-	Start jsonPosition `json:"start"`
-	End   jsonPosition `json:"end"`
-}
-
-type jsonLocation struct {
-	SourceIndex int         `json:"sourceIndex"`
-	Ranges      []jsonRange `json:"ranges"`
-}
-
-type jsonWarning struct {
-	RuleName    string        `json:"ruleName"`
-	Description string        `json:"description"`
-	URL         string        `json:"url,omitempty"`
-	Detail      string        `json:"detail"`
-	Location    *jsonLocation `json:"location,omitempty"`
-}
-
-type jsonSource struct {
-	Filename string `json:"filename"`
-	Language string `json:"language"`
-	Data     []byte `json:"data"`
-}
-
-type jsonError struct {
-	Message  string        `json:"message"`
-	Location *jsonLocation `json:"location,omitempty"`
-}
-
 // checkedJSON prints the findings as buildx's --call=check,format=json does.
 func (j *job) checkedJSON(located *dockerfile.Error) error {
 	out := struct {
@@ -112,18 +83,11 @@ func (j *job) checkedJSON(located *dockerfile.Error) error {
 		Sources  []jsonSource  `json:"sources"`
 		Error    *jsonError    `json:"buildError,omitempty"`
 	}{Warnings: []jsonWarning{}, Sources: []jsonSource{}}
-	location := func(lines []graph.Range) *jsonLocation {
-		l := &jsonLocation{}
-		for _, r := range lines {
-			l.Ranges = append(l.Ranges, jsonRange{jsonPosition{r.StartLine, r.StartColumn}, jsonPosition{max(r.EndLine, r.StartLine), r.EndColumn}})
-		}
-		return l
-	}
 	for _, w := range j.warnings {
 		out.Warnings = append(out.Warnings, jsonWarning{w.Rule, w.Description, w.URL, w.Message, location(w.Lines)})
 	}
 	if len(out.Warnings) > 0 || located != nil {
-		out.Sources = append(out.Sources, jsonSource{filepath.Base(j.name), "Dockerfile", j.text})
+		out.Sources = append(out.Sources, jsonSource{filepath.Base(j.name), j.text, "Dockerfile"})
 	}
 	if located != nil {
 		out.Error = &jsonError{located.Error(), location(located.Lines)}
@@ -164,30 +128,4 @@ func (j *job) explain(err error) error {
 		fmt.Fprint(j.s.Err, excerpt)
 	}
 	return err
-}
-
-// targets prints the stages that can be built.
-func (j *job) targets() error {
-	j.log.Close()
-	list, err := dockerfile.Targets(j.text, j.name)
-	if err != nil {
-		return err
-	}
-	if j.asJSON {
-		e := json.NewEncoder(j.s.Out)
-		e.SetIndent("", "  ")
-		return e.Encode(map[string]any{"targets": list})
-	}
-	w := ui.NewTabWriter(j.s.Out)
-	fmt.Fprintln(w, "TARGET\tDESCRIPTION")
-	for _, t := range list {
-		name := t.Name
-		if name == "" {
-			name = "(default)"
-		} else if t.Default {
-			name += " (default)"
-		}
-		fmt.Fprintf(w, "%s\t%s\n", name, t.Description)
-	}
-	return w.Flush()
 }
