@@ -68,6 +68,7 @@ type Network struct {
 	Pools      []Pool            `json:"pools,omitempty"`
 	Options    map[string]string `json:"options,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
+	Device     string            `json:"device,omitempty"` // the default network's bridge
 }
 
 // Pool is one subnet of a network.

@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -204,8 +206,19 @@ func (s Store) ready() (*Network, error) {
 	}
 	pool := Pool{Subnet: p}
 	pool.Gateway, _ = pool.firstFree() // a default pool has one
-	n.Pools, n.Created = []Pool{pool}, time.Now().UTC()
+	n.Pools, n.Created, n.Device = []Pool{pool}, time.Now().UTC(), s.device()
 	return n, s.write(n)
+}
+
+// device is the name of the default network's bridge: another one for each store,
+// because each gives out addresses on its own.
+func (s Store) device() string {
+	if filepath.Clean(s.Root) == "/var/lib/cais" {
+		return "cais0"
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(filepath.Clean(s.Root))) // never fails
+	return "cais" + strconv.FormatUint(uint64(h.Sum32()), 36)
 }
 
 // Remove removes a network that no container is in.

@@ -363,6 +363,8 @@ func bridgeName(n *network.Network, o network.Options) string {
 		return ""
 	case o.BridgeName != "":
 		return o.BridgeName
+	case n.Device != "":
+		return n.Device
 	case n.Name == network.Bridge:
 		return "cais0"
 	}

@@ -131,7 +131,7 @@ func TestNetworkKills(t *testing.T) {
 		return
 	}
 	waitUntil(t, "no device and no rule is left", func() error {
-		out, err := exec.Command("sh", "-c", "ip -o link | grep master; nft list tables | grep -v 'cais-cais0$' | grep cais").CombinedOutput()
+		out, err := exec.Command("sh", "-c", "ip -o link | grep master; nft list tables | grep -v 'cais-cais' | grep cais").CombinedOutput()
 		if len(out) > 0 {
 			return fmt.Errorf("%s", out)
 		}

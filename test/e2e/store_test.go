@@ -198,8 +198,26 @@ func (s *store) files() []string {
 // remove deletes the store. A user's holds files of ids that only his user
 // namespace may remove.
 func (s *store) remove() {
+	if s.person == asRoot && s.as == nil {
+		s.removeBridge()
+	}
 	if err := os.RemoveAll(s.root); err != nil && s.person != asRoot {
 		s.cmd("unshare", "rm", "-rf", s.root).Run()
+	}
+}
+
+var deviceName = regexp.MustCompile(`"device":"(cais[0-9a-z]+)"`)
+
+// removeBridge takes the default network's bridge away, which root's stays as long
+// as the machine runs: the next store is to get the same addresses.
+func (s *store) removeBridge() {
+	files, _ := filepath.Glob(filepath.Join(s.root, "networks", "*.json"))
+	for _, f := range files {
+		text, _ := os.ReadFile(f)
+		if m := deviceName.FindSubmatch(text); m != nil {
+			_ = exec.Command("ip", "link", "del", string(m[1])).Run() // it may not have come to be
+			_ = exec.Command("nft", "delete", "table", "inet", "cais-"+string(m[1])).Run()
+		}
 	}
 }
 
