@@ -30,7 +30,7 @@ func (b *bench) builders(w *who) []builder {
 			return append(args, dir)
 		}
 	}
-	ours := builder{b.ours(w), classic("build")}
+	ours := builder{b.ours(w), classic("build", "--network", "host")}
 	kit := builder{b.buildkitd(), func(dir string, cold bool) []string {
 		args := []string{"build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", "context=" + dir, "--local", "dockerfile=" + dir,
 			"--output", "type=image,name=docker.io/library/bench"}
