@@ -89,6 +89,8 @@ var tree = []node{
 		{name: "du", of: "builder du", new: build.NewDu},
 		{name: "imagetools", short: "Look at images in registries", children: []node{
 			{name: "inspect", of: "buildx imagetools inspect", new: build.NewImagetoolsInspect},
+
+			{name: "create", later: "making a list of images from others", instead: "'cais manifest create' makes one."},
 		}},
 		{name: "inspect", of: "buildx inspect", quick: true, new: build.NewBuildxInspect},
 		{name: "ls", of: "buildx ls", quick: true, new: build.NewBuildxLs},
