@@ -32,10 +32,6 @@ import (
 	"cais.dev/cais/pkg/run/plan"
 )
 
-// Version is written into every file of this package. A file with a higher one
-// is refused with a hint to upgrade.
-const Version = 1
-
 // Record is what a container was made from. It is written once.
 type Record struct {
 	Version  int       `json:"v"`

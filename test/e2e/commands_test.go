@@ -35,6 +35,7 @@ func (b *bench) commands() map[string]func(*testscript.TestScript, bool, []strin
 		"broken":         b.markBroken,
 		"clean":          b.clean,
 		"nocase":         nocase,
+		"next":           b.next,
 	}
 }
 

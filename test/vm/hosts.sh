@@ -6,8 +6,8 @@ set -eu
 fail() { echo "FAIL: $*" >&2; exit 1; }
 ok() { echo "ok: $*"; }
 share=$PWD
-PATH=/tmp/bin:$PATH
-mkdir -p /tmp/bin && [ -x /tmp/bin/cais ] || { cp "$share/cais" "$share/busybox" /tmp/bin/; ln -sf cais /tmp/bin/cais-oci; }
+PATH=/var/tmp/bin:$PATH
+mkdir -p /var/tmp/bin && [ -x /var/tmp/bin/cais ] || { cp "$share/cais" "$share/busybox" /var/tmp/bin/; ln -sf cais /var/tmp/bin/cais-oci; }
 
 image() { cais image exists busybox || cais load -q -i "$share/busybox.tar" >/dev/null; }
 
@@ -49,13 +49,13 @@ boot)
 	cais system boot enable
 	[ "$(cais system boot status)" = enabled ] || fail status ;;
 booted)
-	i=0; until [ "$(cais inspect -f '{{.State.Running}}' back)" = true ]; do i=$((i + 1)); [ $i -lt 100 ] || fail "it did not come back: $(systemctl --user status cais-boot | tail -5)"; sleep 0.2; done
+	i=0; until [ "$(cais inspect -f '{{.State.Running}}' back)" = true ]; do i=$((i + 1)); [ $i -lt 100 ] || fail "it did not come back: $({ systemctl --user status cais-boot; systemctl status cais-boot; } 2>&1 | tail -20)"; sleep 0.2; done
 	[ "$(cais inspect -f '{{.State.Running}}' gone)" = false ] || fail "one without a policy came back"
 	cais rm -f -t 0 back gone >/dev/null
 	cais system boot disable
 	ok "a container with a policy comes back after a reboot" ;;
 scope) # cais oci with systemd's cgroups
-	mkdir -p /tmp/bundle/rootfs/bin && cd /tmp/bundle && cp /tmp/bin/busybox rootfs/bin/ && ln -sf busybox rootfs/bin/sleep && rm -f config.json
+	mkdir -p /tmp/bundle/rootfs/bin && cd /tmp/bundle && cp /var/tmp/bin/busybox rootfs/bin/ && ln -sf busybox rootfs/bin/sleep && rm -f config.json
 	if [ "$(id -u)" = 0 ]; then cais-oci spec; else cais-oci spec --rootless; fi
 	jq '.process.terminal=false | .process.args=["sleep","1000"] | .linux.resources={memory:{limit:50000000}} | .linux.cgroupsPath=":cais:sc"' config.json >c && mv c config.json
 	cais-oci --systemd-cgroup run -d sc </dev/null >/dev/null 2>&1
@@ -72,8 +72,8 @@ nfs) # as root: a home on NFS
 	systemctl start nfs-server || { echo "skip: the NFS server does not start"; exit 0; }
 	exportfs -o rw,no_root_squash,insecure 127.0.0.1:/srv/nfs
 	mkdir -p /mnt/nfs && mount -t nfs 127.0.0.1:/srv/nfs /mnt/nfs
-	su tester -c "cd $share; HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 /tmp/bin/cais doctor" | grep -q 'lies on nfs' || fail "doctor does not see NFS"
-	su tester -c "cd $share; export HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 CAIS_ROOT=/var/tmp/cais-tester; /tmp/bin/cais load -q -i busybox.tar && /tmp/bin/cais run --rm busybox true" || fail "run with HOME on NFS and CAIS_ROOT elsewhere"
+	su tester -c "cd $share; HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 /var/tmp/bin/cais doctor" | grep -q 'lies on nfs' || fail "doctor does not see NFS"
+	su tester -c "cd $share; export HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 CAIS_ROOT=/var/tmp/cais-tester; /var/tmp/bin/cais load -q -i busybox.tar && /var/tmp/bin/cais run --rm busybox true" || fail "run with HOME on NFS and CAIS_ROOT elsewhere"
 	ok "HOME on NFS" ;;
 doctor) cais doctor ;;
 *) fail "unknown: $1" ;;

@@ -34,11 +34,13 @@ import (
 	"cais.dev/cais/pkg/errs"
 )
 
-// Version is the second byte of every message. A monitor lives as long as its
-// container, so a new cais talks to old monitors: a message grows at its end
-// only, a reader takes fields that are missing there as zero and overlooks those
-// it does not know. Version is raised when that is not enough.
-const Version = 1
+// Needs is the second byte of every message: the lowest Version of a reader that
+// understands it. A monitor lives as long as its container, so a new cais talks to
+// old monitors: a message grows at its end only, a reader takes fields that are
+// missing there as zero and overlooks those it does not know. Version, what this
+// program reads, is raised with every change; Needs only when an old monitor would
+// misunderstand, and then what is said to old ones must stay as it was.
+const Needs = 1
 
 // Kind is the first byte of a packet. The values are on the wire: add, never
 // renumber.
@@ -332,7 +334,7 @@ func (m *Job) fields(c *coder) {
 // Marshal returns m as a packet, or, for a Job, as the content of a memfd.
 func Marshal(m Message) []byte {
 	c := coder{b: make([]byte, 0, 256)}
-	c.b = append(c.b, byte(m.Kind()), Version)
+	c.b = append(c.b, byte(m.Kind()), Needs)
 	m.fields(&c)
 	return c.b
 }
@@ -343,7 +345,7 @@ func Unmarshal(p []byte, m Message) error {
 	switch {
 	case len(p) < 2 || Kind(p[0]) != m.Kind():
 		return errs.New(errs.Internal, "wire: not the message that was expected")
-	case p[1] != Version:
+	case p[1] == 0 || p[1] > Version:
 		return &errs.Error{
 			Kind: errs.Unsupported,
 			Hint: "The container was started by another version of cais: restart it to use this one.",

@@ -1,0 +1,6 @@
+//go:build !caisnext
+
+package wire
+
+// Version is what this program reads; see [Needs].
+const Version = 1
