@@ -22,6 +22,9 @@ type Mapping struct {
 	// no other. Why says for want of what.
 	Single bool
 	Why    string
+	// Own says that we may write it ourselves: root of a container, whose ids stay
+	// what they are.
+	Own bool
 }
 
 // Map returns what U's map will be for the user uid: root is the user himself,
@@ -29,6 +32,9 @@ type Mapping struct {
 // podman does. Without such ranges, or without the programs that may map them,
 // it is the single id.
 func Map(uid int) (Mapping, error) {
+	if uid == 0 {
+		return same()
+	}
 	gid := OuterGID()
 	m := Mapping{Single: true,
 		UIDs: []IDMap{{0, uint32(uid), 1}}, GIDs: []IDMap{{0, uint32(gid), 1}}}
@@ -49,6 +55,25 @@ func Map(uid int) (Mapping, error) {
 	}
 	m.Single = false
 	m.UIDs, m.GIDs = appendRanges(m.UIDs, u), appendRanges(m.GIDs, g)
+	return m, nil
+}
+
+// same maps every id that there is here to itself.
+func same() (Mapping, error) {
+	m := Mapping{Own: true}
+	for file, to := range map[string]*[]IDMap{"/proc/self/uid_map": &m.UIDs, "/proc/self/gid_map": &m.GIDs} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return m, err
+		}
+		for line := range strings.Lines(string(text)) {
+			var inside, outside, count uint32
+			if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil {
+				*to = append(*to, IDMap{inside, inside, count})
+			}
+		}
+	}
+	m.Single = len(m.UIDs) == 1 && m.UIDs[0].Count == 1
 	return m, nil
 }
 

@@ -76,7 +76,7 @@ func (c *Cmd) plan(join bool, m *Mapping) (*wire.Plan, error) {
 	if m != nil {
 		p.CloneFlags = unix.CLONE_NEWUSER
 		p.UIDs, p.GIDs = wireMap(maps.UIDs), wireMap(maps.GIDs)
-		p.DenySetgroups, p.MapHelpers = maps.Single, !maps.Single
+		p.DenySetgroups, p.MapHelpers = maps.Single, !maps.Single && !maps.Own
 	}
 	return p, nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"cais.dev/cais/pkg/errs"
@@ -31,8 +32,19 @@ const (
 )
 
 // Needed reports whether commands that touch files of mapped ids, and
-// containers, must enter U: for everybody but root, and not inside U.
-func Needed() bool { return os.Geteuid() != 0 }
+// containers, must enter U: for everybody but root, and not inside U. Root of a
+// container that was given no power to mount is like everybody.
+func Needed() bool { return os.Geteuid() != 0 || !Inside() && !mayMount() }
+
+// mayMount says that we have CAP_SYS_ADMIN.
+func mayMount() bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&head, &data[0]); err != nil {
+		return true // the next system call tells
+	}
+	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
 
 // Inside reports whether this process was started in U by [Start].
 func Inside() bool { return os.Getenv(envInside) == "1" && os.Geteuid() == 0 }
@@ -177,11 +189,20 @@ func explain(err error) error {
 	case errors.Is(err, unix.ENOSPC):
 		return errs.WithHint(errs.E("make a user namespace", errs.Unsupported, err),
 			"The host allows no more of them: see 'sysctl user.max_user_namespaces'.")
+	case errors.Is(err, unix.EPERM) && filtered():
+		return errs.WithHint(errs.E("make or enter the user namespace", errs.Denied, err),
+			"Inside a container? Start the outer one with --security-opt seccomp=unconfined --security-opt systempaths=unconfined.")
 	case errors.Is(err, unix.EPERM) && errs.HintOf(err) == "":
 		return errs.WithHint(errs.E("make or enter the user namespace", errs.Denied, err),
 			"The host restricts user namespaces: see 'sysctl kernel.unprivileged_userns_clone' and 'kernel.apparmor_restrict_unprivileged_userns'.")
 	}
 	return err
+}
+
+// filtered says that a seccomp filter of somebody's decides what we may do.
+func filtered() bool {
+	text, err := os.ReadFile("/proc/self/status")
+	return err == nil && strings.Contains(string(text), "\nSeccomp:\t2")
 }
 
 // Wait waits for the program's end and returns its exit code, 128+n for a signal.
