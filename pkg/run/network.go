@@ -22,8 +22,9 @@ import (
 
 // The ways to bring a container's packets out: network/plane's names.
 const (
-	engineRelay  = "relay"
-	engineBridge = "bridge"
+	engineRelay    = "relay"
+	engineBridge   = "bridge"
+	engineNetstack = "netstack"
 )
 
 // hostIP and hostIP6 stand for this machine in a container whose packets go
@@ -37,8 +38,42 @@ func (s *Service) nets() network.Store {
 	return network.Store{Root: s.store.Root, Run: s.store.Run}
 }
 
+// Variables that choose how containers get out, for tests and for hosts whose
+// kernel promises what it does not keep.
+const (
+	engineEnv  = "CAIS_NETWORK_ENGINE"  // relay, bridge or netstack
+	withoutEnv = "CAIS_NETWORK_WITHOUT" // features of the kernel not to use: queue, nfqueue, tproxy
+)
+
+// env returns a variable of the command's environment.
+func (s *Service) env(name string) string {
+	for _, kv := range s.o.Environ {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// netstack is the program for kernels that cannot relay, beside this one; "" if it
+// is not there.
+func netstack() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	path := filepath.Join(filepath.Dir(exe), "cais-netstack")
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
 // engine is how this user's containers get out.
 func (s *Service) engine() string {
+	if e := s.env(engineEnv); e == engineRelay || e == engineBridge || e == engineNetstack {
+		return e
+	}
 	if s.needU() || userns.Inside() {
 		return engineRelay
 	}
@@ -269,7 +304,7 @@ func names(id, name, hostname string, n *network.Network, a plan.Attachment) []s
 
 // describe makes what the monitor is told, but for descriptors and ports.
 func (s *Service) describe(c *connection, rec *container.Record, list []plan.Attachment, nets []*network.Network) error {
-	c.net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir()}
+	c.net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir(), Without: s.env(withoutEnv), Program: netstack()}
 	var candidates []network.Candidate
 	ipv6 := false
 	for i, n := range nets {
@@ -297,7 +332,7 @@ func (s *Service) describe(c *connection, rec *container.Record, list []plan.Att
 	if v6 >= 0 {
 		c.net.Interfaces[v6].Default6 = true
 	}
-	if c.net.Engine == engineRelay {
+	if c.net.Engine != engineBridge {
 		for _, text := range []string{hostIP, hostIP6} {
 			c.net.HostIPs = append(c.net.HostIPs, netip.MustParseAddr(text).AsSlice())
 		}
@@ -378,7 +413,7 @@ func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool 
 	if len(nets) == 0 {
 		return false
 	}
-	if s.engine() == engineRelay || slices.ContainsFunc(nets, func(n *network.Network) bool { return n.Name != network.Bridge }) {
+	if s.engine() != engineBridge || slices.ContainsFunc(nets, func(n *network.Network) bool { return n.Name != network.Bridge }) {
 		return true
 	}
 	_, ok := s.resolv(rec.Request, false, false).Text()

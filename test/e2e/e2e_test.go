@@ -201,6 +201,12 @@ func (b *bench) scripts(t *testing.T, dir string) {
 }
 
 func (b *bench) setUpScript(env *testscript.Env) error {
+	// Scripts about networks, by their names.
+	if name := filepath.Base(env.WorkDir); strings.HasPrefix(name, "script-network") || strings.HasPrefix(name, "script-reach") {
+		if err := ownNetwork(); err != nil {
+			return err
+		}
+	}
 	s, err := b.newStore(filepath.Join(env.WorkDir, "home"))
 	if err != nil {
 		return err

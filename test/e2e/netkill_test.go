@@ -22,6 +22,9 @@ func TestNetworkKills(t *testing.T) {
 	if !b.box.HasShell() {
 		t.Skip("busybox is not installed")
 	}
+	if err := ownNetwork(); err != nil {
+		t.Fatal(err)
+	}
 	s := b.storeFor(t, true)
 	must := func(args ...string) string {
 		t.Helper()

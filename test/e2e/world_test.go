@@ -9,8 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/network/nettest"
 )
@@ -38,6 +41,7 @@ func elsewhere() (code int, done bool) {
 		return 0, false
 	}
 	if os.Getenv(worldEnv) != "" {
+		syscall.CloseOnExec(hostNet)
 		if err := makeWorld(); err != nil {
 			fmt.Fprintln(os.Stderr, "the world outside: ", err)
 			return 1, true
@@ -72,9 +76,23 @@ func inHostNet(cmd *exec.Cmd) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), hostNet)}, cmd.Args...)...)
 }
 
+// ownNetwork moves the calling goroutine, and what it starts from here on, into a
+// network of its own with a world outside: stores know nothing of each other's
+// addresses, and root's share the host's bridges. Others have a gateway of their
+// own anyway.
+func ownNetwork() error {
+	if os.Geteuid() != 0 || os.Getenv(worldEnv) == "" {
+		return nil
+	}
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	return makeWorld()
+}
+
 // makeWorld connects this network with a new one, and puts servers there.
 func makeWorld() error {
-	syscall.CloseOnExec(hostNet)
 	w, err := nettest.Wire()
 	if err != nil {
 		return err

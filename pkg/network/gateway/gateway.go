@@ -18,6 +18,10 @@ import (
 	"cais.dev/cais/pkg/network/sock"
 )
 
+// Plain makes a gateway without rules, in which bridges connect containers and
+// cais-netstack does the rest. It is another namespace than the one with rules.
+const Plain = "plain"
+
 // Gateway is a thread in G.
 type Gateway struct {
 	Thread *netns.Thread
@@ -40,7 +44,11 @@ type Features struct {
 // Open finds G by the register in dir, or makes it, and registers this process.
 // without names features that are not to be used, separated by commas.
 func Open(dir, without string) (*Gateway, error) {
-	if err := mkdirs(dir, dir+"/gw"); err != nil {
+	register := dir + "/gw"
+	if without == Plain {
+		register = dir + "/plain"
+	}
+	if err := mkdirs(dir, register); err != nil {
 		return nil, err
 	}
 	lock, err := open(dir+"/gateway.lock", syscall.O_RDWR|syscall.O_CREAT)
@@ -51,7 +59,7 @@ func Open(dir, without string) (*Gateway, error) {
 	if err := flock(lock, syscall.LOCK_EX); err != nil {
 		return nil, &os.PathError{Op: "flock", Path: dir + "/gateway.lock", Err: err}
 	}
-	ns := find(dir + "/gw")
+	ns := find(register)
 	g := &Gateway{held: -1, made: ns < 0}
 	g.Thread, err = netns.Start(ns)
 	if ns >= 0 {
@@ -61,14 +69,14 @@ func Open(dir, without string) (*Gateway, error) {
 		return nil, errs.WithHint(errs.E("make the gateway's network namespace", errs.Denied, err),
 			"The host may allow no more of them: see 'sysctl user.max_net_namespaces'. '--network host' and '--network none' work without.")
 	}
-	if err := g.begin(dir, without); err != nil {
+	if err := g.begin(register, without); err != nil {
 		g.Close()
 		return nil, err
 	}
 	return g, nil
 }
 
-func (g *Gateway) begin(dir, without string) error {
+func (g *Gateway) begin(register, without string) error {
 	err := g.Do(func() (err error) {
 		if g.Route, err = netlink.Dial(netlink.FamilyRoute); err == nil {
 			g.Filter, err = netlink.Dial(netlink.FamilyNetfilter)
@@ -78,20 +86,20 @@ func (g *Gateway) begin(dir, without string) error {
 	if err != nil {
 		return err
 	}
-	features := dir + "/gw/features"
-	if g.made {
-		if err := g.setUp(); err != nil {
+	features := register + "/features"
+	if g.made && without != Plain {
+		if err := g.setUp(without); err != nil {
 			return err
 		}
 		g.probe(without)
 		if err := writeFile(features, g.Has.String()); err != nil {
 			return err
 		}
-	} else {
+	} else if !g.made {
 		text, _ := os.ReadFile(features) // without it there are none
 		g.Has = parseFeatures(string(text))
 	}
-	g.entry = dir + "/gw/" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(g.Thread.TID)
+	g.entry = register + "/" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(g.Thread.TID)
 	if g.held, err = open(g.entry, syscall.O_RDWR|syscall.O_CREAT); err != nil {
 		return err
 	}
@@ -202,7 +210,10 @@ func numbers(name string) (pid, tid int, ok bool) {
 }
 
 // setUp makes a new namespace into a gateway.
-func (g *Gateway) setUp() error {
+func (g *Gateway) setUp(without string) error {
+	if contains(without, "tproxy") {
+		return errs.New(errs.Unsupported, "tproxy is not to be used")
+	}
 	return g.Do(func() error {
 		for _, s := range [][2]string{
 			{"net/ipv4/ip_forward", "0"}, // new namespaces inherit it

@@ -3,7 +3,9 @@ package plane
 import (
 	"errors"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,6 +133,49 @@ func TestPublishRelay(t *testing.T) { testPublish(t, Relay) }
 
 func TestPublishBridge(t *testing.T) { testPublish(t, Bridge) }
 
+// TestPublishStack does the same with cais-netstack: asked for, and because the
+// kernel cannot relay.
+func TestPublishStack(t *testing.T) {
+	buildStack(t)
+	testPublish(t, Netstack)
+}
+
+func TestStackInstead(t *testing.T) {
+	buildStack(t)
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	go echoServer(world.Listen(nettest.Addr(nettest.World4, 7)))
+	n := network(t.TempDir(), 2)
+	n.Without = "tproxy"
+	n.Program = os.Getenv(stackEnv)
+	b := start(t, n)
+	c, err := b.Dial("tcp", nettest.Addr(nettest.World4, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk(t, c, 5<<20)
+	if b.p.net.Engine != Netstack {
+		t.Errorf("engine %s", b.p.net.Engine)
+	}
+}
+
+const stackEnv = "CAIS_TEST_NETSTACK"
+
+// buildStack makes the program, once for the process outside and the one inside.
+func buildStack(t *testing.T) {
+	t.Helper()
+	if os.Getenv(stackEnv) != "" {
+		return
+	}
+	exe := filepath.Join(t.TempDir(), "cais-netstack")
+	if out, err := exec.Command("go", "build", "-o", exe, "cais.dev/cais/cmd/cais-netstack").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Setenv(stackEnv, exe)
+}
+
 func testPublish(t *testing.T, engine string) {
 	if !nettest.Alone(t) {
 		return
@@ -138,12 +183,12 @@ func testPublish(t *testing.T, engine string) {
 	world := nettest.World(t)
 	dir := t.TempDir()
 	n := network(dir, 2)
-	n.Engine = engine
+	n.Engine, n.Program = engine, os.Getenv(stackEnv)
 	b := start(t, n, publish(t, n, 8080)...)
 	serve(b)
-	other := start(t, func() *wire.Net { n := network(dir, 3); n.Engine = engine; return n }())
+	other := start(t, func() *wire.Net { n := network(dir, 3); n.Engine, n.Program = engine, os.Getenv(stackEnv); return n }())
 	far := network(dir, 4)
-	far.Engine = engine
+	far.Engine, far.Program = engine, os.Getenv(stackEnv)
 	w := &far.Interfaces[0]
 	w.Bridge, w.IP4, w.Gateway4, w.IP6, w.Gateway6 = "br-2", []byte{172, 30, 0, 4}, []byte{172, 30, 0, 1}, net.ParseIP("fd30::4"), net.ParseIP("fd30::1")
 	away := start(t, far)

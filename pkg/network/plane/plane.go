@@ -55,6 +55,8 @@ type Plane struct {
 	ifs     []*iface
 	served  map[service]*relay.Service
 	counter int
+	stack   int   // pid of cais-netstack; 0: none
+	ports   []int // sockets of published ports, which it serves
 	naming  bool
 }
 
@@ -69,6 +71,7 @@ type iface struct {
 	w       wire.Interface
 	bridge  int // index of the bridge
 	lock    int // the locked endpoint file
+	packets int // a socket for cais-netstack, until that has it; -1
 	sources []*relay.Source
 }
 
@@ -84,8 +87,21 @@ func (p *Plane) Prepare(n *wire.Net, held []int) error {
 	p.net = *n
 	var err error
 	switch n.Engine {
+	case Netstack:
+		return p.useStack()
 	case Relay:
-		if p.gw, err = gateway.Open(n.Dir, n.Without); err != nil {
+		if n.Program != "" && n.Without == "" && remembered(n.Dir) {
+			return p.useStack()
+		}
+		p.gw, err = gateway.Open(n.Dir, n.Without)
+		if errs.KindOf(err) == errs.Unsupported && n.Program != "" {
+			p.note("the kernel cannot relay: " + err.Error() + "; cais-netstack does it")
+			if n.Without == "" {
+				remember(n.Dir)
+			}
+			return p.useStack()
+		}
+		if err != nil {
 			return err
 		}
 		p.r = relay.New(p.config(p.gw.Sockets, true))
@@ -210,6 +226,9 @@ func (p *Plane) AttachNS(ns int) error {
 	if err := p.mapPorts(); err != nil {
 		return err
 	}
+	if p.net.Engine == Netstack {
+		return p.startStack()
+	}
 	return p.r.Resume()
 }
 
@@ -220,6 +239,7 @@ func (p *Plane) Detach() {
 		return
 	}
 	p.stopNames()
+	p.stopStack()
 	p.r.Pause()
 	p.r.Reset()
 	p.l.Close(&p.ns)
@@ -242,6 +262,9 @@ func (p *Plane) Close() {
 		p.l.Close(&i.lock)
 	}
 	p.ifs = nil
+	for i := range p.ports {
+		p.l.Close(&p.ports[i])
+	}
 	for i := range p.held {
 		p.l.Close(&p.held[i])
 	}
@@ -267,6 +290,10 @@ func (p *Plane) Update(n *wire.Net, held []int) error {
 	p.held = held
 	if p.ns < 0 {
 		return errs.New(errs.Conflict, "the container is not running")
+	}
+	if p.net.Engine == Netstack {
+		return errs.WithHint(errs.New(errs.Unsupported, "the network of a running container cannot be changed here"),
+			"The kernel cannot relay, and cais-netstack serves what the container was started with: restart the container.")
 	}
 	if n.Engine != p.net.Engine {
 		return errs.New(errs.Conflict, "the network engine of a running container does not change")
@@ -327,7 +354,7 @@ func (p *Plane) find(endpoint string) *iface {
 func (p *Plane) add(w *wire.Interface) error {
 	i := p.find(w.Endpoint)
 	if i == nil {
-		i = &iface{w: *w, lock: p.take(w.Held)}
+		i = &iface{w: *w, lock: p.take(w.Held), packets: -1}
 		p.ifs = append(p.ifs, i)
 	}
 	p.counter++
@@ -344,12 +371,21 @@ func short(endpoint string) string { return endpoint[:min(len(endpoint), 9)] }
 // inside makes an interface's end in the gateway namespace, on its thread.
 func (p *Plane) inside(i *iface, name string) error {
 	w, g := &i.w, p.gw
+	if p.net.Engine == Netstack {
+		plain := *w
+		plain.NoBridge = true // the gateway's address is the program's
+		w = &plain
+	}
 	index, err := bridgeOn(g.Route, w)
 	if err != nil {
 		return err
 	}
 	i.bridge = index
 	if err := addVeth(g.Route, w, name, index, p.ns); err != nil {
+		return err
+	}
+	if p.net.Engine == Netstack {
+		i.packets, err = packets(name, bridgeMAC(w))
 		return err
 	}
 	if len(i.sources) > 0 {
@@ -460,18 +496,23 @@ func (p *Plane) guard(f, bridge int, ip []byte) error {
 	return p.addGate(f, bridge, ip)
 }
 
+// bridgeMAC is the gateway's: it stays what it is when ports come and go.
+func bridgeMAC(w *wire.Interface) []byte {
+	mac := []byte{2, 0x42, 0, 0, 0, 0}
+	copy(mac[2:], w.Gateway4)
+	if len(w.Gateway4) == 0 {
+		copy(mac[2:], w.Gateway6[max(0, len(w.Gateway6)-4):])
+	}
+	return mac
+}
+
 // bridgeOn finds or makes the bridge of w in the namespace of c, and returns its
 // index.
 func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 	if index, err := netlink.Index(w.Bridge); err == nil {
 		return index, nil
 	}
-	mac := []byte{2, 0x42, 0, 0, 0, 0}
-	copy(mac[2:], w.Gateway4)
-	if len(w.Gateway4) == 0 {
-		copy(mac[2:], w.Gateway6[max(0, len(w.Gateway6)-4):])
-	}
-	err := c.Do(netlink.AddBridge(w.Bridge, mac, mtu(w)))
+	err := c.Do(netlink.AddBridge(w.Bridge, bridgeMAC(w), mtu(w)))
 	if err != nil && !netlink.Is(err, syscall.EEXIST) {
 		if netlink.Is(err, syscall.EOPNOTSUPP) {
 			err = errs.WithHint(errs.E("make the bridge "+w.Bridge, errs.Unsupported, err), "The kernel has no bridges: load the module 'bridge'.")

@@ -28,6 +28,9 @@ type Net struct {
 	// Sysctls are key=value, written in the container's namespace once all
 	// interfaces are there.
 	Sysctls []string
+	// Program is cais-netstack, for engine netstack and where relay turns out to be
+	// impossible; "": it is not installed.
+	Program string
 }
 
 // Interface is an end of a network in the container.
@@ -115,6 +118,7 @@ func (m *Net) fields(c *coder) {
 	c.flag(&m.NoHost)
 	list(c, &m.HostIPs, func(p *[]byte, c *coder) { c.bytes(p) })
 	c.strs(&m.Sysctls)
+	c.str(&m.Program)
 }
 
 func (m *Interface) fields(c *coder) {

@@ -1,0 +1,3 @@
+package plane
+
+const sysMemfdCreate = 279
