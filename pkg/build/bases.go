@@ -79,6 +79,9 @@ func (r *Bases) Resolve(ctx context.Context, img dockerfile.Image) (base dockerf
 		step.Warn("the registry was not asked: " + err.Error())
 		return here(), nil
 	}
+	if err != nil && ctx.Err() == nil { // buildkitd's words, which people look for
+		err = errs.E("failed to resolve source metadata for "+ref.String(), errs.KindOf(err), err)
+	}
 	return base, err
 }
 
