@@ -145,6 +145,20 @@ func networks(e *engine.Engine, args []string, start string) []string {
 	return fitting(names, args, start)
 }
 
+// NetworkModes offers what --network takes: networks, and container:NAME.
+func NetworkModes(e *engine.Engine) Func {
+	return func(_ *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		names := networks(e, nil, start)
+		const other = "container:"
+		if rest, ok := strings.CutPrefix(start, other); ok {
+			for _, n := range containers(e, (*container.Container).Running, nil, rest) {
+				names = append(names, other+n)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 // NetworkThenContainer offers a network, then a container.
 func NetworkThenContainer(e *engine.Engine) Func {
 	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {

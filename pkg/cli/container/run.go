@@ -45,10 +45,11 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 	cmd.Flags().SetInterspersed(false) // what follows the image is the command's
 	f := flags.Run(cmd.Flags(), run)
 	for flag, values := range map[string][]string{
-		"network": {"host", "none"}, "pull": {"always", "missing", "never", "newer"}, "restart": {"always", "no", "on-failure", "unless-stopped"},
+		"pull": {"always", "missing", "never", "newer"}, "restart": {"always", "no", "on-failure", "unless-stopped"},
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, complete.Words(values...))
 	}
+	_ = cmd.RegisterFlagCompletionFunc("network", complete.NetworkModes(e))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		env := flags.Env{LookupEnv: lookup(e), Home: e.Getenv("HOME"), Proxies: e.ClientProxies()}
 		env.Dir, _ = os.Getwd() // a directory that is gone matters only for relative paths

@@ -161,7 +161,7 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	}
 	i := &info{
 		DriverStatus:       [][2]string{{"Graph Root", o.GraphRoot}, {"Run Root", o.RunRoot}},
-		Plugins:            plugins{Volume: []string{"local"}, Network: []string{"host", "null"}, Log: []string{"json-file", "none"}},
+		Plugins:            plugins{Volume: []string{"local"}, Network: []string{"bridge", "host", "ipvlan", "macvlan", "null"}, Log: []string{"json-file", "none"}},
 		Debug:              e.Options().Debug,
 		NGoroutines:        runtime.NumGoroutine(),
 		LoggingDriver:      "json-file",
