@@ -56,7 +56,7 @@ func Features(version string) any {
 	f.Min, f.Max = "1.0.0", SpecVersion()
 	f.Hooks = []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
 	f.MountOptions = lower.MountOptions()
-	f.Linux.Namespaces = []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}
+	f.Linux.Namespaces = []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"}
 	for _, c := range lower.Capabilities() {
 		f.Linux.Capabilities = append(f.Linux.Capabilities, "CAP_"+c)
 	}
@@ -71,7 +71,7 @@ func Features(version string) any {
 	}
 	f.Linux.Apparmor, f.Linux.Selinux = map[string]bool{"enabled": true}, map[string]bool{"enabled": true}
 	f.Linux.IntelRdt, f.Linux.NetDevices = map[string]bool{"enabled": false}, map[string]bool{"enabled": false}
-	f.Linux.Mount = map[string]any{"idmap": map[string]bool{"enabled": true}}
+	f.Linux.Mount = map[string]any{"idmap": map[string]bool{"enabled": false}}
 	f.Annotations = map[string]string{"dev.cais.version": version}
 	return f
 }

@@ -493,3 +493,44 @@ func TestNestedUserNamespace(t *testing.T) {
 		t.Errorf("got %q", out)
 	}
 }
+
+// Sources that are opened before the user namespace is made, below a directory that
+// only the host's root may enter; and nothing of the host's tree is left.
+func TestEarlySources(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	if inUserNS() {
+		t.Skip("needs ids to map")
+	}
+	c := sh(t, "id -u; cat /proc/self/uid_map; cat /from/file; ls -a /..; wc -l </proc/self/mountinfo; sed 's/.* - //' /proc/self/mountinfo | sort -u")
+	c.spec.Linux.Namespaces = append(c.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 200000, Size: 65536}}
+	c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings = ids, ids
+	c.o.InUserNS, c.o.EarlySources = true, true
+	c.spec.Root.Path, c.o.Overlay = filepath.Join(c.dir, "image"), nil
+	from := filepath.Join(c.dir, "from")
+	if err := os.Mkdir(from, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(c.dir, "image/from"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(from, "file"), []byte("of the host\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(c.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c.spec.Mounts = append(c.spec.Mounts, specs.Mount{Destination: "/from", Type: "bind", Source: from, Options: []string{"rbind", "ro"}})
+	out := mustRun(t, c)
+	if !strings.HasPrefix(out, "0\n") || !strings.Contains(out, "200000") || !strings.Contains(out, "of the host") {
+		t.Errorf("got %q", out)
+	}
+	if strings.Contains(out, "\nlib\n") || strings.Contains(out, "\nhome\n") || strings.Contains(out, "\nusr\n") {
+		t.Errorf("the host's root is visible: %q", out)
+	}
+	if n := len(strings.Split(out, "\n")); n > 60 {
+		t.Errorf("%d lines: mounts of the host's are left: %q", n, out)
+	}
+}
