@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,6 +81,7 @@ type info struct {
 	SecurityOptions    []string
 	Warnings           []string
 	ClientInfo         clientInfo
+	NetworkEngine      string // how containers get out, with what the kernel has for it
 }
 
 type plugins struct {
@@ -209,6 +211,7 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	if err := syscall.Sysinfo(&si); err == nil {
 		i.MemTotal = int64(si.Totalram) * int64(si.Unit)
 	}
+	i.NetworkEngine = networkEngine(filepath.Join(paths.Run, "net"), o.Rootless)
 	i.ID = identity(paths.Root, i.Name)
 	return i, count(ctx, e, i)
 }
@@ -341,6 +344,27 @@ func osRelease(path string) (name, version string) {
 	return name, version
 }
 
+// networkEngine says how containers get out. What the kernel has for a relay is
+// found out, and noted until the next boot, by the first container with a network.
+func networkEngine(dir string, rootless bool) string {
+	if !rootless {
+		return "bridge"
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "engine")); err == nil {
+		return string(b)
+	}
+	features, err := os.ReadFile(filepath.Join(dir, "gw", "features"))
+	if err != nil {
+		return "relay"
+	}
+	has := strings.Split(strings.Trim(string(features), ","), ",")
+	text := "relay (tproxy, " + strings.Join(has, ", ") + ")"
+	if !slices.Contains(has, "queue") && !slices.Contains(has, "nfqueue") {
+		text += ", without queues: connections are accepted before they are made"
+	}
+	return text
+}
+
 // writeInfo prints Docker's text form.
 func writeInfo(w io.Writer, i *info) error {
 	var b strings.Builder
@@ -353,6 +377,7 @@ func writeInfo(w io.Writer, i *info) error {
 	}
 	p(" Logging Driver: %s\n Cgroup Driver: %s\n Cgroup Version: %s", i.LoggingDriver, i.CgroupDriver, i.CgroupVersion)
 	p(" Plugins:\n  Volume: %s\n  Network: %s\n  Log: %s", strings.Join(i.Plugins.Volume, " "), strings.Join(i.Plugins.Network, " "), strings.Join(i.Plugins.Log, " "))
+	p(" Network Engine: %s", i.NetworkEngine)
 	p(" Swarm: %s\n Runtimes: cais\n Default Runtime: %s\n Security Options:", i.Swarm.LocalNodeState, i.DefaultRuntime)
 	for _, o := range i.SecurityOptions {
 		name, rest, _ := strings.Cut(strings.TrimPrefix(o, "name="), ",")
