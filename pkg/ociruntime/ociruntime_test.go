@@ -145,3 +145,19 @@ func TestHomeStaysInTheRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestNothingIsLeftOut(t *testing.T) {
+	for _, part := range []string{
+		`"process":{"scheduler":{"policy":"SCHED_FIFO"},"user":{},"cwd":"/"}`, `"process":{"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":1},"user":{},"cwd":"/"}`,
+		`"linux":{"timeOffsets":{"monotonic":{"secs":1}}}`, `"linux":{"personality":{"domain":"LINUX32"}}`, `"linux":{"intelRdt":{}}`,
+		`"linux":{"netDevices":{"eth0":{}}}`, `"linux":{"memoryPolicy":{"mode":"MPOL_BIND","nodes":"0"}}`,
+	} {
+		_, err := parseSpec([]byte(`{"ociVersion":"1.3.0","root":{"path":"r"},` + part + `}`))
+		if errs.KindOf(err) != errs.Unsupported {
+			t.Errorf("%s: %v", part, err)
+		}
+	}
+	if _, err := parseSpec([]byte(`{"ociVersion":"1.3.0","root":{"path":"r"},"unknown":1,"linux":{"personality":{"domain":"LINUX"}}}`)); err != nil {
+		t.Error(err)
+	}
+}

@@ -59,7 +59,33 @@ func parseSpec(text []byte) (*specs.Spec, error) {
 	if err := checkHooks(spec.Hooks); err != nil {
 		return nil, err
 	}
-	return spec, nil
+	return spec, checkKnown(spec)
+}
+
+// checkKnown refuses by name what would be left out otherwise.
+func checkKnown(spec *specs.Spec) error {
+	l, p := spec.Linux, spec.Process
+	if p == nil {
+		p = &specs.Process{}
+	}
+	for _, f := range []struct {
+		given bool
+		name  string
+	}{
+		{p.Scheduler != nil, "process.scheduler"},
+		{p.IOPriority != nil, "process.ioPriority"},
+		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
+		{len(l.TimeOffsets) > 0, "linux.timeOffsets"},
+		{l.Personality != nil && l.Personality.Domain != specs.PerLinux, "linux.personality"},
+		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
+		{l.IntelRdt != nil, "linux.intelRdt"},
+		{len(l.NetDevices) > 0, "linux.netDevices"},
+	} {
+		if f.given {
+			return errs.New(errs.Unsupported, f.name+" is not supported")
+		}
+	}
+	return nil
 }
 
 // checkVersion accepts all of 1.x, released or not, and the drafts before it.
