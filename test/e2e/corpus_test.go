@@ -76,9 +76,9 @@ func elsewhereOnly(p person, c corpus.Case) string {
 	text := string(c.Dockerfile)
 	switch {
 	case p != asRoot && strings.Contains(text, "mknod"):
-		return "the kernel lets nobody make device nodes in a user namespace"
+		return "needs root: no device nodes can be made in a user namespace"
 	case p == noSubs && (len(c.Tars) > 0 || strings.Contains(text, "chown") || strings.Contains(text, "USER ") || strings.Contains(text, "uid=")):
-		return "needs more than one id"
+		return "needs more than one user id"
 	}
 	return ""
 }

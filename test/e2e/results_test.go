@@ -25,9 +25,12 @@ func parseResults(text string) []result {
 			}
 		case len(f) >= 3 && f[0] == "---":
 			current = "" // verbose tests print as they go, so nothing of it follows
-			// Only a script's: TestScripts/<dir>/<script>.
+			// Only a script's, TestScripts/<dir>/<script>, or a Dockerfile's, TestCorpus/<case>.
+			verdict := strings.TrimSuffix(f[1], ":")
 			if parts := strings.Split(f[2], "/"); len(parts) == 3 {
-				results = append(results, result{name: parts[1] + "/" + parts[2], verdict: strings.TrimSuffix(f[1], ":")})
+				results = append(results, result{name: parts[1] + "/" + parts[2], verdict: verdict})
+			} else if len(parts) == 2 && parts[0] == "TestCorpus" {
+				results = append(results, result{name: "corpus/" + parts[1], verdict: verdict})
 			}
 		default:
 			if b := out[current]; b != nil {
@@ -36,7 +39,11 @@ func parseResults(text string) []result {
 		}
 	}
 	for i, r := range results {
-		if b := out["TestScripts/"+r.name]; b != nil {
+		from := "TestScripts/" + r.name
+		if c, ok := strings.CutPrefix(r.name, "corpus/"); ok {
+			from = "TestCorpus/" + c
+		}
+		if b := out[from]; b != nil {
 			results[i].output = b.String()
 		}
 	}
@@ -73,11 +80,17 @@ func TestParseResults(t *testing.T) {
     --- FAIL: TestScripts/script (0.1s)
         --- FAIL: TestScripts/script/a (0.1s)
         --- SKIP: TestScripts/script/b (0.1s)
+=== RUN   TestCorpus
+=== RUN   TestCorpus/c
+    corpus_test.go:1: c failed
+--- FAIL: TestCorpus (0.1s)
+    --- FAIL: TestCorpus/c (0.1s)
 FAIL
 `)
 	want := []result{
 		{"script/a", "FAIL", "    testscript.go:1: a failed\n"},
 		{"script/b", "SKIP", "    testscript.go:1: needs root\n"},
+		{"corpus/c", "FAIL", "    corpus_test.go:1: c failed\n"},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
