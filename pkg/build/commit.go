@@ -280,7 +280,12 @@ func (b *build) record(ctx context.Context, f *fileSystem, sums []cache.Sum, out
 		return err
 	}
 	step := b.req.Progress.Step("exporting to image")
-	err = b.put(ctx, f, sums, out, created)
+	if err = b.put(ctx, f, sums, out, created); err == nil {
+		step.ItemDone("writing image sha256:"+out.ID, 0)
+		for _, n := range b.req.Names {
+			step.ItemDone("naming to "+n, 0)
+		}
+	}
 	step.Done(err)
 	return err
 }
