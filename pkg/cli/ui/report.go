@@ -66,6 +66,9 @@ type SignalError struct{ Signal syscall.Signal }
 // Error names the signal.
 func (e *SignalError) Error() string { return e.Signal.String() }
 
+// Is makes it a cancellation to those who only ask for that.
+func (e *SignalError) Is(target error) bool { return target == context.Canceled }
+
 // Reporting says how errors are printed.
 type Reporting struct {
 	// Failure is the exit code of an error that does not bring its own.
