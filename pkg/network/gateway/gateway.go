@@ -225,6 +225,9 @@ func (g *Gateway) setUp(without string) error {
 			{"net/ipv4/conf/default/rp_filter", "0"},
 			{"net/ipv6/conf/default/accept_ra", "0"},
 		} {
+			if was, err := os.ReadFile("/proc/sys/" + s[0]); err == nil && string(was) == s[1]+"\n" {
+				continue // also where nothing can be written
+			}
 			err := netns.Sysctl(s[0], s[1])
 			if err != nil && s[0] == "net/bridge/bridge-nf-call-iptables" && !isNotExist(err) {
 				return errs.WithHint(errs.E("keep the bridge's frames from the rules", errs.Unsupported, err),
