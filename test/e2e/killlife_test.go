@@ -69,14 +69,15 @@ func (s *store) killLife(t *testing.T, strace, verb, call string, nth int) {
 		"restart": {"restart", "-t", "0", "victim"},
 		"create":  {"create", "--name", "victim", "-v", "killvol:/etc", "-v", "/anon", "busybox", "true"},
 	}
+	// What a container runs is traced, too, and strace waits for its end.
 	switch verb {
 	case "start":
-		must("create", "--name", "victim", "-v", "killvol:/v", "busybox", "sleep", "1000")
+		must("create", "--name", "victim", "-v", "killvol:/v", "busybox", "sleep", "1")
 	case "volume":
 		must("run", "--rm", "-v", "killvol:/etc", "busybox", "true")
 	case "create":
 	default:
-		must("run", "-d", "--name", "victim", "-v", "killvol:/v", "-v", "/anon", "busybox", "sleep", "1000")
+		must("run", "-d", "--name", "victim", "-v", "killvol:/v", "-v", "/anon", "busybox", "sleep", "1")
 	}
 	args := how[verb]
 	victim := s.cmd(args...)
