@@ -67,7 +67,14 @@ func parseSecurity(opts []string, env Env) (plan.Security, error) {
 		case "unmask":
 			s.Unmask = append(s.Unmask, strings.Split(val, ":")...)
 		case "proc-opts":
-			return s, errs.New(errs.Unsupported, "--security-opt proc-opts is not supported yet")
+			for o := range strings.SplitSeq(val, ",") {
+				switch key, v, _ := strings.Cut(o, "="); {
+				case key == "hidepid" && slices.Contains([]string{"0", "1", "2", "4", "off", "noaccess", "invisible", "ptraceable"}, v), o == "subset=pid":
+					s.ProcOpts = append(s.ProcOpts, o)
+				default:
+					return s, errs.New(errs.Invalid, fmt.Sprintf("invalid --security-opt proc-opts=%s: hidepid=0, 1, 2 or 4 and subset=pid are known", val))
+				}
+			}
 		default:
 			return s, invalid("invalid --security-opt: %q", o)
 		}

@@ -2,6 +2,7 @@ package lower
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
@@ -318,7 +319,7 @@ func (b *builder) sysctl(name, value string) {
 	what := "set the sysctl " + name
 	defer b.Free(b.Mark())
 	dir := b.procs
-	if dir.Kind != wire.ArgReg {
+	if dir.Kind != wire.ArgReg || b.onlyPids() {
 		dir = b.lookup(what, wire.Num(unix.AT_FDCWD), "/proc", unix.O_PATH|unix.O_DIRECTORY, 0)
 	}
 	// A dot separates, unless a slash comes first: then a dot is part of a name.
@@ -330,6 +331,11 @@ func (b *builder) sysctl(name, value string) {
 	fd := b.lookup(what, dir, "sys/"+file, unix.O_WRONLY, safe)
 	b.Call(what, unix.SYS_WRITE, fd, value, len(value))
 	b.close(fd)
+}
+
+// onlyPids says that our procfs has no sysctls.
+func (b *builder) onlyPids() bool {
+	return slices.ContainsFunc(b.spec.Mounts, func(m specs.Mount) bool { return m.Type == "proc" && slices.Contains(m.Options, "subset=pid") })
 }
 
 // pivot makes the root the root, and drops the host's tree.

@@ -50,7 +50,7 @@ func (b *builder) defaultMounts() []specs.Mount {
 	if b.req.Privileged {
 		access = "rw"
 	}
-	proc := fs("/proc", "proc", "proc", "nosuid", "noexec", "nodev")
+	proc := fs("/proc", "proc", "proc", append([]string{"nosuid", "noexec", "nodev"}, b.req.Security.ProcOpts...)...)
 	if b.hostPID && b.host.InUserNS {
 		proc = bind("/proc", "nosuid", "noexec", "nodev")
 	}

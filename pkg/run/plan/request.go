@@ -130,6 +130,7 @@ type Security struct {
 	Mask            []string `json:"mask,omitempty"`
 	Unmask          []string `json:"unmask,omitempty"`
 	WritableCgroups bool     `json:"writableCgroups,omitempty"`
+	ProcOpts        []string `json:"procOpts,omitempty"` // of the mount of /proc
 }
 
 // Device is one --device.
