@@ -42,6 +42,9 @@ func NewContainer(f ContainerFacts) *Container {
 		HostConfig: hostConfig(f), GraphDriver: containerDriver(f), SizeRw: f.SizeRw, SizeRootFs: f.SizeRootFs,
 		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(f),
 	}
+	if rec.Request.LogDriver == "local" {
+		out.LogPath = "" // as Docker says it: the file is the driver's own
+	}
 	return out
 }
 

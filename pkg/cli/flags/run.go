@@ -129,7 +129,7 @@ func (f *RunFlags) general() {
 	fs.StringVar(&o.AuthFile, "authfile", "", "Read credentials from this `file`")
 	fs.StringVar(&o.Creds, "creds", "", "Credentials for the registry: `user:password`")
 	fs.BoolVar(&f.tlsVerify, "tls-verify", true, "Require TLS and check the registry's certificate")
-	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, none")
+	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, local, none")
 	list(fs, &f.logOpts, "log-opt", "", "Options of the log driver")
 	fs.StringVar(&f.isolation, "isolation", "", "Isolation technology: default")
 	f.health()

@@ -214,14 +214,14 @@ func parseEntrypoint(s string) *[]string {
 // checkLog knows the log drivers and the options that the monitor honours.
 func checkLog(driver string, opts map[string]string) error {
 	switch driver {
-	case "", "json-file":
+	case "", "json-file", "local": // the same files: what "local" writes is its own affair
 	case "none":
 		if len(opts) > 0 {
 			return invalid("invalid logging opts for driver none")
 		}
 		return nil
-	case "local", "journald", "syslog", "k8s-file", "passthrough", "passthrough-tty", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs", "logentries":
-		return errs.New(errs.Unsupported, "--log-driver "+driver+" is not supported yet: there are json-file and none")
+	case "journald", "syslog", "k8s-file", "passthrough", "passthrough-tty", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs", "logentries":
+		return errs.New(errs.Unsupported, "--log-driver "+driver+" is not supported yet: there are json-file, local and none")
 	default:
 		return invalid("unknown log driver: %s", driver)
 	}
@@ -243,7 +243,7 @@ func checkLog(driver string, opts map[string]string) error {
 		case "tag", "labels-regex", "env-regex":
 			return errs.New(errs.Unsupported, "--log-opt "+key+" is not supported yet")
 		default:
-			return invalid("unknown log opt '%s' for json-file log driver", key)
+			return invalid("unknown log opt '%s' for %s log driver", key, first(driver, "json-file"))
 		}
 	}
 	return nil
