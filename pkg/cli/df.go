@@ -209,65 +209,109 @@ func spaceTable() ui.Table[space] {
 	}
 }
 
-// verbose prints every thing there is.
-func (d *diskUse) verbose(s ui.Streams, o ui.TableOptions) error {
-	if o.Format != "" {
-		return ui.Later("system df -v --format")
-	}
-	fmt.Fprint(s.Out, "Images space usage:\n\n")
-	type imageRow struct {
-		repo, tag string
-		storage.ImageUsage
-	}
-	var rows []imageRow
+// imageSpace is one image, by one of its names.
+type imageSpace struct {
+	repo, tag string
+	storage.ImageUsage
+}
+
+// imageRows are the images' rows, newest first.
+func (d *diskUse) imageRows() []imageSpace {
+	var rows []imageSpace
 	list := slices.Clone(d.images.Images)
 	slices.SortStableFunc(list, func(a, b storage.ImageUsage) int { return b.Created.Compare(a.Created) })
 	for _, img := range list {
 		named := false
 		for _, n := range img.Names {
 			if ref, err := oci.Parse(n); err == nil && ref.Digest == "" {
-				rows = append(rows, imageRow{ref.FamiliarName(), ref.WithDefaultTag().Tag, img})
+				rows = append(rows, imageSpace{ref.FamiliarName(), ref.WithDefaultTag().Tag, img})
 				named = true
 			}
 		}
 		if !named {
-			rows = append(rows, imageRow{"<none>", "<none>", img})
+			rows = append(rows, imageSpace{"<none>", "<none>", img})
 		}
 	}
-	tw := ui.NewTabWriter(s.Out)
-	fmt.Fprintln(tw, "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS")
-	for _, r := range rows {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", r.repo, r.tag, ui.ShortID(r.ID), units.Ago(r.Created, d.now),
-			units.Size(r.Size), units.Size4(r.Shared), units.Size4(r.Unique()), r.ImageUsage.Containers)
+	return rows
+}
+
+func (d *diskUse) imageTable() ui.Table[imageSpace] {
+	return ui.Table[imageSpace]{
+		Fields: []ui.Field[imageSpace]{
+			{Name: "Repository", Header: "REPOSITORY", Value: func(r imageSpace) any { return r.repo }},
+			{Name: "Tag", Header: "TAG", Value: func(r imageSpace) any { return r.tag }},
+			{Name: "ID", Header: "IMAGE ID", Value: func(r imageSpace) any { return ui.ShortID(r.ID) }},
+			{Name: "CreatedSince", Header: "CREATED", Value: func(r imageSpace) any { return units.Ago(r.Created, d.now) }},
+			{Name: "CreatedAt", Header: "CREATED AT", Value: func(r imageSpace) any { return r.Created.Local().Format(ui.TimeLayout) }},
+			{Name: "Size", Header: "SIZE", Value: func(r imageSpace) any { return units.Size(r.Size) }},
+			{Name: "SharedSize", Header: "SHARED SIZE", Value: func(r imageSpace) any { return units.Size4(r.Shared) }},
+			{Name: "UniqueSize", Header: "UNIQUE SIZE", Value: func(r imageSpace) any { return units.Size4(r.Unique()) }},
+			{Name: "Containers", Header: "CONTAINERS", Value: func(r imageSpace) any { return strconv.Itoa(r.ImageUsage.Containers) }},
+		},
+		Columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size", "SharedSize", "UniqueSize", "Containers"},
 	}
-	if err := tw.Flush(); err != nil {
-		return err
+}
+
+func (d *diskUse) containerTable() ui.Table[containerSpace] {
+	return ui.Table[containerSpace]{
+		Fields: []ui.Field[containerSpace]{
+			{Name: "ID", Header: "CONTAINER ID", Value: func(c containerSpace) any { return ui.ShortID(c.id) }},
+			{Name: "Image", Header: "IMAGE", Value: func(c containerSpace) any { return c.image }},
+			{Name: "Command", Header: "COMMAND", Value: func(c containerSpace) any { return strconv.Quote(ui.Ellipsis(c.command, 20)) }},
+			{Name: "LocalVolumes", Header: "LOCAL VOLUMES", Value: func(c containerSpace) any { return strconv.Itoa(c.volumes) }},
+			{Name: "Size", Header: "SIZE", Value: func(c containerSpace) any { return units.Size(c.size) }},
+			{Name: "RunningFor", Header: "CREATED", Value: func(c containerSpace) any { return units.Ago(c.created, d.now) }},
+			{Name: "CreatedAt", Header: "CREATED AT", Value: func(c containerSpace) any { return c.created.Local().Format(ui.TimeLayout) }},
+			{Name: "Status", Header: "STATUS", Value: func(c containerSpace) any { return c.status }},
+			{Name: "Names", Header: "NAMES", Value: func(c containerSpace) any { return c.name }},
+		},
+		Columns: []string{"ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names"},
 	}
-	fmt.Fprint(s.Out, "\nContainers space usage:\n\n")
-	tw = ui.NewTabWriter(s.Out)
-	fmt.Fprintln(tw, "CONTAINER ID\tIMAGE\tCOMMAND\tLOCAL VOLUMES\tSIZE\tCREATED\tSTATUS\tNAMES")
-	for _, c := range d.containers {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", ui.ShortID(c.id), c.image, strconv.Quote(ui.Ellipsis(c.command, 20)), c.volumes,
-			units.Size(c.size), units.Ago(c.created, d.now), c.status, c.name)
+}
+
+func volumeTable() ui.Table[volumeSpace] {
+	return ui.Table[volumeSpace]{
+		Fields: []ui.Field[volumeSpace]{
+			{Name: "Name", Header: "VOLUME NAME", Value: func(v volumeSpace) any { return v.name }},
+			{Name: "Links", Header: "LINKS", Value: func(v volumeSpace) any { return strconv.Itoa(v.links) }},
+			{Name: "Size", Header: "SIZE", Value: func(v volumeSpace) any { return units.Size(v.size) }},
+		},
+		Columns: []string{"Name", "Links", "Size"},
 	}
-	if err := tw.Flush(); err != nil {
-		return err
+}
+
+func (d *diskUse) cacheTable() ui.Table[cache.Usage] {
+	return ui.Table[cache.Usage]{
+		Fields: []ui.Field[cache.Usage]{
+			{Name: "ID", Header: "CACHE ID", Value: func(u cache.Usage) any { return ui.ShortID(u.ID) }},
+			{Name: "CacheType", Header: "CACHE TYPE", Value: func(u cache.Usage) any { return u.Type }},
+			{Name: "Size", Header: "SIZE", Value: func(u cache.Usage) any { return units.Size(u.Bytes) }},
+			{Name: "CreatedSince", Header: "CREATED", Value: func(u cache.Usage) any { return units.Ago(u.Created, d.now) }},
+			{Name: "LastUsedSince", Header: "LAST USED", Value: func(u cache.Usage) any { return units.Ago(u.Used, d.now) }},
+			{Name: "UsageCount", Header: "USAGE", Value: func(cache.Usage) any { return "1" }},
+			{Name: "Shared", Header: "SHARED", Value: func(u cache.Usage) any { return strconv.FormatBool(u.Shared) }},
+			{Name: "InUse", Header: "IN USE", Value: func(u cache.Usage) any { return strconv.FormatBool(u.InUse) }},
+		},
+		Columns: []string{"ID", "CacheType", "Size", "CreatedSince", "LastUsedSince", "UsageCount", "Shared"},
 	}
-	fmt.Fprint(s.Out, "\nLocal Volumes space usage:\n\n")
-	tw = ui.NewTabWriter(s.Out)
-	fmt.Fprintln(tw, "VOLUME NAME\tLINKS\tSIZE")
+}
+
+// verbose prints every thing there is: with a template, once for all of it, as
+// Docker does.
+func (d *diskUse) verbose(s ui.Streams, o ui.TableOptions) error {
 	slices.SortFunc(d.volumes, func(a, b volumeSpace) int { return cmp.Compare(a.name, b.name) })
-	for _, v := range d.volumes {
-		fmt.Fprintf(tw, "%s\t%d\t%s\n", v.name, v.links, units.Size(v.size))
+	if o.Format != "" && o.Format != "table" {
+		return ui.Print(s.Out, map[string]any{
+			"Images": d.imageTable().Rows(d.imageRows()), "Containers": d.containerTable().Rows(d.containers),
+			"Volumes": volumeTable().Rows(d.volumes), "BuildCache": d.cacheTable().Rows(d.cache),
+		}, o.Format, ui.CodeUsage)
 	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
+	fmt.Fprint(s.Out, "Images space usage:\n\n")
+	err := d.imageTable().Write(s.Out, d.imageRows(), o)
+	fmt.Fprint(s.Out, "\nContainers space usage:\n\n")
+	err = errors.Join(err, d.containerTable().Write(s.Out, d.containers, o))
+	fmt.Fprint(s.Out, "\nLocal Volumes space usage:\n\n")
+	err = errors.Join(err, volumeTable().Write(s.Out, d.volumes, o))
 	fmt.Fprintf(s.Out, "\nBuild cache usage: %s\n\n", units.Size4(d.lines()[3].size))
-	tw = ui.NewTabWriter(s.Out)
-	fmt.Fprintln(tw, "CACHE ID\tCACHE TYPE\tSIZE\tCREATED\tLAST USED\tUSAGE\tSHARED")
-	for _, u := range d.cache {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t1\t%t\n", ui.ShortID(u.ID), u.Type, units.Size(u.Bytes), units.Ago(u.Created, d.now), units.Ago(u.Used, d.now), u.Shared)
-	}
-	return tw.Flush()
+	return errors.Join(err, d.cacheTable().Write(s.Out, d.cache, o))
 }

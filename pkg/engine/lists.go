@@ -84,6 +84,35 @@ func (e *Engine) ListSource(ctx context.Context, l *storage.List, c *registry.Cl
 	return s, oci.Document{MediaType: x.MediaType, Digest: oci.Digest(l.Index), Data: l.Index}, nil
 }
 
+// PartOfList is ListSource with an index of the images for these platforms alone.
+// It is NotFound if the list lacks one of them.
+func (e *Engine) PartOfList(ctx context.Context, l *storage.List, platforms []oci.Platform) (push.Source, oci.Document, error) {
+	src, root, err := e.ListSource(ctx, l, nil)
+	if err != nil {
+		return nil, root, err
+	}
+	_, x, err := oci.ParseManifest(root.Data, root.MediaType)
+	if err != nil {
+		return nil, root, err
+	}
+	var part []oci.Descriptor
+	for _, p := range platforms {
+		i := oci.Select(x.Manifests, p)
+		if i < 0 {
+			return nil, root, errs.New(errs.NotFound, fmt.Sprintf("the manifest list has no image for %s", p))
+		}
+		if d := x.Manifests[i]; !slices.ContainsFunc(part, func(o oci.Descriptor) bool { return o.Digest == d.Digest }) {
+			part = append(part, d)
+		}
+	}
+	data, err := json.Marshal(struct {
+		SchemaVersion int              `json:"schemaVersion"`
+		MediaType     string           `json:"mediaType"`
+		Manifests     []oci.Descriptor `json:"manifests"`
+	}{2, root.MediaType, part})
+	return src, oci.Document{MediaType: root.MediaType, Digest: oci.Digest(data), Data: data}, err
+}
+
 func (s *listed) Document(ctx context.Context, d oci.Descriptor) ([]byte, error) {
 	if owner := s.owners[d.Digest]; owner != nil {
 		return owner.Document(ctx, d)
@@ -128,6 +157,9 @@ func (s *listed) manifest(ctx context.Context, d oci.Descriptor) ([]byte, push.S
 	ref, err := oci.Parse(from)
 	if err != nil {
 		return nil, nil, err
+	}
+	if s.c == nil {
+		return nil, nil, errs.WithHint(errs.New(errs.NotFound, "the image "+d.Digest+" of the list is not in the store"), "Pull it: the list only names it.")
 	}
 	owner := remote{s.c, ref}
 	data, err := owner.Document(ctx, d)

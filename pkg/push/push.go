@@ -58,6 +58,7 @@ type Request struct {
 	Source      Source
 	Compression Compression
 	Format      Format
+	Alone       bool        // the index without what it names, which the registry has
 	Events      func(Event) // progress; one at a time; may be nil
 }
 
@@ -95,6 +96,14 @@ func (p *Pusher) push(ctx context.Context, req Request, all bool) (Result, error
 	var res Result
 	if req.Compression.kind() == compress.Zstd && req.Format == Docker {
 		return res, errs.New(errs.Invalid, "Docker's format has no zstd layers: use the format oci")
+	}
+	if req.Alone {
+		t, err := p.o.Open(ctx, req.Ref, nil)
+		if err != nil {
+			return res, err
+		}
+		res.Root = req.Root
+		return res, t.PutManifest(ctx, req.Ref.Tag, req.Root)
 	}
 	root, err := read(ctx, req.Source, req.Root, 0)
 	if err != nil {

@@ -179,6 +179,7 @@ func (c *converter) result(s *stage) graph.Result {
 		Platform: c.target, Node: s.node, Base: s.bottom, Layers: s.layers,
 		Config: img, BaseHistory: s.baseHistory, Epoch: c.epoch,
 	}
+	r.Config.Created = time.Time{} // not when the base was made
 	if c.epoch != nil {
 		r.Config.Created = *c.epoch
 	}

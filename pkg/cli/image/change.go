@@ -60,8 +60,13 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return ui.MinArgs(1)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(platforms) > 0 {
-				return ui.Later("rmi --platform")
+			var want []oci.Platform
+			for _, p := range platforms {
+				parsed, err := oci.ParsePlatform(p, oci.HostPlatform())
+				if err != nil {
+					return err
+				}
+				want = append(want, parsed)
 			}
 			o.refs = args
 			o.running = running(e)
@@ -88,6 +93,12 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 						o.refs = append(o.refs, "sha256:"+img.ID)
 					}
 				}
+				if len(want) > 0 {
+					var err error
+					if o.refs, err = variants(cmd.Context(), st.Reader(), o.refs, want); err != nil {
+						return err
+					}
+				}
 				return remove(cmd.Context(), s, st, o)
 			})
 		},
@@ -97,8 +108,45 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.BoolVarP(&o.force, "force", "f", false, "Remove an image that has several names or that a stopped container uses")
 	f.BoolVarP(&o.ignore, "ignore", "i", false, "An image that is missing is no error")
 	f.BoolVar(&o.keep, "no-prune", false, "Keep parents without names")
-	f.StringSliceVar(&platforms, "platform", nil, "Remove only this `platform`'s variant")
+	f.StringSliceVar(&platforms, "platform", nil, "Remove the image for this `platform`; of a list, it alone")
 	return cmd
+}
+
+// variants are what --platform leaves of the images that are to go: an image is
+// for one platform; a list stays, and its images for those platforms go.
+func variants(ctx context.Context, r *storage.Reader, typed []string, platforms []oci.Platform) ([]string, error) {
+	var refs []string
+	for _, t := range typed {
+		img, err := findImage(ctx, r, t)
+		if errs.KindOf(err) == errs.NotFound { // remove says so
+			refs = append(refs, t)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range platforms {
+			if img.IsList() {
+				of, err := engine.OfList(ctx, r, img, &p)
+				if err != nil {
+					return nil, err
+				}
+				refs = append(refs, "sha256:"+of.ID)
+				continue
+			}
+			c, err := configOf(ctx, r, img)
+			if err != nil {
+				return nil, err
+			}
+			if !p.Runs(c.Platform.Normalize()) {
+				return nil, notOf(t, p)
+			}
+		}
+		if !img.IsList() {
+			refs = append(refs, t)
+		}
+	}
+	return refs, nil
 }
 
 // text is an error that is told beside a success.

@@ -3,9 +3,11 @@ package image
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -34,13 +36,15 @@ type commitOptions struct {
 	pause           bool
 	format          string
 	iidFile         string
+	squash          bool   // one layer for all of the container's files
+	volumes         bool   // the container's volumes are the image's
+	config          string // a file with parts of a config; they replace the container's
 }
 
 // NewCommit makes "commit", "container commit".
 func NewCommit(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o commitOptions
-	var noPause, quiet, squash, volumes bool
-	var config string
+	var noPause, quiet bool
 	cmd := &cobra.Command{
 		Use:               "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
 		Short:             "Make an image from a container's changes",
@@ -53,14 +57,7 @@ func NewCommit(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return ui.MaxArgs(2)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case squash:
-				return ui.Later("commit --squash")
-			case volumes:
-				return ui.Later("commit --include-volumes")
-			case config != "":
-				return ui.Later("commit --config")
-			case o.format != "" && o.format != "oci" && o.format != "docker":
+			if o.format != "" && o.format != "oci" && o.format != "docker" {
 				return ui.Exit(ui.CodeUsage, fmt.Errorf("unknown format %q: want oci or docker", o.format))
 			}
 			o.container = args[0]
@@ -98,9 +95,9 @@ func NewCommit(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVarP(&o.format, "format", "f", "", "`Format` of the manifest: oci, docker; the base image's if not given")
 	f.StringVar(&o.iidFile, "iidfile", "", "Write the image's id to this `file`")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Print the id only, which is all that is printed anyway")
-	f.BoolVarP(&squash, "squash", "s", false, "One layer for all")
-	f.BoolVar(&volumes, "include-volumes", false, "Make volumes part of the image's config")
-	f.StringVar(&config, "config", "", "Merge this JSON `file` into the config")
+	f.BoolVarP(&o.squash, "squash", "s", false, "Make one layer of all the container's files, the base image's too")
+	f.BoolVar(&o.volumes, "include-volumes", false, "Declare what the container has volumes at as the image's volumes, too")
+	f.StringVar(&o.config, "config", "", "Take what this JSON `file` has, such as {\"Cmd\":[\"sh\"]}, instead of the container's config")
 	return cmd
 }
 
@@ -122,6 +119,9 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	c := facts.Container
 	shown := docker.NewContainer(facts)
 	conf := configOfContainer(shown.Config)
+	if conf, err = o.merge(conf, shown); err != nil {
+		return "", err
+	}
 	platform := c.Record.Platform
 	if conf, err = commit.Change(ctx, conf, platform, o.changes); err != nil {
 		return "", err
@@ -167,7 +167,11 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	if err != nil {
 		return "", err
 	}
-	id, err = commit.Directory(ctx, st, req, filepath.Join(store.Dir(c.Record.ID), "upper"))
+	if o.squash {
+		id, err = squashed(ctx, st, req, func(w io.Writer) error { return svc.Export(ctx, c.Record.ID, w) })
+	} else {
+		id, err = commit.Directory(ctx, st, req, filepath.Join(store.Dir(c.Record.ID), "upper"))
+	}
 	if err = errors.Join(err, st.Close()); err != nil {
 		return "", fmt.Errorf("commit container %s: %w", o.container, err)
 	}
@@ -177,6 +181,51 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	}
 	note(e, events.Event{Type: events.Container, Action: "commit", ID: c.Record.ID, Attributes: attrs})
 	return id, nil
+}
+
+// merge adds to a config what the options say, before any --change.
+func (o commitOptions) merge(conf oci.Config, shown *docker.Container) (oci.Config, error) {
+	if o.volumes {
+		conf.Volumes = maps.Clone(conf.Volumes)
+		for _, m := range shown.Mounts {
+			if m.Type != "volume" {
+				continue
+			}
+			if conf.Volumes == nil {
+				conf.Volumes = map[string]struct{}{}
+			}
+			conf.Volumes[m.Destination] = struct{}{}
+		}
+	}
+	if o.config == "" {
+		return conf, nil
+	}
+	data, err := os.ReadFile(o.config)
+	if err != nil {
+		return conf, err
+	}
+	if err := json.Unmarshal(data, &conf); err != nil {
+		return conf, errs.E("read the config in "+o.config, errs.Invalid, err)
+	}
+	return conf, nil
+}
+
+// squashed makes an image of one layer from the tar that export writes.
+func squashed(ctx context.Context, st commit.Store, req commit.Request, export func(io.Writer) error) (string, error) {
+	req.Base = nil
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := export(w)
+		w.CloseWithError(err)
+		done <- err
+	}()
+	id, err := commit.Tar(ctx, st, req, r, true)
+	r.CloseWithError(err) // so that export ends
+	if failed := <-done; err == nil {
+		err = failed
+	}
+	return id, err
 }
 
 // configOfContainer is what an image of the container starts with.

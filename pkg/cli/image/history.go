@@ -127,6 +127,7 @@ func historyTable(o historyOptions) ui.Table[step] {
 				return units.Ago(known(r.created), o.now)
 			}},
 			{Name: "CreatedAt", Header: "CREATED AT", Value: func(r step) any { return moment(r.created) }},
+			{Name: "Created", Header: "CREATED", Extra: true, Value: func(r step) any { return units.Ago(known(r.created), o.now) }},
 			{Name: "CreatedBy", Header: "CREATED BY", Value: func(r step) any {
 				by := strings.ReplaceAll(r.by, "\t", " ")
 				if o.noTrunc {

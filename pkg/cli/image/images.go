@@ -34,6 +34,7 @@ type listOptions struct {
 	filters               []string
 	table                 ui.TableOptions
 	pattern               string
+	sort                  string
 	now                   time.Time
 }
 
@@ -70,7 +71,8 @@ func NewImages(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringArrayVarP(&o.filters, "filter", "f", nil, "Show only what matches `KEY=VALUE`: dangling, label, before, since, reference, until, id, digest, readonly")
 	f.StringVar(&o.table.Format, "format", "", "Print in a `form`: table, table TEMPLATE, json, raw, or a Go template")
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "Do not shorten ids")
-	f.BoolVar(&o.table.NoHeading, "noheading", false, "Leave the table's header out")
+	f.StringVar(&o.sort, "sort", "", "Sort by created, id, repository, size or tag")
+	f.BoolVarP(&o.table.NoHeading, "noheading", "n", false, "Leave the table's header out")
 	f.BoolVarP(&o.table.Quiet, "quiet", "q", false, "Print ids only")
 	f.BoolVar(&tree, "tree", false, "List the platforms of each image")
 	return cmd
@@ -81,6 +83,7 @@ type row struct {
 	img               *storage.Image
 	repo, tag, digest string
 	size              int64
+	labels            map[string]string // if they are shown
 }
 
 const none = "<none>"
@@ -107,6 +110,12 @@ func imageTable(o listOptions) ui.Table[row] {
 			{Name: "VirtualSize", Header: "SIZE", Value: func(r row) any { return units.Size(r.size) }},
 			{Name: "SharedSize", Header: "SHARED SIZE", Value: unknown},
 			{Name: "UniqueSize", Header: "UNIQUE SIZE", Value: unknown},
+			{Name: "Id", Header: "IMAGE ID", Value: id, Extra: true},
+			{Name: "Created", Header: "CREATED", Value: func(r row) any { return units.Ago(known(r.img.Created), o.now) }, Extra: true},
+			{Name: "Labels", Header: "LABELS", Value: func(r row) any { return r.labels }, Extra: true},
+			{Name: "Names", Header: "NAMES", Value: func(r row) any { return r.img.Names }, Extra: true},
+			{Name: "RepoTags", Header: "REPO TAGS", Value: func(r row) any { return r.img.Names }, Extra: true},
+			{Name: "ReadOnly", Header: "READONLY", Value: func(r row) any { return r.img.ReadOnly }, Extra: true},
 		},
 		Columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"},
 		Quiet:   "ID",
@@ -167,7 +176,7 @@ func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
 	for _, img := range imgs {
 		rows = append(rows, rowsOf(img, seen, f["reference"], needDigest)...)
 	}
-	if t.Uses(o.table, "Size") || t.Uses(o.table, "VirtualSize") {
+	if o.sort == "size" || t.Uses(o.table, "Size") || t.Uses(o.table, "VirtualSize") {
 		// Only now, and only if it is shown: sizes need the list of layers.
 		sizes, err := r.Sizes(ctx, imgs...)
 		if err != nil {
@@ -177,7 +186,42 @@ func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
 			rows[i].size = sizes[rows[i].img.ID]
 		}
 	}
+	if t.Uses(o.table, "Labels") && o.table.Format != "json" {
+		for i := range rows {
+			c, err := configOf(ctx, r, rows[i].img)
+			if err != nil {
+				return err
+			}
+			if rows[i].labels = c.Config.Labels; rows[i].labels == nil {
+				rows[i].labels = map[string]string{}
+			}
+		}
+	}
+	if err := sortRows(rows, o.sort); err != nil {
+		return err
+	}
 	return t.Write(s.Out, rows, o.table)
+}
+
+// sortRows puts the rows into the order of --sort; they come newest first.
+func sortRows(rows []row, by string) error {
+	var less func(a, b row) int
+	switch by {
+	case "", "created":
+		return nil
+	case "id":
+		less = func(a, b row) int { return cmp.Compare(a.img.ID, b.img.ID) }
+	case "repository":
+		less = func(a, b row) int { return cmp.Or(cmp.Compare(a.repo, b.repo), cmp.Compare(a.tag, b.tag)) }
+	case "tag":
+		less = func(a, b row) int { return cmp.Compare(a.tag, b.tag) }
+	case "size":
+		less = func(a, b row) int { return cmp.Compare(a.size, b.size) }
+	default:
+		return ui.Exit(ui.CodeUsage, fmt.Errorf("unknown --sort %q: want created, id, repository, size or tag", by))
+	}
+	slices.SortStableFunc(rows, less)
+	return nil
 }
 
 // rowsOf are the rows of one image: its tags, each with every digest of its

@@ -11,6 +11,7 @@ import (
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/storage"
 )
 
@@ -30,15 +31,20 @@ func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.MinArgs(1),
 		ValidArgsFunction: complete.Images(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var want *oci.Platform
 			if platform != "" {
-				return ui.Later("image inspect --platform")
+				p, err := oci.ParsePlatform(platform, oci.HostPlatform())
+				if err != nil {
+					return err
+				}
+				want = &p
 			}
 			r, err := e.Reader()
 			if err != nil {
 				return err
 			}
 			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) {
-				return Inspect(cmd.Context(), r, ref)
+				return inspect(cmd.Context(), r, ref, want)
 			})
 		},
 	}
@@ -49,18 +55,26 @@ func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 
 // Inspect returns what is known of the image that the user means.
 func Inspect(ctx context.Context, r inspector, typed string) (*docker.Image, error) {
+	return inspect(ctx, r, typed, nil)
+}
+
+func inspect(ctx context.Context, r inspector, typed string, platform *oci.Platform) (*docker.Image, error) {
 	img, err := findImage(ctx, r, typed)
 	if err != nil {
 		return nil, err
 	}
-	if list, ok := r.(*storage.Reader); ok {
-		if img, err = engine.OfList(ctx, list, img, nil); err != nil {
+	if list, ok := r.(*storage.Reader); ok && img.IsList() {
+		if img, err = engine.OfList(ctx, list, img, platform); err != nil {
 			return nil, err
 		}
+		platform = nil // the list says what it is for
 	}
 	c, err := configOf(ctx, r, img)
 	if err != nil {
 		return nil, err
+	}
+	if platform != nil && !platform.Runs(c.Platform.Normalize()) {
+		return nil, notOf(typed, *platform)
 	}
 	seen, err := r.Seen()
 	if err != nil {

@@ -527,10 +527,10 @@ func NewManifestInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return ui.MaxArgs(2)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if verbose {
-				return ui.Later("manifest inspect --verbose")
-			}
 			o.tls(cmd)
+			if verbose {
+				return inspectVerbose(cmd.Context(), e, s, args, o)
+			}
 			data, err := inspectManifest(cmd.Context(), e, args, o)
 			if err != nil {
 				return err
@@ -543,7 +543,7 @@ func NewManifestInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "Show more")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "Show each manifest beside its name and descriptor, as Docker does")
 	o.registryFlags(cmd)
 	return cmd
 }
@@ -603,9 +603,6 @@ func NewManifestPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return ui.MaxArgs(2)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !all {
-				return ui.Later("manifest push --all=false")
-			}
 			o.tls(cmd)
 			to, err := oci.Parse(trimTransport(args[len(args)-1]))
 			if err != nil {
@@ -620,7 +617,7 @@ func NewManifestPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return ui.Exit(ui.CodeUsage, err)
 			}
 			return changing(cmd.Context(), e, func(st *storage.Store) error {
-				digest, err := pushList(cmd.Context(), e, s, st, args[0], push.Request{Ref: to.WithDefaultTag(), Compression: c, Format: format}, o, po.quiet)
+				digest, err := pushList(cmd.Context(), e, s, st, args[0], push.Request{Ref: to.WithDefaultTag(), Compression: c, Format: format, Alone: !all}, o, po.quiet)
 				if err != nil {
 					return err
 				}
@@ -642,7 +639,7 @@ func NewManifestPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&all, "all", true, "Send the images, too")
+	f.BoolVar(&all, "all", true, "Send the images, too; without, the registry has to have them")
 	f.BoolVarP(&purge, "purge", "p", false, "Remove the list afterwards")
 	f.BoolVar(&purge, "rm", false, "The same as --purge")
 	f.BoolVarP(&po.quiet, "quiet", "q", false, "Print the digest only")

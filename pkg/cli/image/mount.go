@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -39,9 +40,6 @@ func NewMount(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if format != "" && format != "json" {
 				return ui.Exit(ui.CodeUsage, fmt.Errorf("unknown --format %q: want json", format))
 			}
-			if format != "" {
-				return ui.Later("image mount --format")
-			}
 			r, err := e.Reader()
 			if err != nil {
 				return err
@@ -51,7 +49,7 @@ func NewMount(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			if len(args) == 0 && !all {
-				return listMounts(s, r)
+				return listMounts(cmd.Context(), s, r, format == "json")
 			}
 			if err := here("mount"); err != nil {
 				return err
@@ -60,13 +58,20 @@ func NewMount(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			var failed []error
+			var done []mounted
 			for _, img := range imgs {
 				dir, err := r.Mount(cmd.Context(), img)
 				if err == nil {
-					fmt.Fprintln(s.Out, dir)
+					done = append(done, newMounted(img, dir))
 				}
 				failed = append(failed, err)
 			}
+			failed = append(failed, printMounts(s, done, format == "json", func(m mounted) string {
+				if len(done) == 1 && !all {
+					return m.Mountpoint
+				}
+				return m.name() + " " + m.Mountpoint
+			}))
 			return errors.Join(failed...)
 		},
 	}
@@ -144,13 +149,57 @@ func mountArgs(ctx context.Context, e *engine.Engine, r *storage.Reader, args []
 	return imgs, nil
 }
 
-func listMounts(s ui.Streams, r *storage.Reader) error {
+func listMounts(ctx context.Context, s ui.Streams, r *storage.Reader, asJSON bool) error {
 	at, err := r.Mounted()
 	if err != nil {
 		return err
 	}
+	imgs, err := r.Images(ctx)
+	if err != nil {
+		return err
+	}
+	var list []mounted
 	for _, id := range slices.Sorted(maps.Keys(at)) {
-		fmt.Fprintf(s.Out, "%s %s\n", ui.ShortID(id), at[id])
+		img := &storage.Image{ID: id}
+		if i := slices.IndexFunc(imgs, func(i *storage.Image) bool { return i.ID == id }); i >= 0 {
+			img = imgs[i]
+		}
+		list = append(list, newMounted(img, at[id]))
+	}
+	return printMounts(s, list, asJSON, func(m mounted) string { return m.name() + " " + m.Mountpoint })
+}
+
+// mounted is an image that is mounted, as Podman's JSON has it.
+type mounted struct {
+	ID           string `json:"id"`
+	Names        []string
+	Repositories []string
+	Mountpoint   string `json:"mountpoint"`
+}
+
+func newMounted(img *storage.Image, dir string) mounted {
+	m := mounted{ID: img.ID, Names: img.Names, Mountpoint: dir}
+	for _, n := range img.Names {
+		m.Repositories = append(m.Repositories, familiar(n))
+	}
+	return m
+}
+
+func (m mounted) name() string {
+	if len(m.Repositories) > 0 {
+		return m.Repositories[0]
+	}
+	return ui.ShortID(m.ID)
+}
+
+func printMounts(s ui.Streams, list []mounted, asJSON bool, line func(mounted) string) error {
+	if asJSON {
+		e := json.NewEncoder(s.Out)
+		e.SetIndent("", " ")
+		return e.Encode(append([]mounted{}, list...))
+	}
+	for _, m := range list {
+		fmt.Fprintln(s.Out, line(m))
 	}
 	return nil
 }

@@ -291,9 +291,14 @@ func matchPlatform(ctx context.Context, r lister, img *storage.Image, ref oci.Re
 		return err
 	}
 	if got := c.Platform.Normalize(); !want.Runs(got) {
-		return errs.New(errs.NotFound, fmt.Sprintf("image with reference %s was found but does not provide the specified platform (%s)", ref.Familiar(), want))
+		return notOf(ref.Familiar(), want)
 	}
 	return nil
+}
+
+// notOf says that an image is for another platform.
+func notOf(typed string, want oci.Platform) error {
+	return errs.New(errs.NotFound, fmt.Sprintf("image with reference %s was found but does not provide the specified platform (%s)", typed, want))
 }
 
 // trimTransport takes Podman's word for a registry off.
@@ -325,15 +330,11 @@ func NewSave(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.MinArgs(1),
 		ValidArgsFunction: complete.Images(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			layout, dir, err := o.layout()
-			if err != nil {
+			if _, err := o.layout(); err != nil {
 				return ui.Exit(ui.CodeUsage, err)
 			}
-			if len(o.platform) > 1 {
-				return ui.Later("save with several --platform")
-			}
 			switch {
-			case o.output == "" && dir:
+			case o.output == "" && o.dir():
 				return ui.Exit(ui.CodeUsage, errors.New("--format "+o.format+" writes a directory: name it with -o"))
 			case o.output == "" && s.OutTerminal():
 				return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
@@ -341,38 +342,40 @@ func NewSave(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
 				return ended(code, err)
 			}
-			return save(cmd.Context(), e, s, o, layout, dir, args)
+			return save(cmd.Context(), e, s, o, args)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.output, "output", "o", "", "Write to this `file`, not to stdout")
-	f.StringSliceVar(&o.platform, "platform", nil, "Save the image for `OS[/ARCH[/VARIANT]]` alone")
-	f.StringVar(&o.format, "format", "", "docker-archive, oci-archive, oci-dir; if not given, a tar that is both")
+	f.StringSliceVar(&o.platform, "platform", nil, "Save the image for `OS[/ARCH[/VARIANT]]` alone; several of a list")
+	f.StringVar(&o.format, "format", "", "docker-archive, oci-archive, docker-dir, oci-dir; if not given, a tar that is both")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print nothing; save prints nothing anyway")
 	f.BoolVar(&o.compress, "compress", false, "Compress the layers with gzip")
 	f.BoolVarP(&several, "multi-image-archive", "m", false, "All names are images; cais takes them so anyway")
-	_ = cmd.RegisterFlagCompletionFunc("format", complete.Words("docker-archive", "oci-archive", "oci-dir"))
+	_ = cmd.RegisterFlagCompletionFunc("format", complete.Words("docker-archive", "oci-archive", "docker-dir", "oci-dir"))
 	return cmd
 }
 
-func (o saveOptions) layout() (l push.Layout, dir bool, err error) {
+func (o saveOptions) layout() (push.Layout, error) {
 	switch o.format {
 	case "":
-		return push.Layout{OCI: true, Docker: true}, false, nil
-	case "docker-archive":
-		return push.Layout{Docker: true}, false, nil
-	case "oci-archive":
-		return push.Layout{OCI: true}, false, nil
-	case "oci-dir":
-		return push.Layout{OCI: true}, true, nil
-	case "docker-dir":
-		return l, false, ui.Later("save --format docker-dir")
+		return push.Layout{OCI: true, Docker: true}, nil
+	case "docker-archive", "docker-dir":
+		return push.Layout{Docker: true}, nil
+	case "oci-archive", "oci-dir":
+		return push.Layout{OCI: true}, nil
 	}
-	return l, false, fmt.Errorf("unknown format %q: want docker-archive, oci-archive or oci-dir", o.format)
+	return push.Layout{}, fmt.Errorf("unknown format %q: want docker-archive, oci-archive, docker-dir or oci-dir", o.format)
 }
 
+func (o saveOptions) dir() bool { return o.format == "oci-dir" || o.format == "docker-dir" }
+
 // save finds everything first: half an archive is none.
-func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, layout push.Layout, dir bool, args []string) (err error) {
+func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, args []string) (err error) {
+	layout, err := o.layout()
+	if err != nil {
+		return err
+	}
 	r, err := e.Reader()
 	if err != nil {
 		return err
@@ -385,16 +388,16 @@ func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, la
 			return err
 		}
 		for _, f := range found {
-			if len(o.platform) > 0 {
-				if err := matchPlatform(ctx, r, f.img, reference(typed), o.platform[0]); err != nil {
-					return err
-				}
-			}
 			i, ok := by[f.img.ID]
 			if !ok {
-				src, root, err := e.ImageSource(ctx, f.img, "")
+				src, root, err := savedSource(ctx, e, r, f.img, typed, o.platform)
 				if err != nil {
 					return err
+				}
+				if _, x, err := oci.ParseManifest(root.Data, root.MediaType); err != nil {
+					return err
+				} else if x != nil && o.format == "" {
+					layout.Docker = false // which knows no indexes
 				}
 				i = len(images)
 				by[f.img.ID] = i
@@ -422,7 +425,14 @@ func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, la
 	if !layout.OCI {
 		opts.Format = push.Docker
 	}
-	if dir {
+	switch {
+	case o.format == "docker-dir":
+		if len(images) > 1 {
+			return ui.Exit(ui.CodeUsage, errors.New("--format docker-dir has room for one image"))
+		}
+		_, err := push.PlainDir(ctx, o.output, images[0], opts)
+		return err
+	case o.dir():
 		_, err := push.Archive(ctx, push.NewDirectory(o.output), images, opts)
 		return err
 	}
@@ -430,6 +440,44 @@ func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, la
 		_, err := push.Archive(ctx, push.NewTar(w), images, opts)
 		return err
 	})
+}
+
+// savedSource is what is saved of an image: of a list, the image for this machine
+// or the platform that is asked for, or an index of several.
+func savedSource(ctx context.Context, e *engine.Engine, r *storage.Reader, img *storage.Image, typed string, platforms []string) (push.Source, oci.Document, error) {
+	var want []oci.Platform
+	for _, p := range platforms {
+		parsed, err := oci.ParsePlatform(p, oci.HostPlatform())
+		if err != nil {
+			return nil, oci.Document{}, err
+		}
+		want = append(want, parsed)
+	}
+	if img.IsList() && len(want) > 1 {
+		l, err := r.List(ctx, img)
+		if err != nil {
+			return nil, oci.Document{}, err
+		}
+		return e.PartOfList(ctx, l, want)
+	}
+	if img.IsList() {
+		var one *oci.Platform
+		if len(want) > 0 {
+			one = &want[0]
+		}
+		var err error
+		if img, err = engine.OfList(ctx, r, img, one); err != nil {
+			return nil, oci.Document{}, err
+		}
+		platforms = nil // the list says what it is for
+	}
+	for _, p := range platforms {
+		ref := reference(typed)
+		if err := matchPlatform(ctx, r, img, ref, p); err != nil {
+			return nil, oci.Document{}, err
+		}
+	}
+	return e.ImageSource(ctx, img, "")
 }
 
 // savedImage is one that is to be saved, by these names.

@@ -13,9 +13,10 @@ func things() Table[thing] {
 	return Table[thing]{
 		Type: "*formatter.thingContext",
 		Fields: []Field[thing]{
-			{"ID", "THING ID", func(t thing) any { return t.id }},
-			{"Names", "NAMES", func(t thing) any { return t.name }},
-			{"Size", "SIZE", func(t thing) any { return "0B" }},
+			{Name: "ID", Header: "THING ID", Value: func(t thing) any { return t.id }},
+			{Name: "Names", Header: "NAMES", Value: func(t thing) any { return t.name }},
+			{Name: "Size", Header: "SIZE", Value: func(t thing) any { return "0B" }},
+			{Name: "Other", Header: "OTHER", Value: func(t thing) any { return t.id }, Extra: true},
 		},
 		Columns: []string{"ID", "Names"},
 		Quiet:   "ID",
@@ -37,6 +38,7 @@ func TestTable(t *testing.T) {
 		{"quiet", TableOptions{Quiet: true}, "0123456789ab\nba9876543210\n"},
 		{"json", TableOptions{Format: "json"}, `{"ID":"0123456789ab","Names":"web","Size":"0B"}` + "\n" + `{"ID":"ba9876543210","Names":"a\u003eb","Size":"0B"}` + "\n"},
 		{"json function", TableOptions{Format: "{{json .}}"}, `{"ID":"0123456789ab","Names":"web","Size":"0B"}` + "\n" + `{"ID":"ba9876543210","Names":"a\u003eb","Size":"0B"}` + "\n"},
+		{"extra", TableOptions{Format: "{{.Other}}"}, "0123456789ab\nba9876543210\n"},
 		{"raw", TableOptions{Format: "raw"}, "thing_id: 0123456789ab\nname: web\n\nthing_id: ba9876543210\nname: a>b\n\n"},
 		{"raw quiet", TableOptions{Format: "raw", Quiet: true}, "thing_id: 0123456789ab\nthing_id: ba9876543210\n"},
 		{"template", TableOptions{Format: ` {{.Names}}\t{{upper .ID}} `}, "web\t0123456789AB\na>b\tBA9876543210\n"},

@@ -18,6 +18,9 @@ type Field[T any] struct {
 	Name   string // in templates and as JSON key
 	Header string // above its column
 	Value  func(row T) any
+	// Extra is Podman's: for templates that name it, and not part of {{json .}} or
+	// json, which are Docker's.
+	Extra bool
 }
 
 // RawField is a line of --format raw.
@@ -156,7 +159,7 @@ func (t Table[T]) table(w io.Writer, rows []T, o TableOptions) error {
 
 func (t Table[T]) json(w io.Writer, rows []T) error {
 	for _, r := range rows {
-		line, err := json.Marshal(t.row(r, t.Fields).fields)
+		line, err := json.Marshal(t.row(r, t.plain()).fields)
 		if err != nil {
 			return err
 		}
@@ -192,6 +195,20 @@ func (t Table[T]) raw(w io.Writer, rows []T, quiet bool) error {
 type templateRow struct {
 	fields map[string]any
 	label  func(key string) string
+}
+
+// plain are the fields that Docker has, too.
+func (t Table[T]) plain() []Field[T] {
+	return slices.DeleteFunc(slices.Clone(t.Fields), func(f Field[T]) bool { return f.Extra })
+}
+
+// Rows are what a template sees of the rows, for one that is given all of them.
+func (t Table[T]) Rows(rows []T) []any {
+	list := make([]any, len(rows))
+	for i, r := range rows {
+		list[i] = t.row(r, t.plain()).data()
+	}
+	return list
 }
 
 func (t Table[T]) row(r T, fields []Field[T]) templateRow {
@@ -282,10 +299,10 @@ func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o Tab
 			fmt.Fprintln(out, header.String())
 		}
 	}
-	fields := t.Fields
-	if !usesAll(text) {
-		fields = slices.DeleteFunc(slices.Clone(fields), func(f Field[T]) bool { return !strings.Contains(text, f.Name) })
-	}
+	all := usesAll(text)
+	fields := slices.DeleteFunc(slices.Clone(t.Fields), func(f Field[T]) bool {
+		return (!all || f.Extra) && !strings.Contains(text, f.Name)
+	})
 	for _, r := range rows {
 		var line bytes.Buffer
 		if err := tmpl.Execute(&line, t.row(r, fields).data()); err != nil {
