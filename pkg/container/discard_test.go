@@ -1,10 +1,13 @@
 package container
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"cais.dev/cais/pkg/lock"
 )
@@ -40,4 +43,77 @@ func TestDiscardBesideCollectors(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// TestCreateWhileDiscarded makes a container where a collector, which was first
+// at the lock, is about to remove the directory: what Create returns must stay.
+func TestCreateWhileDiscarded(t *testing.T) {
+	s := newStore(t)
+	for range 20 {
+		id := NewID()
+		collector, err := s.Create(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 300 { // so that the removal takes a while
+			if err := os.Mkdir(filepath.Join(s.Dir(id), strconv.Itoa(i)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			l, err := s.Create(t.Context(), id)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := s.WriteSettings(id, &Settings{}, false); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Millisecond)
+			for _, name := range []string{lockFile, idFile, settingsFile, runLink + "/."} {
+				if _, err := os.Stat(filepath.Join(s.Dir(id), name)); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := errors.Join(s.Discard(id), l.Release()); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := errors.Join(s.Discard(id), collector.Release()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if left, err := s.entries(); err != nil || len(left) > 0 {
+			t.Fatalf("left behind: %q, %v", left, err)
+		}
+	}
+}
+
+// TestRemoveGone ends what a Discard began that was killed.
+func TestRemoveGone(t *testing.T) {
+	s := newStore(t)
+	id := make1(t, s, "", "web")
+	for range 2 { // the second finds the first one's remains
+		if err := os.Rename(s.Dir(id), s.Dir(id)+goneSuffix); err != nil {
+			t.Fatal(err)
+		}
+		make1(t, s, id, "web")
+		if err := s.Discard(id); err != nil {
+			t.Fatal(err)
+		}
+		make1(t, s, id, "web")
+	}
+	if err := os.Rename(s.Dir(id), s.Dir(id)+goneSuffix); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := s.IDs(); err != nil || len(ids) > 0 {
+		t.Errorf("it is still a container: %q, %v", ids, err)
+	}
+	if err := s.RemoveGone(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := s.entries(); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
 }

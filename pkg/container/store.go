@@ -37,6 +37,9 @@ const (
 	runLink      = "run"
 )
 
+// goneSuffix is put to the name of a directory that is being removed.
+const goneSuffix = ".gone"
+
 func (s Store) containers() string { return filepath.Join(s.Root, "containers") }
 func (s Store) names() string      { return filepath.Join(s.Root, "names") }
 
@@ -101,7 +104,7 @@ func (s Store) makeLocked(ctx context.Context, dir string) (*lock.Lock, error) {
 		if err != nil {
 			return nil, err
 		}
-		if linked(l.File()) {
+		if isAt(l.File(), filepath.Join(dir, lockFile)) {
 			return l, nil
 		}
 		_ = l.Release() // nothing was locked: the file is gone
@@ -109,10 +112,13 @@ func (s Store) makeLocked(ctx context.Context, dir string) (*lock.Lock, error) {
 	return nil, errs.E("create "+dir, errs.Unavailable, errors.New("somebody keeps removing it"))
 }
 
-// linked reports whether f still has a name.
-func linked(f *os.File) bool {
-	var st syscall.Stat_t
-	return syscall.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0
+// isAt reports whether f is the file at path. A lock says something of a
+// container only as long as it is: while it was waited for, the directory may
+// have been removed, and made again with another lock in it.
+func isAt(f *os.File, path string) bool {
+	var have, want syscall.Stat_t
+	return syscall.Fstat(int(f.Fd()), &have) == nil && syscall.Lstat(path, &want) == nil &&
+		have.Dev == want.Dev && have.Ino == want.Ino
 }
 
 // EnsureRunDir makes the container's run directory, and the link to it, if a
@@ -234,7 +240,12 @@ func ignoreMissing(err error) error {
 }
 
 // Discard removes what Create made, as long as nothing but small files of ours
-// is in it: trees with mapped ids need more than this package can do.
+// is in it: trees with mapped ids need more than this package can do. The caller
+// holds the lock.
+//
+// The directory loses its name first. Emptied in place, it would be without its
+// lock for a moment, and whoever made a new one just then would take for its own
+// what is about to be removed.
 func (s Store) Discard(id string) error {
 	dir := s.Dir(id)
 	run, _ := os.Readlink(filepath.Join(dir, runLink)) // absent: nothing to remove
@@ -243,8 +254,20 @@ func (s Store) Discard(id string) error {
 			return err
 		}
 	}
-	// A collector that takes what is half gone for left over makes a lock in it, and
-	// then removes it, too.
+	away := dir + goneSuffix
+	err := os.Rename(dir, away)
+	if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST) { // one that was killed here
+		err = errors.Join(removeGone(away), os.Rename(dir, away))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, removeGone(away))
+}
+
+// removeGone removes a directory that has lost its name. A collector that had
+// looked it up before may yet make a lock in it.
+func removeGone(dir string) error {
 	err := os.RemoveAll(dir)
 	for range 100 {
 		if !errors.Is(err, syscall.ENOTEMPTY) {
@@ -253,6 +276,30 @@ func (s Store) Discard(id string) error {
 		err = os.RemoveAll(dir)
 	}
 	return err
+}
+
+// RemoveGone removes what a Discard left that was killed in it.
+func (s Store) RemoveGone() error {
+	names, err := s.entries()
+	for _, n := range names {
+		if id, ok := strings.CutSuffix(n, goneSuffix); ok && IsID(id) {
+			err = errors.Join(err, removeGone(filepath.Join(s.containers(), n)))
+		}
+	}
+	return err
+}
+
+// TryLock takes the lock in the directory of id, which may be without a record:
+// half made or half removed. It fails with lock.ErrHeld if somebody is at work
+// on it, and with fs.ErrNotExist if it is gone.
+func (s Store) TryLock(id string) (*lock.Lock, error) {
+	path := filepath.Join(s.Dir(id), lockFile)
+	l, err := lock.Try(path, true)
+	if err == nil && !isAt(l.File(), path) {
+		_ = l.Release() // nothing was locked
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: fs.ErrNotExist}
+	}
+	return l, err
 }
 
 // Lock takes the container's lock for one change. It fails with NotFound if
@@ -269,7 +316,7 @@ func (s Store) Lock(ctx context.Context, id string) (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, recordFile)); err != nil || !linked(l.File()) {
+	if _, err := os.Lstat(filepath.Join(dir, recordFile)); err != nil || !isAt(l.File(), filepath.Join(dir, lockFile)) {
 		_ = l.Release()
 		return nil, noSuch(ShortID(id))
 	}
@@ -331,12 +378,7 @@ func (s Store) exists(id string) bool {
 // IDs returns the ids of all directories of containers, also of those that are
 // half made or half removed.
 func (s Store) IDs() ([]string, error) {
-	d, err := os.Open(s.containers())
-	if err != nil {
-		return nil, ignoreMissing(err)
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	names, err := s.entries()
 	ids := names[:0]
 	for _, n := range names {
 		if IsID(n) {
@@ -344,6 +386,15 @@ func (s Store) IDs() ([]string, error) {
 		}
 	}
 	return ids, err
+}
+
+func (s Store) entries() ([]string, error) {
+	d, err := os.Open(s.containers())
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
 }
 
 // Forget removes the record, which makes the rest of the directory something

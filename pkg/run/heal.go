@@ -41,7 +41,7 @@ func (s *Service) heal(ctx context.Context) error {
 			all = append(all, err)
 		}
 	}
-	all = append(all, s.healNames(known), s.healRunDirs(), s.healNotes(ctx, known))
+	all = append(all, s.store.RemoveGone(), s.healNames(known), s.healRunDirs(), s.healNotes(ctx, known))
 	return errors.Join(all...)
 }
 
@@ -60,7 +60,7 @@ func (s *Service) healLoaded(ctx context.Context, id string, c *container.Contai
 	if !missing && !s.needsHealing(c) {
 		return nil
 	}
-	l, err := lock.Try(filepath.Join(s.store.Dir(id), "lock"), true)
+	l, err := s.store.TryLock(id)
 	if errors.Is(err, lock.ErrHeld) || errors.Is(err, fs.ErrNotExist) {
 		return nil // somebody is at work on it
 	}
@@ -70,9 +70,6 @@ func (s *Service) healLoaded(ctx context.Context, id string, c *container.Contai
 	defer l.Release()
 	c, err = s.store.Load(id)
 	if errs.KindOf(err) == errs.NotFound {
-		if _, gone := os.Lstat(s.store.Dir(id)); gone != nil {
-			return nil
-		}
 		return errors.Join(s.releaseAll(id), s.o.Images.Unprotect(ctx, id), s.discard(ctx, id))
 	}
 	if err != nil || !s.needsHealing(c) {
@@ -163,7 +160,7 @@ func (s *Service) healNames(known map[string]string) error {
 // healName gives up a name that is not the container's, unless somebody is at
 // work on that.
 func (s *Service) healName(id, name string) error {
-	l, err := lock.Try(filepath.Join(s.store.Dir(id), "lock"), true)
+	l, err := s.store.TryLock(id)
 	if err != nil {
 		return nil //nolint:nilerr // it is held, or gone
 	}
