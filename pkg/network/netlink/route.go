@@ -20,6 +20,7 @@ const (
 	infoKind       = 1
 	infoData       = 2
 	vethPeer       = 1
+	brportState    = 1
 	brportIsolated = 33
 	brMcastSnoop   = 23
 	macvlanMode    = 1
@@ -113,10 +114,21 @@ func SetMaster(index, bridge int) *Message {
 
 // SetIsolated keeps a bridge's port from the other ports that are isolated.
 func SetIsolated(index int) *Message {
+	return port("isolate the port of the bridge", index, brportIsolated, 1)
+}
+
+// SetSilent lets nothing more through a bridge's port. Unlike removing the
+// device it waits for nobody.
+func SetSilent(index int) *Message {
+	return port("close the port of the bridge", index, brportState, 0) // BR_STATE_DISABLED
+}
+
+// port sets one attribute of a bridge's port.
+func port(what string, index int, attr uint16, value byte) *Message {
 	const afBridge = 7
-	m := link("isolate the port of the bridge", syscall.RTM_SETLINK, 0, index, 0, 0)
+	m := link(what, syscall.RTM_SETLINK, 0, index, 0, 0)
 	m.b[16] = afBridge
-	return m.Nest(iflaProtinfo).Attr(brportIsolated, 1).End()
+	return m.Nest(iflaProtinfo).Attr(attr, value).End()
 }
 
 // Delete removes a device.

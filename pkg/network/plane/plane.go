@@ -69,9 +69,10 @@ type service struct {
 // iface is one interface that is there.
 type iface struct {
 	w       wire.Interface
-	bridge  int // index of the bridge
-	lock    int // the locked endpoint file
-	packets int // a socket for cais-netstack, until that has it; -1
+	device  string // its end on the bridge, by name
+	bridge  int    // index of the bridge
+	lock    int    // the locked endpoint file
+	packets int    // a socket for cais-netstack, until that has it; -1
 	sources []*relay.Source
 }
 
@@ -256,6 +257,7 @@ func (p *Plane) Close() {
 		p.r.Close()
 	}
 	p.queue.Close()
+	p.unplug()
 	p.br.close()
 	p.gw.Close()
 	for _, i := range p.ifs {
@@ -267,6 +269,29 @@ func (p *Plane) Close() {
 	}
 	for i := range p.held {
 		p.l.Close(&p.held[i])
+	}
+}
+
+// unplug keeps what the container's namespace still says from the bridges. It goes
+// by itself, but later: until then it would answer for an address that is another's
+// already.
+func (p *Plane) unplug() {
+	remove := func(c *netlink.Conn) error {
+		for _, i := range p.ifs {
+			if i.device == "" {
+				continue
+			}
+			if index, err := netlink.Index(i.device); err == nil {
+				_ = c.Do(netlink.SetSilent(index)) // or it has gone meanwhile
+			}
+		}
+		return nil
+	}
+	switch {
+	case p.gw != nil:
+		_ = p.gw.Do(func() error { return remove(p.gw.Route) }) // it never fails
+	case p.br != nil:
+		_ = remove(p.br.route) // likewise
 	}
 }
 
@@ -359,6 +384,7 @@ func (p *Plane) add(w *wire.Interface) error {
 	}
 	p.counter++
 	name := "v" + short(w.Endpoint) + strconv.FormatInt(int64(p.counter%1296), 36)
+	i.device = name
 	if p.gw != nil {
 		return p.gw.Do(func() error { return p.inside(i, name) })
 	}
