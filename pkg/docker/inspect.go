@@ -42,7 +42,8 @@ func NewContainer(f ContainerFacts) *Container {
 		HostConfig: hostConfig(f), GraphDriver: containerDriver(f), SizeRw: f.SizeRw, SizeRootFs: f.SizeRootFs,
 		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(f),
 	}
-	if rec.Request.LogDriver == "local" {
+	switch rec.Request.LogDriver {
+	case "local", "journald", "syslog":
 		out.LogPath = "" // as Docker says it: the file is the driver's own
 	}
 	return out

@@ -239,7 +239,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 		return nil, err
 	}
 	rec.Lower = append(lower, base)
-	if req.LogDriver == "" || req.LogDriver == "json-file" || req.LogDriver == "local" {
+	if plan.KeepsLog(req.LogDriver, req.LogOpts) {
 		rec.LogPath = filepath.Join(s.store.Dir(id), id+"-json.log")
 	}
 	hostname := d.spec.Hostname

@@ -2,13 +2,11 @@ package run
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,7 +19,6 @@ import (
 	"cais.dev/cais/pkg/run/session"
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/seccomp"
-	"cais.dev/cais/pkg/units"
 	"cais.dev/cais/pkg/userns"
 )
 
@@ -247,7 +244,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 	if err != nil {
 		return nil, err
 	}
-	log, err := logOf(rec)
+	log, err := logOf(rec, settings.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -320,58 +317,4 @@ func (s *Service) filter(req plan.Request, spec *specs.Spec, host plan.Host) (se
 		caps = spec.Process.Capabilities.Bounding
 	}
 	return seccomp.Load(profile, seccomp.Options{Caps: caps, Arch: host.Arch, Major: host.Kernel.Major, Minor: host.Kernel.Minor})
-}
-
-// logOf turns --log-driver and --log-opt into what the monitor writes.
-func logOf(rec *container.Record) (wire.Log, error) {
-	if rec.LogPath == "" {
-		return wire.Log{Driver: "none"}, nil
-	}
-	log := wire.Log{Driver: "json-file", Path: rec.LogPath, MaxSize: 20 << 20, MaxFile: 5}
-	for key, value := range rec.Request.LogOpts {
-		var err error
-		switch key {
-		case "max-size":
-			log.MaxSize, err = units.ParseSize(value)
-			if value == "-1" {
-				log.MaxSize, err = 0, nil
-			}
-		case "max-file":
-			log.MaxFile, err = strconv.Atoi(value)
-		}
-		if err != nil {
-			return log, errs.E("log option "+key, errs.Invalid, err)
-		}
-	}
-	attrs := logAttrs(rec)
-	if len(attrs) > 0 {
-		b, err := json.Marshal(attrs)
-		if err != nil {
-			return log, err
-		}
-		log.Attrs = string(b)
-	}
-	return log, nil
-}
-
-// logAttrs are the labels and variables that --log-opt labels= and env= name.
-func logAttrs(rec *container.Record) map[string]string {
-	attrs := map[string]string{}
-	pick := func(names string, value func(string) (string, bool)) {
-		for name := range strings.SplitSeq(names, ",") {
-			if v, ok := value(strings.TrimSpace(name)); ok {
-				attrs[strings.TrimSpace(name)] = v
-			}
-		}
-	}
-	pick(rec.Request.LogOpts["labels"], func(k string) (string, bool) { v, ok := rec.Labels()[k]; return v, ok })
-	pick(rec.Request.LogOpts["env"], func(k string) (string, bool) {
-		for i := len(rec.Request.Env) - 1; i >= 0; i-- {
-			if name, v, _ := strings.Cut(rec.Request.Env[i], "="); name == k {
-				return v, true
-			}
-		}
-		return "", false
-	})
-	return attrs
 }

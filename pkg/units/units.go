@@ -41,7 +41,13 @@ func scale(v, base float64, format string, names ...string) string {
 // ParseSize reads a size as Docker's --memory does: a number, perhaps with a
 // fraction, and b, k, m, g, t or p in any case, perhaps followed by b or ib,
 // all in powers of 1024. "-1" is the caller's affair: no sign is read here.
-func ParseSize(s string) (int64, error) {
+func ParseSize(s string) (int64, error) { return parseSize(s, 1024) }
+
+// ParseDecimalSize reads a size as Docker's --log-opt max-size does: in powers of
+// 1000.
+func ParseDecimalSize(s string) (int64, error) { return parseSize(s, 1000) }
+
+func parseSize(s string, base float64) (int64, error) {
 	bad := fmt.Errorf("invalid size: '%s'", s)
 	end := strings.LastIndexAny(s, "0123456789.") + 1
 	number, suffix := s[:end], strings.ToLower(strings.TrimPrefix(s[end:], " "))
@@ -52,14 +58,13 @@ func ParseSize(s string) (int64, error) {
 	if err != nil {
 		return 0, bad
 	}
-	shift := 0
 	if suffix != "" && suffix != "b" {
-		shift = 10 * (1 + strings.IndexByte("kmgtp", suffix[0]))
-		if rest := suffix[1:]; shift == 0 || rest != "" && rest != "b" && rest != "ib" {
+		power := 1 + strings.IndexByte("kmgtp", suffix[0])
+		if rest := suffix[1:]; power == 0 || rest != "" && rest != "b" && rest != "ib" {
 			return 0, fmt.Errorf("invalid suffix: '%s'", suffix)
 		}
+		n *= math.Pow(base, float64(power))
 	}
-	n *= float64(int64(1) << shift)
 	if n >= math.MaxInt64 {
 		return 0, bad
 	}

@@ -103,7 +103,7 @@ var layers = map[string]int{
 	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2, "pkg/network/space": 2,
 
 	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
-	"pkg/logs/jsonfile": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
+	"pkg/logs/jsonfile": 2, "pkg/logs/forward": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
 	"pkg/layer/tree": 2, "pkg/layer/tarsplit": 2, "pkg/layer/changes": 2,
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
 	"pkg/events": 2, "pkg/run/procs": 2, "pkg/run/transfer": 2, "pkg/volume": 2,
@@ -125,7 +125,7 @@ var siblings = map[string][]string{
 	"pkg/network":       {"pkg/run/plan"},
 	"pkg/build/graph":   {"pkg/oci"},
 	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
-	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/network/plane", "pkg/network/dns"},
+	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/logs/forward", "pkg/network/plane", "pkg/network/dns"},
 	"pkg/logs":          {"pkg/logs/jsonfile"},
 	"pkg/events":        {"pkg/logs/jsonfile"},
 	"pkg/storage":       {"pkg/storage/unpack", "pkg/layer/changes"},

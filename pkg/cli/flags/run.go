@@ -129,7 +129,7 @@ func (f *RunFlags) general() {
 	fs.StringVar(&o.AuthFile, "authfile", "", "Read credentials from this `file`")
 	fs.StringVar(&o.Creds, "creds", "", "Credentials for the registry: `user:password`")
 	fs.BoolVar(&f.tlsVerify, "tls-verify", true, "Require TLS and check the registry's certificate")
-	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, local, none")
+	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, local, journald, syslog, none")
 	list(fs, &f.logOpts, "log-opt", "", "Options of the log driver")
 	fs.StringVar(&f.isolation, "isolation", "", "Isolation technology: default")
 	f.health()
@@ -482,7 +482,7 @@ func (f *RunFlags) setLife(r *plan.Request, o *RunOptions, env Env) (err error) 
 	if r.LogOpts, err = keyValues("log-opt", f.logOpts); err != nil {
 		return err
 	}
-	return checkLog(r.LogDriver, r.LogOpts)
+	return plan.CheckLog(r.LogDriver, r.LogOpts)
 }
 
 func (f *RunFlags) setImage(r *plan.Request, o *RunOptions, env Env) error {

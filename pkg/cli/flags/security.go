@@ -12,7 +12,6 @@ import (
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/seccomp"
 	"cais.dev/cais/pkg/sys"
-	"cais.dev/cais/pkg/units"
 )
 
 // parseSecurity reads --security-opt. A seccomp file is read here, because its
@@ -209,44 +208,6 @@ func parseEntrypoint(s string) *[]string {
 		words = append(words, s)
 	}
 	return &words
-}
-
-// checkLog knows the log drivers and the options that the monitor honours.
-func checkLog(driver string, opts map[string]string) error {
-	switch driver {
-	case "", "json-file", "local": // the same files: what "local" writes is its own affair
-	case "none":
-		if len(opts) > 0 {
-			return invalid("invalid logging opts for driver none")
-		}
-		return nil
-	case "journald", "syslog", "k8s-file", "passthrough", "passthrough-tty", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs", "logentries":
-		return errs.New(errs.Unsupported, "--log-driver "+driver+" is not supported yet: there are json-file, local and none")
-	default:
-		return invalid("unknown log driver: %s", driver)
-	}
-	for key, val := range opts {
-		switch key {
-		case "max-size":
-			if n, err := units.ParseSize(val); val != "-1" && (err != nil || n == 0) {
-				return invalid("invalid value for max-size: %s", val)
-			}
-		case "max-file":
-			if n, err := strconv.Atoi(val); err != nil || n < 1 {
-				return invalid("max-file must be a positive number, not %q", val)
-			}
-		case "labels", "env":
-		case "compress":
-			if on, err := strconv.ParseBool(val); err != nil || on {
-				return errs.New(errs.Unsupported, "--log-opt compress is not supported yet")
-			}
-		case "tag", "labels-regex", "env-regex":
-			return errs.New(errs.Unsupported, "--log-opt "+key+" is not supported yet")
-		default:
-			return invalid("unknown log opt '%s' for %s log driver", key, first(driver, "json-file"))
-		}
-	}
-	return nil
 }
 
 func checkSignal(s string) error {

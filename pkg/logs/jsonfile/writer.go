@@ -19,10 +19,13 @@ const flushAt = 32 << 10
 
 // Options describe a log.
 type Options struct {
-	Path    string
+	Path    string // empty: no file, only Also
 	MaxSize int64  // bytes after which the file is rotated; ≤ 0: never
 	MaxFile int    // files in all; ≤ 1: the file is emptied instead of renamed
 	Attrs   string // a JSON object for each entry; may be empty
+	// Also is given each entry, if it is not nil: its text without the newline, and
+	// whether there was one.
+	Also func(text []byte, stream string, now time.Time, ended bool)
 }
 
 // Writer is an open log. A write that fails loses its lines and nothing else:
@@ -41,6 +44,9 @@ type Writer struct {
 // Open opens the log for appending, or makes it.
 func Open(o Options) (*Writer, error) {
 	w := &Writer{o: o, fd: -1}
+	if o.Path == "" {
+		return w, nil
+	}
 	if err := w.open(0); err != nil {
 		return nil, &os.PathError{Op: "open", Path: o.Path, Err: err}
 	}
@@ -156,6 +162,12 @@ func index(p []byte) int {
 
 // entry appends one entry to what is to be written.
 func (w *Writer) entry(text []byte, stream string, now time.Time, ended bool) {
+	if w.o.Also != nil {
+		w.o.Also(text, stream, now, ended)
+	}
+	if w.o.Path == "" {
+		return
+	}
 	if w.o.MaxSize > 0 && w.size+int64(len(w.out)) >= w.o.MaxSize || len(w.out) >= flushAt {
 		w.flush()
 		if w.o.MaxSize > 0 && w.size >= w.o.MaxSize {
@@ -234,7 +246,7 @@ func Rotated(path string, i int) string {
 // look notices, once a second, that somebody emptied, removed or renamed the
 // file, and goes on with one that is at its place.
 func (w *Writer) look(now time.Time) {
-	if now.Unix() == w.checked {
+	if now.Unix() == w.checked || w.o.Path == "" {
 		return
 	}
 	w.checked = now.Unix()

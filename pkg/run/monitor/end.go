@@ -96,6 +96,12 @@ func (m *monitor) finish() {
 		}
 		m.log.Close()
 	}
+	if m.forward != nil {
+		if m.forward.Lost > 0 {
+			m.note("log: " + strconv.Itoa(m.forward.Lost) + " lines could not be sent")
+		}
+		m.forward.Close()
+	}
 	if !m.job.AutoRemove {
 		syncFile(m.job.Dir + "/exit.json")
 		syncFile(m.job.Dir)

@@ -24,6 +24,7 @@ import (
 	"syscall"
 	"time"
 
+	"cais.dev/cais/pkg/logs/forward"
 	"cais.dev/cais/pkg/logs/jsonfile"
 	"cais.dev/cais/pkg/network/loop"
 	"cais.dev/cais/pkg/network/plane"
@@ -44,11 +45,12 @@ const (
 
 // monitor is the state of the process.
 type monitor struct {
-	job   wire.Job // without its plan
-	jobFD int      // memfd of the job, for the plan
-	extra [wire.NumSlots]int
-	alive int
-	log   *jsonfile.Writer
+	job     wire.Job // without its plan
+	jobFD   int      // memfd of the job, for the plan
+	extra   [wire.NumSlots]int
+	alive   int
+	log     *jsonfile.Writer
+	forward *forward.Conn // nil: no log driver that sends
 
 	ep       int
 	slots    []slot // by descriptor

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/logs/forward"
 	"cais.dev/cais/pkg/logs/jsonfile"
 	"cais.dev/cais/pkg/run/launch"
 	"cais.dev/cais/pkg/run/wire"
@@ -78,23 +79,42 @@ func (m *monitor) prepare() error {
 	}
 	m.job = *job
 	m.job.Plan, m.job.Net, m.job.Health.Plan = nil, slices.Clone(m.job.Net), nil
+	m.job.Log.Forward.IP = slices.Clone(m.job.Log.Forward.IP)
 	unmap()
 	if err := m.takeAlive(); err != nil {
 		return err
 	}
-	if m.job.Log.Driver == "json-file" {
-		m.log, err = jsonfile.Open(jsonfile.Options{
-			Path: m.job.Log.Path, MaxSize: m.job.Log.MaxSize, MaxFile: m.job.Log.MaxFile, Attrs: m.job.Log.Attrs,
-		})
-		if err != nil {
-			return err
-		}
+	if err := m.openLog(); err != nil {
+		return err
 	}
 	m.adj = ownScore()
 	if err := m.listen(); err != nil {
 		return err
 	}
 	return m.prepareNet()
+}
+
+// openLog opens what the container's output goes to.
+func (m *monitor) openLog() (err error) {
+	l := &m.job.Log
+	if l.Driver == "none" {
+		return nil
+	}
+	o := jsonfile.Options{Path: l.Path, MaxSize: l.MaxSize, MaxFile: l.MaxFile, Attrs: l.Attrs}
+	if f := l.Forward; f.Net != "" {
+		m.forward, err = forward.Open(forward.Options{
+			Net: f.Net, Path: f.Path, IP: f.IP, Port: f.Port,
+			Fields: f.Fields, Format: f.Format, Facility: f.Facility, Tag: f.Tag, Hostname: f.Hostname,
+		})
+		if err != nil {
+			return errs.E("failed to initialize logging driver", errs.Invalid, err)
+		}
+		o.Also = func(text []byte, stream string, now time.Time, ended bool) {
+			m.forward.Send(text, stream == "stderr", now, ended)
+		}
+	}
+	m.log, err = jsonfile.Open(o)
+	return err
 }
 
 // takeAlive waits for the lock: `ps` holds it for moments to see who lives.

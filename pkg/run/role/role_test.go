@@ -17,7 +17,7 @@ func TestReach(t *testing.T) {
 		t.Skip("go list: ", err)
 	}
 	ours := []string{
-		"errs", "logs/jsonfile", "network/dns", "network/gateway", "network/loop", "network/netlink", "network/netns", "network/nft", "network/plane",
+		"errs", "logs/forward", "logs/jsonfile", "network/dns", "network/gateway", "network/loop", "network/netlink", "network/netns", "network/nft", "network/plane",
 		"network/relay", "network/sock", "run/launch", "run/launch/nofile", "run/monitor", "run/role", "run/wire", "sys/raw",
 	}
 	for p := range strings.Lines(string(out)) {

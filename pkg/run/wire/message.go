@@ -214,11 +214,24 @@ type Health struct {
 
 // Log says where output goes besides attached clients.
 type Log struct {
-	Driver  string // "json-file" or "none"
+	Driver  string // "json-file", "none", or "forward": no file, only Forward
 	Path    string
 	MaxSize int64  // bytes; ≤ 0: unlimited
 	MaxFile int    // files in all, with the current one; ≤ 1: the current one alone
 	Attrs   string // a JSON object that every line carries as "attrs"; may be empty
+
+	// Forward is where lines go besides; its Net is empty if nowhere.
+	Forward Forward
+}
+
+// Forward is package forward's Options.
+type Forward struct {
+	Net, Path             string
+	IP                    []byte
+	Port                  int
+	Fields                string
+	Format, Tag, Hostname string
+	Facility              int
 }
 
 // Restart is a restart policy: no, always, unless-stopped, on-failure.
@@ -329,6 +342,16 @@ func (m *Job) fields(c *coder) {
 	c.i64(&m.Health.StartInterval)
 	c.int(&m.Health.Retries)
 	c.str(&m.Health.OnFailure)
+	f := &m.Log.Forward
+	c.str(&f.Net)
+	c.str(&f.Path)
+	c.bytes(&f.IP)
+	c.int(&f.Port)
+	c.str(&f.Fields)
+	c.str(&f.Format)
+	c.str(&f.Tag)
+	c.str(&f.Hostname)
+	c.int(&f.Facility)
 }
 
 // Marshal returns m as a packet, or, for a Job, as the content of a memfd.
