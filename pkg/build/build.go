@@ -162,7 +162,8 @@ type Request struct {
 	CapDrop      []string
 	Mounts       []plan.Mount // podman's build -v
 	Devices      []plan.Device
-	Seccomp      string
+	Security     plan.Security
+	DNS          DNS
 }
 
 // Result is what a build made. Its results stay where they are until Close.

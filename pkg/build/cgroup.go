@@ -10,6 +10,7 @@ import (
 	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/probe"
 )
 
 // control is the cgroup of a build's commands. All of them share it.
@@ -45,12 +46,22 @@ func (b *build) makeCgroup(ctx context.Context) (*control, error) {
 		return nil, err
 	}
 	path, err := h.Path(b.req.CgroupParent, "build-"+s.ID)
-	if err != nil || path == "" {
+	if err != nil {
 		return nil, err
 	}
+	if path == "" {
+		if !reflect.ValueOf(b.req.Resources).IsZero() {
+			b.s.o.Log.Warn("the limits do not apply: no cgroup can be made here")
+		}
+		return nil, nil
+	}
 	// The resources and device rules of any command, as they are all alike.
-	spec, warnings, err := plan.Spec(plan.Request{Args: []string{"/"}, Network: "host", Resources: b.req.Resources, Devices: b.req.Devices}, oci.Config{}, host,
-		plan.Inputs{ID: s.ID + s.ID, Rootfs: "/", CgroupPath: path})
+	r := plan.Request{Args: []string{"/"}, Network: "host", Resources: b.req.Resources, Devices: b.req.Devices}
+	in := plan.Inputs{ID: s.ID + s.ID, Rootfs: "/", CgroupPath: path}
+	if err := probe.Devices(r, &in); err != nil {
+		return nil, err
+	}
+	spec, warnings, err := plan.Spec(r, oci.Config{}, host, in)
 	if err != nil {
 		return nil, err
 	}

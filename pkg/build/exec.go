@@ -27,6 +27,7 @@ import (
 	"cais.dev/cais/pkg/run/launch"
 	"cais.dev/cais/pkg/run/lower"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/probe"
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/seccomp"
 	"cais.dev/cais/pkg/sys"
@@ -189,10 +190,13 @@ func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
 	r.Hostname = op.Hostname
 	r.ShmSize = op.ShmSize
 	r.CapAdd, r.CapDrop = b.req.CapAdd, b.req.CapDrop
-	r.Security.Seccomp = b.req.Seccomp
+	r.Security = b.req.Security
 	r.Privileged = op.Insecure
 	r.Devices = b.req.Devices
 	r.Mounts = append(slices.Clone(b.req.Mounts), r.Mounts...)
+	for _, m := range b.req.Mounts {
+		c.targets = append(c.targets, m.Target)
+	}
 	network, err := c.network()
 	if err != nil {
 		return nil, err
@@ -217,6 +221,9 @@ func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
 		r.Cgroups = "disabled"
 	}
 	in := plan.Inputs{ID: c.m.ID + c.m.ID, Rootfs: scratch, Passwd: passwd, Group: group, CgroupPath: cg}
+	if err := probe.Devices(*r, &in); err != nil {
+		return nil, err
+	}
 	spec, _, err := plan.Spec(*r, oci.Config{}, c.host, in)
 	if err != nil {
 		return nil, err
@@ -346,7 +353,7 @@ func (c *command) etc(network *Network) ([]lower.File, error) {
 		hosts += ip + "\t" + h.Name + "\n"
 	}
 	var list []lower.File
-	for name, text := range map[string]string{"hosts": hosts, "resolv.conf": network.Resolv} {
+	for name, text := range map[string]string{"hosts": hosts, "resolv.conf": c.b.req.DNS.text(network.Resolv)} {
 		p := filepath.Join(dir, name)
 		if err := errors.Join(os.WriteFile(p, []byte(text), 0o644), os.Chmod(p, 0o644)); err != nil { //nolint:forbidigo // it goes with the command
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -175,6 +176,16 @@ func b2i(v bool) int {
 	return 0
 }
 
+// ownSandbox is what this build gives its commands beside what the Dockerfile says;
+// nil if nothing. What a directory of the host holds does not count.
+func (b *build) ownSandbox() any {
+	r := &b.req
+	if len(r.CapAdd)+len(r.CapDrop)+len(r.Mounts)+len(r.Devices) == 0 && reflect.ValueOf(r.Security).IsZero() {
+		return nil
+	}
+	return []any{r.CapAdd, r.CapDrop, r.Mounts, r.Devices, r.Security}
+}
+
 // definition is all of a node that decides what it makes, but for what it reads.
 func (b *build) definition(n *node) any {
 	type mount struct {
@@ -198,7 +209,11 @@ func (b *build) definition(n *node) any {
 			c.Mount.From = 0
 			mounts = append(mounts, c)
 		}
-		return []any{d, mounts, n.Platform}
+		all := []any{d, mounts, n.Platform}
+		if own := b.ownSandbox(); own != nil {
+			all = append(all, own)
+		}
+		return all
 	case *graph.Copy:
 		d := *op
 		d.On = 0

@@ -283,6 +283,10 @@ func (n node) self(e *engine.Engine, s ui.Streams) *cobra.Command {
 		cmd.Aliases = n.aliases
 	case n.children != nil:
 		cmd = group(n, s)
+		if n.name == "buildx" { // Docker's has it before the command, too
+			cmd.PersistentFlags().String("builder", "", "Without effect: there is one builder")
+			_ = cmd.PersistentFlags().MarkHidden("builder")
+		}
 	default:
 		cmd = later(n)
 	}

@@ -182,7 +182,15 @@ func (s *Store) RemoveImage(ctx context.Context, o RemoveOptions, refs ...string
 		}
 		return removed, s.intend(img, nil) // removed when its containers are gone
 	}
-	return s.delete(ctx, img, o.NoPrune)
+	parts, err := s.partsOf(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	if removed, err = s.delete(ctx, img, o.NoPrune); err != nil {
+		return removed, err
+	}
+	more, err := s.removeParts(ctx, parts)
+	return append(removed, more...), err
 }
 
 // tags are the names that are not digests.

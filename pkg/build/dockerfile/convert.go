@@ -164,6 +164,12 @@ func (c *converter) result(s *stage) graph.Result {
 	for k, v := range c.opts.Labels {
 		img.Config.Labels[k] = v
 	}
+	for _, k := range c.opts.UnsetLabels {
+		delete(img.Config.Labels, k)
+	}
+	for _, k := range c.opts.UnsetEnv {
+		img.Config.Env = environ(img.Config.Env).without(k)
+	}
 	if len(c.opts.Platforms) > 0 {
 		same := img.OS == c.target.OS && img.Architecture == c.target.Architecture
 		img.OS, img.Architecture = c.target.OS, c.target.Architecture

@@ -28,6 +28,12 @@ type Options struct {
 	BuildArgs map[string]string
 	Labels    map[string]string // of the result, beside what LABEL says
 
+	// Podman's: From takes the place of the first FROM's image, Env ("KEY=VALUE") is
+	// set where a stage begins with an image, the others are left out of the result.
+	From                  string
+	Env                   []string
+	UnsetEnv, UnsetLabels []string
+
 	// Platforms has the results wanted; none: one, for the machine.
 	Platforms []oci.Platform
 	Build     oci.Platform // the machine

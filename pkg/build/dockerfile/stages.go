@@ -101,6 +101,9 @@ func (c *converter) makeStages() error {
 
 func (c *converter) makeStage(i int, def instructions.Stage) (*stage, error) {
 	lint := c.lint.WithMergedConfigFromComments(def.Comments)
+	if i == 0 && c.opts.From != "" {
+		def.BaseName = c.opts.From
+	}
 	known := keySet(c.globals.Keys())
 	for k := range c.outline.args {
 		known[k] = struct{}{}
@@ -472,6 +475,7 @@ func (c *converter) resolveImages(ctx context.Context, needed map[*stage]bool) e
 			s.resolved, s.done = true, s.foreign
 			p := c.target
 			s.platform, s.image = &p, emptyImage(p)
+			c.setEnv(s)
 			continue
 		}
 		img, how, err := c.imageOf(s)
@@ -516,6 +520,19 @@ func (c *converter) resolveImages(ctx context.Context, needed map[*stage]bool) e
 		c.fromImage(m.s, m.img, asked[m.img.key()].base, m.how)
 	}
 	return nil
+}
+
+// setEnv gives a stage what --env says.
+func (c *converter) setEnv(s *stage) {
+	if s.foreign || len(c.opts.Env) == 0 {
+		return
+	}
+	e := environ(s.image.Config.Env)
+	for _, kv := range c.opts.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		e = e.with(k, v)
+	}
+	s.image.Config.Env = e
 }
 
 // key is equal for images that are the same.
@@ -566,6 +583,7 @@ func (c *converter) fromContext(s *stage, how string) {
 		p = *s.platform
 	}
 	s.platform, s.image = &p, emptyImage(p)
+	c.setEnv(s)
 	if how == "local" {
 		name := strings.TrimPrefix(s.context, "local:")
 		s.node = c.b.Add(graph.Node{Op: &graph.Local{Name: name}, Name: "[context " + name + "] load from client"})
@@ -578,6 +596,7 @@ func (c *converter) fromImage(s *stage, img Image, base Base, how string) {
 	p := img.Platform
 	s.platform, s.image = &p, cloneImage(base.Config)
 	s.baseHistory = len(s.image.History)
+	c.setEnv(s)
 	if s.image.OS == "" {
 		s.image.Platform = p
 	}

@@ -91,6 +91,7 @@ type job struct {
 	cacheTo   []export.CacheSpec
 	named     map[string]string
 	args      map[string]string
+	environ   []string // of --env, KEY=VALUE
 	hosts     []graph.Host
 	network   graph.Network
 	insecure  bool
@@ -203,6 +204,7 @@ func (j *job) options(ctx context.Context, b *engine.Builder) dockerfile.Options
 	o := dockerfile.Options{
 		Name: j.name, Target: j.o.target, BuildArgs: j.args, Labels: labels(j.o.labels),
 		Platforms: j.platforms, Build: oci.HostPlatform().Normalize(), Contexts: j.named,
+		From: j.o.from, Env: j.environ, UnsetEnv: j.o.unsetEnv, UnsetLabels: j.o.unsetLabels,
 		NoCache: j.o.noCache, NoCacheStages: split(j.o.noCacheFilter),
 		Network: j.network, Hosts: j.hosts, Ulimits: j.o.ulimits, ShmSize: j.o.shmSize, CgroupParent: j.o.cgroupParent,
 		Resolver: b.Bases, Epoch: j.epoch, AllStages: j.call == "check" && j.o.target == "",
@@ -260,7 +262,7 @@ func (j *job) execute(ctx context.Context, b *engine.Builder, g *graph.Graph) er
 	for _, u := range j.o.ulimits {
 		req.Ulimits = append(req.Ulimits, plan.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
 	}
-	if err := x.request(&req); err != nil {
+	if err := errors.Join(j.o.sandbox.apply(&req), x.request(&req)); err != nil {
 		return err
 	}
 	res, err := b.Build(ctx, req)

@@ -336,7 +336,7 @@ func (j *job) ignoreText(r root) ([]byte, error) {
 			return text, err
 		}
 	}
-	for _, name := range []string{".dockerignore", ".containerignore"} {
+	for _, name := range []string{".containerignore", ".dockerignore"} {
 		text, err := readBelow(r, name)
 		if err == nil || !isAbsent(err) {
 			return bytes.TrimSpace(text), err

@@ -44,15 +44,17 @@ type options struct {
 	tlsVerify                bool
 
 	// podman's
-	manifest, format   string
-	jobs               int
-	timestamp          string
-	epoch              string
-	rewriteTimestamp   bool
-	unsetEnv, unsetLab []string
-	env                []string
-	from               string
-	logFile            string
+	manifest, format string
+	jobs             int
+	timestamp        string
+	epoch            string
+	rewriteTimestamp bool
+	unsetEnv         []string
+	env              []string
+	from             string
+	logFile          string
+	unsetLabels      []string
+	sandbox          sandbox
 }
 
 // sizeValue is a flag of bytes.
@@ -155,6 +157,11 @@ func (o *options) define(f *pflag.FlagSet) {
 	for _, name := range []string{"pull-always", "pull-never", "os", "arch", "variant"} {
 		f.Lookup(name).Hidden = true
 	}
+	list(&o.env, "env", "", "Set an environment `variable` in every stage, NAME[=VALUE]")
+	list(&o.unsetEnv, "unsetenv", "", "Leave this `variable` out of the image")
+	list(&o.unsetLabels, "unsetlabel", "", "Leave this `label` out of the image")
+	text(&o.from, "from", "", "Begin with this `image` instead of the first FROM's")
+	o.sandbox.define(f)
 	defineOthers(f)
 }
 
@@ -186,36 +193,16 @@ compress bool warn there is no daemon to send the context to
 rm bool=true none nothing is left of a step in any case
 force-rm bool none nothing is left of a step in any case
 isolation string warn isolation flag is deprecated with BuildKit.
-security-opt list warn security-opt flag is deprecated. "RUN --security=insecure" should be used with BuildKit.
 squash bool warn experimental flag squash is removed with BuildKit. You should squash inside build using a multi-stage Dockerfile for efficiency.
-memory,m string warn limits do not apply to builds
-memory-swap string warn limits do not apply to builds
-cpu-shares,c string warn limits do not apply to builds
-cpu-period string warn limits do not apply to builds
-cpu-quota string warn limits do not apply to builds
-cpuset-cpus string warn limits do not apply to builds
-cpuset-mems string warn limits do not apply to builds
-resource list warn limits do not apply to builds
 disable-content-trust bool=true none there is no content trust
 builder string none there is one builder
 debug,D bool none it is cais's global flag
 policy list later policies
 layers bool=true later every step is a layer that later builds use
 squash-all bool later layers are not put together yet
-volume,v list later use RUN --mount
-device list later devices
-cap-add list later use RUN --security=insecure
-cap-drop list later capabilities
-from string later use a build argument
-env list later use ENV in the Dockerfile
-unsetenv list later variables of the base image stay
-unsetlabel list later labels of the base image stay
 inherit-labels bool=true later labels of the base image stay
 inherit-annotations bool=true later the base image's are not taken
 identity-label bool=false later there is none
-dns list later name servers are the host's
-dns-option list later name servers are the host's
-dns-search list later name servers are the host's
 userns string later the user's own namespace is used
 userns-uid-map list later the user's own namespace is used
 userns-gid-map list later the user's own namespace is used

@@ -41,6 +41,11 @@ func (o options) job(e *engine.Engine, s ui.Streams, arg string, changed func(st
 	if changed("tls-verify") {
 		j.registry.TLSVerify = &o.tlsVerify
 	}
+	if o.authFile != "" {
+		if _, err := os.Stat(o.authFile); err != nil {
+			return nil, errs.E("read credentials", errs.NotFound, err)
+		}
+	}
 	if arg == "-" && o.file == "-" {
 		return nil, invalid("invalid argument: can't use stdin for both build context and dockerfile")
 	}
@@ -162,6 +167,10 @@ func (j *job) setArgs() (err error) {
 		}
 	}
 	j.args = buildArgs(append(list, j.o.args...), j.lookup)
+	for k, v := range buildArgs(j.o.env, j.lookup) {
+		j.environ = append(j.environ, k+"="+v)
+	}
+	slices.Sort(j.environ)
 	for _, kv := range j.e.ClientProxies() { // as Docker's client does
 		k, v, _ := strings.Cut(kv, "=")
 		if _, ok := j.args[k]; !ok {

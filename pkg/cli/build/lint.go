@@ -124,8 +124,23 @@ func (j *job) explain(err error) error {
 	if j.solving && !errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("failed to solve: %w", err)
 	}
+	if !errors.Is(err, context.Canceled) {
+		err = &buildError{err}
+	}
 	if excerpt != "" && j.view != "rawjson" {
 		fmt.Fprint(j.s.Err, excerpt)
 	}
 	return err
 }
+
+// buildError is a build's failure, whose line is buildx's.
+type buildError struct{ err error }
+
+// Error is what went wrong.
+func (e *buildError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *buildError) Unwrap() error { return e.err }
+
+// Line is what buildx prints, whose readers look for it.
+func (e *buildError) Line() string { return "ERROR: failed to build: " + e.err.Error() }

@@ -88,13 +88,21 @@ func (x *exporter) names() []string {
 		if !stored(o) || o.Flag("push-by-digest", false) {
 			continue
 		}
-		for _, n := range slices.Concat(x.j.names, o.Names()) {
+		for _, n := range x.namesOf(o) {
 			if r, err := oci.Parse(n); err == nil && !slices.Contains(names, r.WithDefaultTag().String()) {
 				names = append(names, r.WithDefaultTag().String())
 			}
 		}
 	}
 	return names
+}
+
+// namesOf are an output's names: those of -t take the place of its own, as in buildx.
+func (x *exporter) namesOf(o export.Spec) []string {
+	if len(x.j.names) > 0 {
+		return x.j.names
+	}
+	return o.Names()
 }
 
 // annotations are those of all flags.
@@ -421,11 +429,7 @@ func compression(o export.Spec) push.Compression {
 // refs are the names in an archive or in registries.
 func (x *exporter) refs(o export.Spec) ([]oci.Reference, error) {
 	var refs []oci.Reference
-	names := o.Names()
-	if len(names) == 0 {
-		names = x.j.names
-	}
-	for _, n := range names {
+	for _, n := range x.namesOf(o) {
 		r, err := oci.Parse(n)
 		if err != nil {
 			return nil, err

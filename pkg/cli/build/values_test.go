@@ -182,13 +182,11 @@ func TestOthers(t *testing.T) {
 	for _, c := range []struct{ args, warn, err string }{
 		{"--squash", "experimental flag squash is removed", ""},
 		{"--squash=false", "", ""},
-		{"--memory 5m -c 3", "limits do not apply", ""},
+		{"--compress", "there is no daemon", ""},
 		{"--rm --force-rm --rm=false", "", ""},
 		{"--layers", "", ""},
 		{"--layers=false", "", "--layers is not supported"},
-		{"-v /a:/b", "", "--volume is not supported by build"},
-		{"--cap-add SYS_ADMIN", "", "--cap-add is not supported"},
-		{"--security-opt seccomp=unconfined", "security-opt flag is deprecated", ""},
+		{"--transient-mount /a:/b", "", "--transient-mount is not supported by build"},
 		{"--builder default", "", ""},
 		{"-D", "", ""},
 	} {

@@ -56,6 +56,8 @@ func (f *fake) Config(_ context.Context, img *storage.Image) ([]byte, error) {
 
 func (f *fake) Seen() (*storage.Seen, error) { return &storage.Seen{}, nil }
 
+func (f *fake) Listed(context.Context, []*storage.Image) (map[string]bool, error) { return nil, nil }
+
 func (f *fake) Sizes(_ context.Context, imgs ...*storage.Image) (map[string]int64, error) {
 	f.sizes++
 	m := map[string]int64{}

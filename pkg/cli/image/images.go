@@ -27,6 +27,7 @@ type lister interface {
 	Config(ctx context.Context, img *storage.Image) ([]byte, error)
 	Sizes(ctx context.Context, imgs ...*storage.Image) (map[string]int64, error)
 	Seen() (*storage.Seen, error)
+	Listed(ctx context.Context, imgs []*storage.Image) (map[string]bool, error)
 }
 
 type listOptions struct {
@@ -160,6 +161,13 @@ func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
 	imgs, err := r.Images(ctx)
 	if err != nil {
 		return err
+	}
+	if !o.all {
+		parts, err := r.Listed(ctx, imgs)
+		if err != nil {
+			return err
+		}
+		imgs = slices.DeleteFunc(imgs, func(i *storage.Image) bool { return parts[i.ID] })
 	}
 	slices.SortStableFunc(imgs, func(a, b *storage.Image) int { return b.Created.Compare(a.Created) })
 	if imgs, err = choose(ctx, r, imgs, f, o.now); err != nil {

@@ -228,10 +228,14 @@ func prune(ctx context.Context, e *engine.Engine, o PruneOptions) (p Pruned, err
 	if err != nil {
 		return p, err
 	}
+	parts, err := r.Listed(ctx, imgs)
+	if err != nil {
+		return p, err
+	}
 	var failed []error
 	var told []events.Event
 	for _, img := range imgs {
-		if used[img.ID] || img.ReadOnly || len(img.Names) > 0 && !f.all {
+		if used[img.ID] || parts[img.ID] || img.ReadOnly || len(img.Names) > 0 && !f.all {
 			continue
 		}
 		if !f.until.IsZero() && !img.Created.Before(f.until) {

@@ -174,6 +174,10 @@ func harmless(text string) string {
 // line is an error's line.
 func (r Reporting) line(err error) string {
 	text := err.Error()
+	var whole interface{ Line() string } // the words of a tool of its own
+	if errors.As(err, &whole) {
+		return whole.Line()
+	}
 	if r.Docker {
 		var own interface{ DockerText() string }
 		if errors.As(err, &own) {

@@ -43,6 +43,7 @@ func TestReport(t *testing.T) {
 			"Error: 'cais stop' requires at least 1 argument\n\nUsage:  cais stop CONTAINER\n\nRun 'cais stop --help' for more information\n",
 			"docker: 'cais stop' requires at least 1 argument\n\nUsage:  cais stop CONTAINER\n\nRun 'cais stop --help' for more information\n"},
 		{"two causes of one sentence", fmt.Errorf("a: %w, %w", errors.New("b"), errors.New("c")), 1, "Error: a: b, c\n", "Error: a: b, c\n"},
+		{"another tool's words", fmt.Errorf("x: %w", lined{}), 1, "ERROR: y\n", "ERROR: y\n"},
 		{"interrupted", fmt.Errorf("pull: %w", context.Canceled), 130, "", ""},
 	}
 	for _, tt := range tests {
@@ -83,3 +84,8 @@ func TestSignals(t *testing.T) {
 		t.Error(ctx.Err())
 	}
 }
+
+type lined struct{}
+
+func (lined) Error() string { return "y" }
+func (lined) Line() string  { return "ERROR: y" }
