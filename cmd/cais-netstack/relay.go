@@ -63,12 +63,25 @@ func (r *relay) target(nic tcpip.NICID, dst netip.Addr, port uint16) (string, bo
 		if dst, ok = ownAddress(dst.Is6()); !ok {
 			return "", false
 		}
-	case int(nic) > 0 && int(nic) <= len(r.net.Interfaces) && r.net.Interfaces[nic-1].Internal,
+	case r.net.NoHost && own(dst):
+		return "", false
+	case r.net.Interfaces[nic-1].NoMetadata && (dst == netip.AddrFrom4([4]byte{169, 254, 169, 254}) || dst == netip.AddrFrom16([16]byte{0xfd, 0, 0x0e, 0xc2, 14: 2, 15: 0x54})),
+		r.net.Interfaces[nic-1].Internal,
 		dst.IsLoopback(), dst.IsUnspecified(), dst.IsMulticast(), dst.IsLinkLocalUnicast() && dst.Is6(),
 		dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}), dst.Is4() && dst.As4()[0] == 0:
 		return "", false
 	}
 	return netip.AddrPortFrom(dst, port).String(), true
+}
+
+// own reports whether an address is the host's, which a socket can be bound to.
+func own(dst netip.Addr) bool {
+	c, err := net.ListenPacket("udp", netip.AddrPortFrom(dst, 0).String())
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // ownAddress is the host as its peers see it.
@@ -89,7 +102,7 @@ func ownAddress(v6 bool) (netip.Addr, bool) {
 // tcp answers a wish for a connection once the host side has answered.
 func (r *relay) tcp(req *tcp.ForwarderRequest) {
 	id := req.ID()
-	to, ok := r.target(1, addr(id.LocalAddress), id.LocalPort)
+	to, ok := r.target(r.nic(id.RemoteAddress), addr(id.LocalAddress), id.LocalPort)
 	if !ok {
 		req.Complete(true)
 		return
@@ -138,7 +151,7 @@ func join(a, b half) {
 // udp makes a flow of a datagram.
 func (r *relay) udp(req *udp.ForwarderRequest) {
 	id := req.ID()
-	to, ok := r.target(1, addr(id.LocalAddress), id.LocalPort)
+	to, ok := r.target(r.nic(id.RemoteAddress), addr(id.LocalAddress), id.LocalPort)
 	if !ok {
 		return
 	}

@@ -19,6 +19,7 @@ import (
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/storage"
+	"cais.dev/cais/pkg/userns"
 )
 
 // services are what is made on demand.
@@ -123,7 +124,11 @@ func (e *Engine) ContainerStore() (container.Store, error) {
 // Networks is where the networks' files are.
 func (e *Engine) Networks() (network.Store, error) {
 	p, err := e.Paths()
-	return network.Store{Root: p.Root, Run: p.Run}, err
+	n := network.Store{Root: p.Root, Run: p.Run}
+	if !userns.Needed() && !userns.Inside() {
+		n.Machine = network.MachineDir
+	}
+	return n, err
 }
 
 // Events is where this store's events are.

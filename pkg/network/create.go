@@ -80,6 +80,9 @@ func Decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *N
 	if _, warnings, err = ReadOptions(n); err != nil {
 		return nil, nil, err
 	}
+	if err := n.checkBridge(all); err != nil {
+		return nil, nil, err
+	}
 	if err := n.checkParent(r, all); err != nil {
 		return nil, nil, err
 	}
@@ -168,6 +171,20 @@ func (n *Network) takeFrom(r CreateRequest, all []*Network) error {
 				n.Labels = map[string]string{}
 			}
 			n.Labels[k] = v
+		}
+	}
+	return nil
+}
+
+// checkBridge refuses a second network on a bridge.
+func (n *Network) checkBridge(all []*Network) error {
+	name := n.Options[OptName]
+	if n.Driver != DriverBridge || name == "" {
+		return nil
+	}
+	for _, o := range all {
+		if o.Driver == DriverBridge && !o.ConfigOnly && (o.Options[OptName] == name || o.Device == name || "br-"+o.ID[:12] == name) {
+			return errs.New(errs.Conflict, fmt.Sprintf("network %s is already using the bridge %s", o.Name, name))
 		}
 	}
 	return nil
@@ -334,8 +351,9 @@ const (
 	OptTrusted       = "com.docker.network.bridge.trusted_host_interfaces"
 	OptDefaultBridge = "com.docker.network.bridge.default_bridge"
 	OptIfPrefix      = "com.docker.network.container_iface_prefix"
-	OptHostAccess    = "host-access"   // none: the host's own addresses are refused
-	OptHostLoopback  = "host-loopback" // true: the host's name leads to 127.0.0.1
+	OptHostAccess    = "host-access"     // none: the host's own addresses are refused
+	OptHostLoopback  = "host-loopback"   // true: the host's name leads to 127.0.0.1
+	OptMetadata      = "metadata-access" // none: 169.254.169.254 is refused
 
 	// Of an endpoint.
 	OptEndpointSysctls = "com.docker.network.endpoint.sysctls"
@@ -357,6 +375,7 @@ type Options struct {
 	Mode         string // of macvlan and ipvlan
 	NoHost       bool
 	HostLoopback bool
+	NoMetadata   bool
 }
 
 // ReadOptions reads the options of n. What it does not know of Docker's is kept,
@@ -417,6 +436,10 @@ func ReadOptions(n *Network) (Options, []string, error) {
 			}
 		case OptHostAccess:
 			if o.NoHost = val == "none"; val != "none" && val != "all" {
+				err = fmt.Errorf("it is all or none")
+			}
+		case OptMetadata:
+			if o.NoMetadata = val == "none"; val != "none" && val != "all" {
 				err = fmt.Errorf("it is all or none")
 			}
 		case OptHostLoopback:

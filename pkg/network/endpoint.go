@@ -130,6 +130,7 @@ func (s Store) Hold(ctx context.Context, list []Attach) (held []*Held, err error
 		}
 	}()
 	s.sweep()
+	s.register()
 	for _, a := range list {
 		h, err := s.hold(a)
 		if err != nil {

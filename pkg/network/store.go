@@ -27,6 +27,8 @@ import (
 type Store struct {
 	Root string // what survives a reboot
 	Run  string // what does not: tmpfs, 0700
+	// Machine is [MachineDir] where bridges are in the machine's namespace; else empty.
+	Machine string
 }
 
 func (s Store) dir() string { return filepath.Join(s.Root, "networks") }
@@ -130,7 +132,12 @@ func (s Store) Create(ctx context.Context, r CreateRequest) (*Network, []string,
 		return nil, nil, err
 	}
 	defer l.Release()
-	if _, err := s.ready(); err != nil { // its subnet comes first
+	taken, done, err := s.choosing(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
+	if _, err := s.ready(taken); err != nil { // its subnet comes first
 		return nil, nil, err
 	}
 	all, err := s.List()
@@ -141,7 +148,9 @@ func (s Store) Create(ctx context.Context, r CreateRequest) (*Network, []string,
 	if err != nil {
 		return nil, nil, err
 	}
-	n, warnings, err := Decide(r, all, ReadHost(), ula)
+	h := ReadHost()
+	h.Routes = append(h.Routes, taken...)
+	n, warnings, err := Decide(r, all, h, ula)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -185,11 +194,16 @@ func (s Store) Ready(ctx context.Context) (*Network, error) {
 		return nil, err
 	}
 	defer l.Release()
-	return s.ready()
+	taken, done, err := s.choosing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return s.ready(taken)
 }
 
-// ready is Ready for whoever holds the lock.
-func (s Store) ready() (*Network, error) {
+// ready is Ready for whoever holds the lock. taken are other stores' subnets.
+func (s Store) ready(taken []netip.Prefix) (*Network, error) {
 	n, err := readNetwork(filepath.Join(s.dir(), BuiltinID(Bridge)+".json"))
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return n, err
@@ -200,7 +214,7 @@ func (s Store) ready() (*Network, error) {
 	}
 	i := slices.IndexFunc(all, func(n *Network) bool { return n.Name == Bridge })
 	n = all[i].Clone()
-	p, err := free4(ReadHost(), subnets(all))
+	p, err := free4(ReadHost(), append(taken, subnets(all)...))
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ func (s *Service) RemoveNetwork(ctx context.Context, ref string) (*network.Netwo
 	}
 	o, _, _ := network.ReadOptions(n) // checked when the network was made
 	if bridge := bridgeName(n, o); bridge != "" {
-		return n, plane.RemoveNetwork(bridge)
+		return n, plane.RemoveNetwork(bridge, o.BridgeName != "")
 	}
 	return n, nil
 }

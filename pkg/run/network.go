@@ -35,7 +35,11 @@ const (
 )
 
 func (s *Service) nets() network.Store {
-	return network.Store{Root: s.store.Root, Run: s.store.Run}
+	n := network.Store{Root: s.store.Root, Run: s.store.Run}
+	if s.engine() == engineBridge {
+		n.Machine = network.MachineDir
+	}
+	return n
 }
 
 // Variables that choose how containers get out, for tests and for hosts whose
@@ -209,6 +213,9 @@ func (s *Service) connect(ctx context.Context, rec *container.Record, settings *
 	if err != nil {
 		return c, err
 	}
+	if err := s.restoreRules(nets); err != nil {
+		return c, err
+	}
 	old := network.ReadSandbox(s.store.Dir(rec.ID))
 	if c.held, err = s.hold(ctx, rec, settings.Name, hostname, list, nets, old); err != nil {
 		return c, err
@@ -354,6 +361,7 @@ func interfaceOf(n *network.Network, o network.Options, e network.Endpoint, a pl
 		MTU: o.MTU, IP4: bytesOf(e.IP), IP6: bytesOf(e.IP6), Bits4: e.Bits, Bits6: e.Bits6,
 		Gateway4: bytesOf(e.Gateway), Gateway6: bytesOf(e.Gateway6), Internal: n.Internal, Isolated: o.NoICC, NoMasq: o.NoMasq,
 		NoBridge: o.Inhibit4 || o.Mode4 == "isolated", Routed: o.Mode4 == "routed" || o.Mode6 == "routed",
+		Named: o.BridgeName != "", NoHost: o.NoHost, NoMetadata: o.NoMetadata,
 	}
 	for kv := range strings.SplitSeq(a.DriverOpts[network.OptEndpointSysctls], ",") {
 		if kv = strings.TrimSpace(kv); kv == "" {

@@ -31,8 +31,14 @@ type createOptions struct {
 func NewCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o createOptions
 	cmd := &cobra.Command{
-		Use:               "create [OPTIONS] NETWORK",
-		Short:             "Create a network",
+		Use:   "create [OPTIONS] NETWORK",
+		Short: "Create a network",
+		Long: `Create a network. Beside Docker's options the driver bridge knows three of its own:
+host-access=none refuses the host's own addresses and what it publishes,
+host-loopback=true has the host's name lead to its 127.0.0.1 (rootless),
+metadata-access=none refuses 169.254.169.254, where clouds tell machines' secrets.
+A bridge of the host's that com.docker.network.bridge.name names stays when the
+network is removed.`,
 		Args:              ui.ExactArgs(1),
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
-	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
 )
@@ -55,7 +53,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var filter []string
 	cmd := &cobra.Command{
 		Use:               "prune [OPTIONS]",
-		Short:             "Remove all networks that no container uses",
+		Short:             "Remove all networks that no running container uses",
 		Args:              ui.NoArgs,
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -94,8 +92,8 @@ func PruneAll(ctx context.Context, e *engine.Engine, filter []string) ([]string,
 	return Prune(ctx, e, f)
 }
 
-// Prune removes the networks that no container uses, running or not, and returns
-// their names.
+// Prune removes the networks that no running container is in, as Docker does, and
+// returns their names.
 func Prune(ctx context.Context, e *engine.Engine, f filters) ([]string, error) {
 	store, err := e.Networks()
 	if err != nil {
@@ -108,17 +106,13 @@ func Prune(ctx context.Context, e *engine.Engine, f filters) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, listErr := containers(ctx, e) // one that cannot be read may use any network
-	if listErr != nil {
-		return nil, listErr
-	}
 	all, bad := store.List()
 	if all, err = f.choose(ctx, e, all); err != nil {
 		return nil, err
 	}
 	var gone []string
 	for _, n := range all {
-		if n.Builtin() || slices.ContainsFunc(list, func(c *container.Container) bool { return uses(c, n) }) {
+		if n.Builtin() {
 			continue
 		}
 		if _, err := service.RemoveNetwork(ctx, n.ID); err != nil {

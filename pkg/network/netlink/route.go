@@ -17,6 +17,7 @@ const (
 	iflaLinkinfo   = 18
 	iflaNetNSFD    = 28
 	iflaAFSpec     = 26
+	iflaAlias      = 20
 	infoKind       = 1
 	infoData       = 2
 	vethPeer       = 1
@@ -72,6 +73,30 @@ func AddBridge(name string, mac []byte, mtu int) *Message {
 		m.Attr(iflaAddress, mac...)
 	}
 	return m.Begin(iflaLinkinfo).Text(infoKind, "bridge").Begin(infoData).Attr(brMcastSnoop, 0).End().End()
+}
+
+// SetAlias notes a text with the device of a name.
+func SetAlias(name, text string) *Message {
+	return link("note whose the device is", syscall.RTM_NEWLINK, 0, 0, 0, 0).Text(iflaIfname, name).Text(iflaAlias, text)
+}
+
+// GetLink asks for a device; Alias reads the text from the answer.
+func GetLink(name string) *Message {
+	return link("find the device "+name, syscall.RTM_GETLINK, 0, 0, 0, 0).Text(iflaIfname, name)
+}
+
+// Alias returns the text that [SetAlias] noted, from an answer to [GetLink].
+func Alias(body []byte) string {
+	var text string
+	if len(body) < 16 {
+		return ""
+	}
+	Attributes(body[16:], func(typ uint16, v []byte) {
+		if typ == iflaAlias && len(v) > 0 {
+			text = string(v[:len(v)-1])
+		}
+	})
+	return text
 }
 
 // AddDummy makes a device that leads nowhere.

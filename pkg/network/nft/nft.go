@@ -70,6 +70,11 @@ func DeleteTable(family byte, name string) *netlink.Message {
 	return begin("remove the nftables table "+name, delTable, 0, family).Text(1, name)
 }
 
+// GetTables asks for all tables of a family.
+func GetTables(family byte) *netlink.Message {
+	return begin("list the nftables tables", getTable, 0x300, family)
+}
+
 // GetTable asks for a table.
 func GetTable(family byte, name string) *netlink.Message {
 	return begin("find the nftables table "+name, getTable, 0, family).Text(1, name)
@@ -245,6 +250,12 @@ func RejectICMP(code byte) Expr {
 	return expr("reject", func(m *netlink.Message) { m.BE32(1, 0).Attr(2, code) })
 }
 
+// RejectUnreachable answers in a table of both families that the host cannot be
+// reached.
+func RejectUnreachable() Expr {
+	return expr("reject", func(m *netlink.Message) { m.BE32(1, 2).Attr(2, 2) })
+}
+
 // Queue hands the packet to the program that listens at queue num, or, with
 // bypass, on to the next rule if nobody does.
 func Queue(num uint16, bypass bool) Expr {
@@ -304,6 +315,7 @@ const (
 
 // What CT tells, as bits in four bytes of this machine's order.
 const (
+	New         = 8
 	Established = 2
 	Related     = 4
 	StatusDNAT  = 32

@@ -47,6 +47,13 @@ func (b *hostBridge) close() {
 	b.route.Close()
 }
 
+// forget has the rules looked at again: a firewall may have been loaded anew.
+func (b *hostBridge) forget() {
+	if b != nil {
+		clear(b.ready)
+	}
+}
+
 // add makes an interface's end on the host.
 func (b *hostBridge) add(i *iface, name string, ns int) (err error) {
 	w := &i.w
@@ -80,6 +87,50 @@ func (b *hostBridge) open(w *wire.Interface) error {
 	}
 	if !w.Internal {
 		b.letPass(w.Bridge)
+	}
+	return nil
+}
+
+// Missing returns a function that reports whether the network of a bridge has no
+// rules, in the namespace that the calling thread was in.
+func Missing() (func(bridge string) bool, error) {
+	c, err := netlink.Dial(netlink.FamilyNetfilter)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	there := map[string]bool{}
+	err = c.Get(nft.GetTables(nft.Inet), func(_ uint16, body []byte) {
+		if len(body) < 4 {
+			return
+		}
+		netlink.Attributes(body[4:], func(typ uint16, v []byte) {
+			if typ == 1 && len(v) > 0 {
+				there[string(v[:len(v)-1])] = true
+			}
+		})
+	})
+	return func(bridge string) bool { return !there[tableOf(bridge)] }, err
+}
+
+// Restore makes the rules of networks anew whose bridges are there.
+func Restore(list []wire.Interface) error {
+	var b *hostBridge
+	defer func() { b.close() }()
+	for i := range list {
+		if _, err := netlink.Index(list[i].Bridge); err != nil {
+			continue // its first container makes them
+		}
+		var err error
+		if b == nil {
+			b, err = openBridge()
+		}
+		if err == nil {
+			err = b.open(&list[i])
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -149,6 +200,19 @@ func NetworkTable(w *wire.Interface) []*netlink.Message {
 		rule("forw", out, known, accept),
 		rule("forw", in, out, accept), // bridged frames, where br_netfilter shows them
 	}
+	if w.NoMetadata {
+		for _, to := range [][]byte{{169, 254, 169, 254}, {0xfd, 0, 0x0e, 0xc2, 14: 2, 15: 0x54}} {
+			family := byte(nft.IP)
+			if len(to) == 16 {
+				family = nft.IP6
+			}
+			batch = append(batch, rule("forw", in, subnet(family, to, 8*len(to), false), []nft.Expr{nft.RejectUnreachable()}))
+		}
+	}
+	if w.NoHost {
+		batch = append(batch, nft.Base(f, n, "host", "filter", nft.Input, 0, nft.Accept))
+		batch = append(batch, hostClosed(rule, in, known, mapped, accept)...)
+	}
 	if w.Internal {
 		batch = append(batch, rule("forw", in, drop), rule("forw", out, drop))
 	} else {
@@ -174,6 +238,21 @@ func NetworkTable(w *wire.Interface) []*netlink.Message {
 		}
 	}
 	return batch
+}
+
+// hostClosed refuses what is for the host itself, also a port that it publishes.
+func hostClosed(rule func(string, ...[]nft.Expr) *netlink.Message, in, known, mapped, accept []nft.Expr) []*netlink.Message {
+	reject := []nft.Expr{nft.RejectUnreachable()}
+	list := []*netlink.Message{
+		rule("forw", in, append([]nft.Expr{nft.CT(nft.CTState, 1)}, nft.Has(1, nft.New)...), mapped, reject),
+		rule("host", in, known, accept),
+	}
+	for _, neighbour := range []byte{135, 136} { // who asks for the gateway's hardware address
+		list = append(list, rule("host", in, []nft.Expr{
+			nft.Meta(nft.MetaL4Proto, 1), nft.Eq(1, 58), nft.Payload(nft.Transport, 0, 1, 1), nft.Eq(1, neighbour),
+		}, accept))
+	}
+	return append(list, rule("host", in, reject))
 }
 
 // subnet matches an address of a family in an inet table.
@@ -372,8 +451,9 @@ func (b *hostBridge) addOnParent(w *wire.Interface, ns int) error {
 }
 
 // RemoveNetwork removes the bridge and the rules of a network that nobody uses, in
-// the calling thread's namespace.
-func RemoveNetwork(bridge string) error {
+// the calling thread's namespace. A bridge whose name the user chose stays if it was
+// there before.
+func RemoveNetwork(bridge string, named bool) error {
 	b, err := openBridge()
 	if err != nil {
 		return err
@@ -389,6 +469,13 @@ func RemoveNetwork(bridge string) error {
 	index, e := netlink.Index(bridge)
 	if e != nil {
 		return err // it has not come to be
+	}
+	if named {
+		ours := false
+		e := b.route.Get(netlink.GetLink(bridge), func(_ uint16, body []byte) { ours = netlink.Alias(body) == ownBridge })
+		if e != nil || !ours {
+			return errors.Join(err, e)
+		}
 	}
 	return errors.Join(err, b.route.Do(netlink.Delete(index)))
 }

@@ -241,6 +241,7 @@ func (p *Plane) Detach() {
 	}
 	p.stopNames()
 	p.stopStack()
+	p.br.forget()
 	p.r.Pause()
 	p.r.Reset()
 	p.l.Close(&p.ns)
@@ -425,7 +426,7 @@ func (p *Plane) inside(i *iface, name string) error {
 		if f == 1 {
 			gateway = w.Gateway6
 		}
-		s := &relay.Source{IP: ip, Gateway: gateway, Internal: w.Internal, TCP: -1, UDP: -1}
+		s := &relay.Source{IP: ip, Gateway: gateway, Internal: w.Internal, NoMetadata: w.NoMetadata, TCP: -1, UDP: -1}
 		if err := patiently(func() error { return open(s) }); err != nil {
 			return err
 		}
@@ -536,9 +537,16 @@ func bridgeMAC(w *wire.Interface) []byte {
 // index.
 func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 	if index, err := netlink.Index(w.Bridge); err == nil {
-		return index, nil
+		if w.Named { // this machine's own, perhaps: the gateway may not be on it yet
+			err = addressed(c, w, index)
+		}
+		return index, err
 	}
-	err := c.Do(netlink.AddBridge(w.Bridge, bridgeMAC(w), mtu(w)))
+	make := []*netlink.Message{netlink.AddBridge(w.Bridge, bridgeMAC(w), mtu(w))}
+	if w.Named {
+		make = append(make, netlink.SetAlias(w.Bridge, ownBridge)) // in one step: RemoveNetwork asks for it
+	}
+	err := c.Do(make...)
 	if err != nil && !netlink.Is(err, syscall.EEXIST) {
 		if netlink.Is(err, syscall.EOPNOTSUPP) {
 			err = errs.WithHint(errs.E("make the bridge "+w.Bridge, errs.Unsupported, err), "The kernel has no bridges: load the module 'bridge'.")
@@ -554,8 +562,16 @@ func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 		// or two, a bridge asks for no neighbour.
 		_ = netns.Sysctl("net/ipv6/conf/"+w.Bridge+"/accept_dad", "0") // a matter of time
 	}
+	return index, addressed(c, w, index)
+}
+
+// ownBridge is noted with bridges that have a name of the user's and are ours.
+const ownBridge = "cais"
+
+// addressed gives the bridge the addresses of the gateway.
+func addressed(c *netlink.Conn, w *wire.Interface, index int) error {
 	if w.NoBridge {
-		return index, nil
+		return nil
 	}
 	for _, a := range []struct {
 		ip   []byte
@@ -566,10 +582,10 @@ func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 		}
 		err := c.Do(netlink.AddAddress(index, a.ip, a.bits))
 		if err != nil && !netlink.Is(err, syscall.EEXIST) && !(len(a.ip) == 16 && netlink.Is(err, syscall.EACCES)) {
-			return 0, err // EACCES: IPv6 is switched off
+			return err // EACCES: IPv6 is switched off
 		}
 	}
-	return index, nil
+	return nil
 }
 
 func mtu(w *wire.Interface) int {

@@ -14,7 +14,9 @@ type Source struct {
 	IP       []byte
 	Gateway  []byte
 	Internal bool // nothing but the gateway is reached
-	TCP, UDP int  // sockets at IP, port [Port], on the container's side; -1: none
+	// NoMetadata refuses 169.254.169.254, where clouds tell their machines' secrets.
+	NoMetadata bool
+	TCP, UDP   int // sockets at IP, port [Port], on the container's side; -1: none
 
 	r  *Relay
 	at sock.Addr
@@ -262,6 +264,9 @@ func (r *Relay) target(s *Source, dst sock.Addr) (sock.Addr, bool) {
 	}
 	for _, o := range r.sources { // another network's gateway is the host, too
 		if dst.Is(o.Gateway) {
+			if r.c.NoHost {
+				return dst, false
+			}
 			return r.hostAt(dst)
 		}
 	}
@@ -270,6 +275,9 @@ func (r *Relay) target(s *Source, dst sock.Addr) (sock.Addr, bool) {
 			return dst, false
 		}
 	} else if ip := dst.Bytes(); ip[0] == 0 || ip[0] == 127 || ip[0] >= 224 && ip[0] < 240 || string(ip) == "\xff\xff\xff\xff" {
+		return dst, false
+	}
+	if s.NoMetadata && (dst.Is([]byte{169, 254, 169, 254}) || dst.Is([]byte{0xfd, 0, 0x0e, 0xc2, 14: 2, 15: 0x54})) {
 		return dst, false
 	}
 	if r.c.NoHost && r.own(&dst) {

@@ -282,7 +282,7 @@ func checkNetwork(req Request) error {
 		return conflict("dns and the network mode")
 	case container && len(req.AddHosts) > 0:
 		return conflict("custom host-to-IP mapping and the network mode")
-	case (container || req.Network == "host") && macs:
+	case container && macs:
 		return conflict("mac-address and the network mode")
 	case container && (len(req.Ports) > 0 || req.PublishAll):
 		return conflict("port publishing and the container type network mode")

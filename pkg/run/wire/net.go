@@ -62,6 +62,12 @@ type Interface struct {
 	Held    int      // the locked endpoint file, held while the interface lives
 
 	LinkLocal [][]byte // further addresses, of the link only
+
+	// Named says that the user chose the bridge's name: it may be one of this machine's
+	// own, which is nobody's to remove.
+	Named      bool
+	NoHost     bool // bridge engine: the host's own addresses are refused
+	NoMetadata bool // 169.254.169.254 is refused
 }
 
 // Port is one published port.
@@ -147,6 +153,9 @@ func (m *Interface) fields(c *coder) {
 	c.strs(&m.Sysctls)
 	c.int(&m.Held)
 	list(c, &m.LinkLocal, func(p *[]byte, c *coder) { c.bytes(p) })
+	c.flag(&m.Named)
+	c.flag(&m.NoHost)
+	c.flag(&m.NoMetadata)
 }
 
 func (m *Port) fields(c *coder) {

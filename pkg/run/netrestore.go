@@ -1,0 +1,52 @@
+package run
+
+import (
+	"slices"
+
+	"cais.dev/cais/pkg/network"
+	"cais.dev/cais/pkg/network/plane"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/wire"
+)
+
+// restoreRules makes the rules of root's other networks anew if those of nets are
+// missing: a firewall that was loaded again (nft flush ruleset) has taken all of them.
+// The monitor makes those of nets.
+func (s *Service) restoreRules(nets []*network.Network) error {
+	if s.engine() != engineBridge {
+		return nil
+	}
+	var own []string
+	for _, n := range nets {
+		if o, _, err := network.ReadOptions(n); err == nil && n.Driver == network.DriverBridge {
+			own = append(own, bridgeName(n, o))
+		}
+	}
+	missing, err := plane.Missing()
+	if err != nil || !slices.ContainsFunc(own, missing) {
+		return err
+	}
+	all, _ := s.nets().List() // those that can be read
+	var lost []wire.Interface
+	for _, n := range all {
+		o, _, err := network.ReadOptions(n)
+		if err != nil || n.Driver != network.DriverBridge || n.ConfigOnly {
+			continue
+		}
+		if name := bridgeName(n, o); slices.Contains(own, name) || !missing(name) {
+			continue
+		}
+		e := network.Endpoint{MAC: network.MACText([6]byte{})}
+		if p := n.Pool4(); p != nil && n.IPv4 {
+			e.IP, e.Bits = p.Subnet.Addr(), p.Subnet.Bits() // the rules have the subnet alone
+		}
+		if p := n.Pool6(); p != nil && n.IPv6 {
+			e.IP6, e.Bits6 = p.Subnet.Addr(), p.Subnet.Bits()
+		}
+		w, err := interfaceOf(n, o, e, plan.Attachment{}, engineBridge)
+		if err == nil {
+			lost = append(lost, w)
+		}
+	}
+	return plane.Restore(lost)
+}
