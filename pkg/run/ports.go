@@ -120,7 +120,14 @@ func (s *Service) bindAll(c *connection, p plan.Port, hosts []netip.Addr, port i
 			files = append(files, nil)
 			continue
 		}
-		f, got, err := listen(p.Proto, host, port)
+		f, covered, err := passed(s.sockets(), p.Proto, host, port)
+		if covered && len(hosts) > 1 {
+			continue // by the socket for all IPv6 addresses
+		}
+		got := port
+		if f == nil && err == nil {
+			f, got, err = listen(p.Proto, host, port)
+		}
 		if errors.Is(err, syscall.EAFNOSUPPORT) && len(hosts) > 1 || len(files) > 0 && host.IsUnspecified() && errors.Is(err, syscall.EADDRNOTAVAIL) {
 			continue
 		}

@@ -85,6 +85,8 @@ type Service struct {
 
 	host    func() (plan.Host, error)    // this machine, read when first asked for
 	cgroups func() (*cgroup.Host, error) // its cgroups, likewise
+
+	inheritance
 }
 
 // New returns a service. It touches nothing yet.
