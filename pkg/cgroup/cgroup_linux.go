@@ -229,8 +229,15 @@ func isCgroup(dir string, version int) error {
 	return nil
 }
 
-// prefix begins the name of every container's directory.
+// prefix begins the name of a container's directory.
 const prefix = "cais-"
+
+// own reports whether dir is named as a container's directory is: with the prefix,
+// or below a --cgroup-parent, as Docker has it, with the container's id alone.
+func own(dir string) bool {
+	name := filepath.Base(dir)
+	return strings.HasPrefix(name, prefix) || len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
+}
 
 // Remove removes dirs, which must be empty of processes; one that is gone
 // already is no error. It waits a moment for the kernel to let go of the last
@@ -240,7 +247,7 @@ func Remove(ctx context.Context, dirs []string) error {
 	defer cancel()
 	var failed []error
 	for _, dir := range dirs {
-		if !strings.HasPrefix(filepath.Base(dir), prefix) {
+		if !own(dir) {
 			failed = append(failed, fmt.Errorf("%s is no container's cgroup", dir))
 			continue
 		}

@@ -58,7 +58,7 @@ func TestParse(t *testing.T) {
 func TestPath(t *testing.T) {
 	h := &Host{hierarchies: []*hierarchy{{version: 2, usable: func() bool { return true }}}}
 	for parent, want := range map[string]string{
-		"": "/cais-1", "/a/b": "/a/b/cais-1", "a": "/a/cais-1", "x-y.slice": "/x.slice/x-y.slice/cais-1",
+		"": "/cais-1", "/a/b": "/a/b/1", "a": "/a/1", "x-y.slice": "/x.slice/x-y.slice/1",
 	} {
 		if got, err := h.Path(parent, "1"); err != nil || got != want {
 			t.Errorf("%q: got %q, %v; want %q", parent, got, err, want)

@@ -128,7 +128,10 @@ func (h *Host) Path(parent, id string) (string, error) {
 	if h.scoped {
 		return path.Join("/", scopeSlice, ScopeName(id), prefix+id), nil
 	}
-	return path.Join("/", parent, prefix+id), nil
+	if parent != "" {
+		return path.Join("/", parent, id), nil
+	}
+	return path.Join("/", prefix+id), nil
 }
 
 // slicePath: a-b.slice lies in a.slice, systemd.slice(5).

@@ -19,7 +19,7 @@ import (
 func KillAll(dirs []string) error {
 	var failed []error
 	for _, dir := range dirs {
-		if !strings.HasPrefix(filepath.Base(dir), prefix) {
+		if !own(dir) {
 			failed = append(failed, fmt.Errorf("%s is no container's cgroup", dir))
 			continue
 		}

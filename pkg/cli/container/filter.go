@@ -158,7 +158,7 @@ func matchOne(c *container.Container, key, v string) bool {
 	rec := c.Record
 	switch key {
 	case "id":
-		return strings.HasPrefix(c.ID, v)
+		return v != "" && strings.HasPrefix(c.ID, v)
 	case "status":
 		return string(c.Status()) == v
 	case "exited":

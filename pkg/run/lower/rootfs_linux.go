@@ -343,6 +343,9 @@ func (b *builder) pivot() {
 	const what = "change the root"
 	prop, rec := propagation(b.spec.Linux.RootfsPropagation)
 	if b.spec.Root.Readonly {
+		if path.Clean(b.proc.Cwd) != "/" {
+			b.close(b.workdir()) // made while it can be
+		}
 		b.setattr("make the root read-only", b.root, 0, attr{set: unix.MOUNT_ATTR_RDONLY})
 	}
 	b.Call(what, unix.SYS_FCHDIR, b.root)
