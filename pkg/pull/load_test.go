@@ -357,6 +357,45 @@ func TestLoadPolicy(t *testing.T) {
 	}
 }
 
+// An archive that ends too early is told to, wherever it is cut, and leaves nothing.
+func TestLoadTruncated(t *testing.T) {
+	img := faultproxy.NewImage("linux/amd64", nil, faultproxy.RandomLayer("one", 2<<20+7, 1), faultproxy.RandomLayer("two", 1<<20, 2))
+	archives := map[string][]byte{
+		"docker": tarball(t, dockerArchive(t, img, "x:1")...),
+		"oci":    tarball(t, layout(t, "io.containerd.image.name", []string{"x:1"}, img)...),
+	}
+	packers := map[string]func(io.Writer) io.WriteCloser{
+		"gzip": func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"zstd": func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w); return z },
+	}
+	for _, form := range []string{"docker", "oci"} {
+		for kind, pack := range packers {
+			var b bytes.Buffer
+			w := pack(&b)
+			w.Write(archives[form])
+			w.Close()
+			archives[form+" "+kind] = b.Bytes()
+		}
+	}
+	for name, whole := range archives {
+		for at := 1 << 20; at < len(whole); at += 1 << 20 {
+			p, s, spool := loader(t)
+			_, err := p.Load(t.Context(), LoadRequest{In: bytes.NewReader(whole[:at]), Name: "f.tar"})
+			if errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "load f.tar: the archive is truncated") || len(s.put) > 0 {
+				t.Errorf("%s cut at %d: %v (%v), %d images", name, at, err, errs.KindOf(err), len(s.put))
+			}
+			s.clean(t)
+			if left, err := os.ReadDir(spool); err != nil || len(left) != 0 {
+				t.Errorf("%s cut at %d left %v, %v", name, at, left, err)
+			}
+		}
+		p, s, _ := loader(t)
+		if _, err := p.Load(t.Context(), LoadRequest{In: bytes.NewReader(whole), Name: "f.tar"}); err != nil || len(s.put) != 1 {
+			t.Errorf("%s, whole: %v", name, err)
+		}
+	}
+}
+
 func TestLoadCancel(t *testing.T) {
 	p, _, spool := loader(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -257,6 +257,12 @@ func (u *upload) run(ctx context.Context) error {
 		}
 		return err
 	}
+	_, answered := errors.AsType[*transport.Error](err)
+	_, decided := errors.AsType[*errs.Error](err)
+	if !answered && !decided {
+		err = errs.WithHint(errs.E("", errs.Unavailable, fmt.Errorf("%s: the upload broke again and again: %w", u.t.s.host, err)),
+			"Try again: what was complete is kept by the registry.")
+	}
 	return err
 }
 
@@ -403,6 +409,10 @@ type ownError struct{ err error }
 func (e *ownError) Error() string { return e.err.Error() }
 func (e *ownError) Unwrap() error { return e.err }
 
+// answerStalls is how many times as long as for a piece of a body is waited for the
+// answer to all of it.
+const answerStalls = 10
+
 // sending counts what goes out, and ends a request that nobody takes bytes of.
 type sending struct {
 	u           *upload
@@ -425,8 +435,11 @@ func (s *sending) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		s.fail = err
 	}
-	if err == nil {
+	switch err {
+	case nil:
 		s.timer.Reset(s.u.t.c.stall)
+	case io.EOF: // a registry may have to move or check all of it before it answers
+		s.timer.Reset(answerStalls * s.u.t.c.stall)
 	}
 	return n, err
 }

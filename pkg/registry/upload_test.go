@@ -64,6 +64,12 @@ func TestPutBlobFaults(t *testing.T) {
 		{name: "500 for ever", faults: []faultproxy.Fault{{Method: "PATCH", Status: 500}}, err: "500", kind: errs.Unavailable},
 		{name: "429", faults: []faultproxy.Fault{{Method: "PATCH", Status: 429, Times: 1, Header: map[string]string{"Retry-After": "7"}}}, slept: 7 * time.Second},
 		{name: "429 for long", faults: []faultproxy.Fault{{Method: "PATCH", Status: 429, Header: map[string]string{"Retry-After": "3600"}}}, err: "too many requests", kind: errs.Unavailable},
+		{name: "cut", faults: []faultproxy.Fault{{Method: "PATCH", TakeCutAt: 1 << 20, Times: 2}}},
+		{name: "cut by reset", faults: []faultproxy.Fault{{Method: "PATCH", TakeCutAt: 1 << 20, Reset: true, Times: 2}}},
+		{name: "cut at the end", faults: []faultproxy.Fault{{Method: "PUT", TakeCutAt: 1, Times: 1}}},
+		{name: "cut for ever", faults: []faultproxy.Fault{{Method: "PATCH", TakeCutAt: 1 << 20}}, err: "the upload broke again", kind: errs.Unavailable},
+		{name: "stalled", faults: []faultproxy.Fault{{Method: "PATCH", TakeStallAt: 100, Times: 1}}, stall: 200 * time.Millisecond},
+		{name: "stalled for ever", faults: []faultproxy.Fault{{Method: "PATCH", TakeStallAt: 100}}, stall: 100 * time.Millisecond, err: "no data for too long", kind: errs.Unavailable},
 		{name: "404 to PATCH", faults: []faultproxy.Fault{{Method: "PATCH", Status: 404, Times: 1}}},
 		{name: "404 to PUT", faults: []faultproxy.Fault{{Method: "PUT", Status: 404, Times: 1}}},
 		{name: "401", faults: []faultproxy.Fault{{Method: "POST", Status: 401}}, err: "push access denied for", kind: errs.Denied},
@@ -85,6 +91,9 @@ func TestPutBlobFaults(t *testing.T) {
 			}
 			host := serve(t, p)
 			cl, clock := client(t, Options{})
+			if c.stall > 0 {
+				cl.stall = c.stall
+			}
 			target, err := cl.Target(t.Context(), parse(t, host+"/ns/app"))
 			if err != nil {
 				t.Fatal(err)

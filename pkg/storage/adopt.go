@@ -160,7 +160,7 @@ func (s *Store) HoldLayer(ctx context.Context, id string) error {
 	if s.HasLayer(holderOf(id)) {
 		return nil
 	}
-	dir, err := os.MkdirTemp(s.stateDir(), "hold-")
+	dir, err := os.MkdirTemp(s.layerHome(), holdDir)
 	if err != nil {
 		return err
 	}
@@ -177,6 +177,14 @@ func (s *Store) HoldLayer(ctx context.Context, id string) error {
 	}
 	return s.explain("hold layer "+short(id), err)
 }
+
+// holdDir begins the names of directories on their way to hold a layer. They are
+// among the layers' directories, which other tools make a mount of its own: from
+// elsewhere nothing can be renamed into it.
+const holdDir = ".cais-hold-"
+
+// layerHome is where the layers' directories are.
+func (s *Store) layerHome() string { return filepath.Join(filepath.Dir(workDir(s.o)), "overlay") }
 
 // holderPrefix begins the ids of the layers that hold others.
 const holderPrefix = "cais-build-cache-"

@@ -59,7 +59,7 @@ func (s *Store) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	holders, err := filepath.Glob(filepath.Join(s.stateDir(), "hold-*"))
+	holders, err := filepath.Glob(filepath.Join(s.layerHome(), holdDir+"*"))
 	if err != nil {
 		return err
 	}

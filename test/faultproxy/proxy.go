@@ -5,6 +5,7 @@ package faultproxy
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -31,6 +32,10 @@ type Fault struct {
 	Length      int64             // announce this Content-Length
 	IgnoreRange bool              // answer 200 with everything
 	PerSecond   int64             // bytes per second
+
+	// Of what the client sends; nothing of it comes to the registry.
+	TakeCutAt   int64 // break the connection once this many bytes of body are in
+	TakeStallAt int64 // take no more of it, and keep the connection
 }
 
 // Request is one that came.
@@ -117,6 +122,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Header.Del("Range")
 	}
 	fw := &faulty{ResponseWriter: w, f: f, r: r}
+	if at := max(f.TakeCutAt, f.TakeStallAt); at > 0 {
+		io.CopyN(io.Discard, r.Body, at)
+		if f.TakeStallAt > 0 {
+			fw.hold()
+			return
+		}
+		fw.cut()
+	}
 	defer func() {
 		p.mu.Lock()
 		req.Bytes = fw.out
@@ -209,10 +222,20 @@ func (w *faulty) send(b []byte) error {
 	return nil
 }
 
+// hold takes the connection from the server, which would read on, and keeps it for
+// longer than a test waits.
+func (w *faulty) hold() {
+	if conn, _, err := http.NewResponseController(w.ResponseWriter).Hijack(); err == nil {
+		time.AfterFunc(time.Minute, func() { conn.Close() })
+	}
+}
+
 // cut breaks the connection and ends the handler.
 func (w *faulty) cut() {
 	rc := http.NewResponseController(w.ResponseWriter)
-	rc.Flush()
+	if w.out > 0 {
+		rc.Flush()
+	}
 	if conn, _, err := rc.Hijack(); err == nil {
 		if tcp, ok := conn.(*net.TCPConn); ok && w.f.Reset {
 			tcp.SetLinger(0) // close sends RST: socket(7)
