@@ -44,3 +44,13 @@ func (h *Host) Find(path string) Dirs {
 	}
 	return d
 }
+
+// Others returns the directories that another runtime may have made for path in
+// hierarchies that we leave alone: systemd's own, which has no controllers.
+func (h *Host) Others(path string) []string {
+	const named = "/sys/fs/cgroup/systemd"
+	if path == "" || isCgroup(named, 1) != nil {
+		return nil
+	}
+	return []string{filepath.Join(named, path)}
+}

@@ -38,6 +38,18 @@ func (e *Engine) registryEnv() (config.Env, error) {
 	return env, nil
 }
 
+// Runtime returns the command line of the OCI runtime with this name; nil for our own.
+func (e *Engine) Runtime(name string) ([]string, error) {
+	if name == "" {
+		return nil, nil
+	}
+	env, err := e.env()
+	if err != nil {
+		return nil, err
+	}
+	return config.Runtime(env, os.DirFS("/"), name)
+}
+
 // Credentials says where the credentials for registries are.
 func (e *Engine) Credentials(o PullerOptions) (config.AuthSource, error) {
 	env, err := e.registryEnv()

@@ -71,6 +71,9 @@ func (s *Service) freezer(rec *container.Record, dirs *cgroup.Dirs) (string, err
 			dirs.Remove = append(dirs.Remove, dir)
 		}
 	}
+	if foreign(rec.Request) {
+		dirs.Remove = append(dirs.Remove, h.Others(rec.Cgroup)...)
+	}
 	return h.Freezer(rec.Cgroup), nil
 }
 
@@ -101,7 +104,11 @@ func (s *Service) dirs(c *container.Container) cgroup.Dirs {
 		s.log.Warn("where a container's cgroups are is not known", "container", c.ID, "error", err)
 		return cgroup.Dirs{}
 	}
-	return h.Find(c.Record.Cgroup)
+	d := h.Find(c.Record.Cgroup)
+	if foreign(c.Record.Request) {
+		d.Remove = append(d.Remove, h.Others(c.Record.Cgroup)...)
+	}
+	return d
 }
 
 // leftovers kills what a killed monitor left running and removes the

@@ -194,6 +194,9 @@ func (s *Service) filesOf(ctx context.Context, ref string) (*container.Container
 	free := func() { _ = l.Release() } // it is only locked
 	if c.Running() && c.State != nil {
 		free()
+		if foreign(c.Record.Request) {
+			return nil, nil, nil, errs.New(errs.Unsupported, "cannot copy from or to a running container of another runtime ("+c.Record.Request.Runtime+"): stop it first")
+		}
 		return c, &filesJob{PID: c.State.PID, PIDStart: c.State.PIDStart}, func() {}, nil
 	}
 	job, err := s.mountOf(ctx, c, l)

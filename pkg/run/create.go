@@ -176,6 +176,9 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 	if req.Restart.Name == "" {
 		req.Restart.Name = "no"
 	}
+	if err := checkForeign(req); err != nil {
+		return nil, err
+	}
 	if err := s.joined(&req); err != nil {
 		return nil, err
 	}

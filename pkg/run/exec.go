@@ -59,7 +59,7 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 		Seccomp: filter.Code, SeccompFlags: filter.Flags,
 		InUserNS: host.InUserNS, SingleID: host.SingleID, CgroupProcs: s.dirs(c).Procs,
 	}
-	p, err := lower.Exec(spec, proc, lo)
+	p, err := s.execPlan(c.Record, spec, proc, lo)
 	if err != nil {
 		return nil, err
 	}

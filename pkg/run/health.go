@@ -28,7 +28,7 @@ func (s *Service) health(rec *container.Record, spec *specs.Spec, host plan.Host
 	if err != nil {
 		return wire.Health{}, err
 	}
-	p, err := lower.Exec(spec, proc, lower.ExecOptions{
+	p, err := s.execPlan(rec, spec, proc, lower.ExecOptions{
 		Seccomp: filter.Code, SeccompFlags: filter.Flags, InUserNS: host.InUserNS, SingleID: host.SingleID, CgroupProcs: dirs.Procs,
 	})
 	if err != nil {

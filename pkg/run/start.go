@@ -180,6 +180,11 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	if con != nil {
 		_ = con.close() // copies
 	}
+	if foreign(rec.Request) {
+		if err := s.foreignRuns(ctx, rec, ses); err != nil {
+			return nil, errors.Join(err, ses.Close())
+		}
+	}
 	return &Started{ID: rec.ID, Session: ses, Warnings: warnings}, nil
 }
 
@@ -226,7 +231,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		return nil, err
 	}
 	spec.Root.Path = rootfs
-	p, err := lower.Run(spec, lower.Options{
+	o := lower.Options{
 		Overlay: &lower.Overlay{
 			Lower: rec.Lower, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
 			UserXattr: host.InUserNS, Volatile: req.AutoRemove,
@@ -240,7 +245,13 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Init:         req.Init,
 		CgroupProcs:  dirs.Procs,
 		Warn:         func(text string) { s.log.Warn(text) },
-	})
+	}
+	var p *wire.Plan
+	if foreign(req) {
+		p, err = s.foreignPlan(rec, spec, host, runDir, rootfs, o)
+	} else {
+		p, err = lower.Run(spec, o)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,8 @@ const validation = "github.com/opencontainers/runtime-tools/validation/"
 // excused are the failing lines of programs that crun passes or that both fail,
 // with the reason. A line that is not here must not fail unless it fails under crun.
 var excused = map[string]string{
+	"pidfile: create with '--pid-file' option works": "the program waits until `true` is running, which it is for a moment only, and then kills it, which is an error for a stopped one; crun sends the signal to a zombie if nobody has reaped it",
+
 	"start: `start` operation MUST generate an error if `process` was not set": "the program wants the opposite of what it says",
 	"start: timeout in waiting for the container status":                       "what follows from it: the container was not started, and waits on",
 }
@@ -76,6 +78,10 @@ type result struct {
 	passed int
 	err    error
 	output string
+}
+
+func allOf(list []string, f func(string) bool) bool {
+	return !slices.ContainsFunc(list, func(s string) bool { return !f(s) })
 }
 
 func (r result) good() bool { return len(r.failed) == 0 && r.err == nil }
@@ -136,7 +142,8 @@ func TestValidation(t *testing.T) {
 				whole++
 				return
 			}
-			if theirs.good() {
+			excuse := func(f string) bool { return excused[name+": "+f] != "" }
+			if theirs.good() && (ours.err != nil || !allOf(ours.failed, excuse)) {
 				t.Errorf("crun passes it: %v %q\n%s", ours.err, ours.failed, ours.output)
 				return
 			}

@@ -57,6 +57,9 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 		if err != nil {
 			return ui.FlagError(cmd, err)
 		}
+		if req.RuntimeArgv, err = e.Runtime(req.Runtime); err != nil {
+			return startFailure(err, ui.CodeUsage)
+		}
 		c := &runner{e: e, s: s, req: req, o: o, ref: args[0]}
 		for _, w := range o.Warnings {
 			fmt.Fprintln(s.Err, "WARNING:", w)

@@ -23,7 +23,6 @@ health-log-destination string Docker has no such checks, and these are not here 
 health-max-log-count string Docker has no such checks, and these are not here yet
 health-max-log-size string Docker has no such checks, and these are not here yet
 gpus string it comes with CDI devices
-runtime string other runtimes cannot be chosen yet
 use-api-socket bool there is no API socket yet
 uidmap list containers of one user share a user namespace for now
 gidmap list containers of one user share a user namespace for now

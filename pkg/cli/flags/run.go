@@ -260,6 +260,7 @@ func (f *RunFlags) security() {
 	})
 	fs.IntVar(&r.OOMScoreAdj, "oom-score-adj", 0, "Preference for the OOM killer (-1000 to 1000)")
 	fs.BoolVar(&f.oomKillDisable, "oom-kill-disable", false, "Keep the OOM killer away")
+	fs.StringVar(&r.Runtime, "runtime", "", "OCI runtime to use for this container: a path, or a name")
 	fs.BoolVar(&r.StrictLimits, "strict-limits", false, "Fail when this machine cannot apply a limit")
 }
 

@@ -182,7 +182,6 @@ func TestLaterFlagsFailByName(t *testing.T) {
 		"--gpus all":              "--gpus is not supported yet",
 		"--userns keep-id":        "--userns keep-id is not supported yet",
 		"--log-driver gelf":       "--log-driver gelf is not supported",
-		"--runtime runc":          "--runtime is not supported yet",
 		"--group-add keep-groups": "keep-groups is not supported yet",
 		"--device vendor/gpu=one": "CDI devices are not supported yet",
 		"-v /a:/b:U":              "option U is not supported yet",

@@ -22,6 +22,7 @@ import (
 // Options are what the lowering must know besides the spec.
 type Options struct {
 	Overlay *Overlay // the root file system; nil: the directory spec.Root.Path
+	Place   string   // where it is mounted until it is the root; "": at spec.Root.Path
 
 	Seccomp      []byte // struct sock_filter, one after another; empty: no filter
 	SeccompFlags uint32 // SECCOMP_FILTER_FLAG_*

@@ -95,8 +95,11 @@ func (b *builder) mountRoot() error {
 	if o == nil {
 		if b.early() {
 			at = "/sys" // which can be reached by everybody, and is needed no more
-		} else if err := b.openRootDir(); err != nil {
-			return err
+		} else {
+			at = b.rootPlace()
+			if err := b.openRootDir(); err != nil {
+				return err
+			}
 		}
 		b.placeMasks(at)
 		b.Call("mount the root", unix.SYS_MOVE_MOUNT, b.root, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
@@ -108,6 +111,9 @@ func (b *builder) mountRoot() error {
 
 // rootPlace is where the root is mounted.
 func (b *builder) rootPlace() string {
+	if b.o.Place != "" {
+		return b.o.Place
+	}
 	if at := b.spec.Root.Path; at != "" || b.o.Overlay == nil {
 		return at
 	}

@@ -107,6 +107,9 @@ func (b *builder) capabilities() error {
 	return nil
 }
 
+// AllCaps are the sets of a process of root's that has all that this host gives.
+func (h Host) AllCaps() *specs.LinuxCapabilities { return capSets(h.Caps, 0) }
+
 // capSets are the sets of a process that may hold mask. Only root holds it from
 // the start: an ordinary user gains at most by a file's capabilities or setuid,
 // hence the bounding set. Inheritable and ambient sets stay empty.

@@ -93,7 +93,10 @@ type Request struct {
 	LogDriver string            `json:"logDriver,omitempty"` // "": json-file
 	LogOpts   map[string]string `json:"logOpts,omitempty"`
 	Platform  string            `json:"platform,omitempty"`
-	Runtime   string            `json:"runtime,omitempty"`
+	Runtime   string            `json:"runtime,omitempty"` // as typed; "": cais itself
+
+	// RuntimeArgv is the command line of a Runtime that is not cais itself.
+	RuntimeArgv []string `json:"runtimeArgv,omitempty"`
 }
 
 // RestartPolicy is --restart: no, always, unless-stopped, on-failure[:Max].
