@@ -8,13 +8,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"text/template"
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/logs/forward"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
+	"cais.dev/cais/pkg/tmpl"
 	"cais.dev/cais/pkg/units"
 )
 
@@ -125,7 +125,7 @@ func logTag(text string, rec *container.Record, name string) (string, error) {
 	if text == "" {
 		text = "{{.ID}}"
 	}
-	t, err := template.New("log-tag").Parse(text)
+	t, err := tmpl.Parse(text, nil)
 	if err != nil {
 		return "", errs.E("log option tag", errs.Invalid, err)
 	}

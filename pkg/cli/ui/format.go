@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/template"
 	"unicode"
 	"unicode/utf8"
+
+	"cais.dev/cais/pkg/tmpl"
 )
 
 // split tells the forms of a --format apart.
@@ -30,16 +31,16 @@ func split(format string) (kind, text string) {
 // unescape expands the two escapes that people type into formats.
 func unescape(s string) string { return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(s) }
 
-func newTemplate(text string, f template.FuncMap) (*template.Template, error) {
-	tmpl, err := template.New("").Funcs(f).Parse(text)
+func newTemplate(text string, f tmpl.Funcs) (*tmpl.Template, error) {
+	t, err := tmpl.Parse(text, f)
 	if err != nil {
 		return nil, fmt.Errorf("template parsing error: %w", err)
 	}
-	return tmpl, nil
+	return t, nil
 }
 
 // functions are what Docker adds to Go's own.
-var functions = template.FuncMap{
+var functions = tmpl.Funcs{
 	"json":     compact,
 	"split":    strings.Split,
 	"join":     strings.Join,
@@ -51,7 +52,7 @@ var functions = template.FuncMap{
 }
 
 // headerFunctions leave a header's text as it is.
-var headerFunctions = template.FuncMap{
+var headerFunctions = tmpl.Funcs{
 	"json":     func(v any) any { return v },
 	"split":    func(v any, _ string) any { return v },
 	"join":     func(v any, _ string) any { return v },
@@ -118,12 +119,12 @@ func Print(w io.Writer, v any, format string, code int) error {
 		_, err = fmt.Fprintln(w, line)
 		return err
 	}
-	tmpl, err := newTemplate(text, functions)
+	t, err := newTemplate(text, functions)
 	if err != nil {
 		return Exit(code, err)
 	}
 	var b bytes.Buffer
-	if err := tmpl.Execute(&b, v); err != nil {
+	if err := t.Execute(&b, v); err != nil {
 		return fmt.Errorf("template parsing error: %w", err)
 	}
 	_, err = fmt.Fprintln(w, b.String())
@@ -148,15 +149,15 @@ func Inspect(w io.Writer, objects []any, format string) error {
 		}
 		return nil
 	}
-	tmpl, err := newTemplate(text, functions)
+	t, err := newTemplate(text, functions)
 	if err != nil {
 		return Exit(CodeTemplate, err)
 	}
 	for _, o := range objects {
 		var b bytes.Buffer
-		if err := tmpl.Execute(&b, o); err != nil {
+		if err := t.Execute(&b, o); err != nil {
 			b.Reset()
-			if err := executeRaw(&b, tmpl, o); err != nil {
+			if err := executeRaw(&b, t, o); err != nil {
 				return fmt.Errorf("template parsing error: %w", err)
 			}
 		}
@@ -177,7 +178,7 @@ func inspectJSON(w io.Writer, objects []any) error {
 }
 
 // executeRaw executes a template on the JSON form of o.
-func executeRaw(w io.Writer, tmpl *template.Template, o any) error {
+func executeRaw(w io.Writer, t *tmpl.Template, o any) error {
 	data, err := json.Marshal(o)
 	if err != nil {
 		return err
@@ -188,11 +189,7 @@ func executeRaw(w io.Writer, tmpl *template.Template, o any) error {
 	if err := d.Decode(&raw); err != nil {
 		return err
 	}
-	strict, err := tmpl.Clone()
-	if err != nil {
-		return err
-	}
-	return strict.Option("missingkey=error").Execute(w, raw)
+	return t.Strict().Execute(w, raw)
 }
 
 // InspectAll prints what find returns for each reference. What was found is

@@ -65,11 +65,11 @@ func (t Table[T]) Uses(o TableOptions, name string) bool {
 
 // usesAll reports whether a template may use a whole row, as {{json .}} does.
 func usesAll(text string) bool {
-	tmpl, err := newTemplate(text, functions)
-	if err != nil || tmpl.Tree == nil {
+	t, err := newTemplate(text, functions)
+	if err != nil || t.Tree == nil {
 		return true
 	}
-	return anyNode(tmpl.Root, func(n parse.Node) bool { return n.Type() == parse.NodeDot })
+	return anyNode(t.Tree.Root, func(n parse.Node) bool { return n.Type() == parse.NodeDot })
 }
 
 // anyNode reports whether is holds for n or for a node below it.
@@ -276,18 +276,16 @@ func (r templateRow) data() any {
 }
 
 func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o TableOptions) error {
-	tmpl, err := newTemplate(text, functions)
+	lines, err := newTemplate(text, functions)
 	if err != nil {
 		return err
 	}
-	tmpl.Option("missingkey=error")
 	head, err := newTemplate(text, headerFunctions)
 	if err != nil {
 		return err
 	}
-	head.Option("missingkey=error")
 	var header bytes.Buffer
-	if err := head.Execute(&header, t.header().data()); err != nil && t.unknown(err) != nil {
+	if err := head.Strict().Execute(&header, t.header().data()); err != nil && t.unknown(err) != nil {
 		return t.unknown(err)
 	}
 	var out io.Writer = w
@@ -305,7 +303,7 @@ func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o Tab
 	})
 	for _, r := range rows {
 		var line bytes.Buffer
-		if err := tmpl.Execute(&line, t.row(r, fields).data()); err != nil {
+		if err := lines.Strict().Execute(&line, t.row(r, fields).data()); err != nil {
 			if e := t.unknown(err); e != nil {
 				return e
 			}
