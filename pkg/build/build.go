@@ -151,6 +151,9 @@ type Request struct {
 	// into Result.Cache.
 	CacheFrom []CacheSource
 	CacheMode CacheMode
+	// Inline, if not nil, makes of the records of an image's own layers what its
+	// config has under [InlineKey].
+	Inline func([]CacheRecord) ([]byte, error)
 
 	Jobs int // commands at once; 0: as many as there are, -1 too
 

@@ -163,6 +163,11 @@ func (b *build) built(ctx context.Context, r graph.Result) (*Built, error) {
 	if out.Config, err = json.Marshal(config); err != nil {
 		return nil, err
 	}
+	if b.req.Inline != nil {
+		if out.Config, err = b.inline(ctx, r, out.Config); err != nil {
+			return nil, err
+		}
+	}
 	out.ID = digestHex(out.Config)
 	id := f.top
 	for i := range out.Layers {

@@ -1,7 +1,9 @@
 package build
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"slices"
@@ -46,8 +48,34 @@ const (
 	CacheMax  CacheMode = "max" // and those of the stages before them
 )
 
+// InlineKey is the part of an image's config that is a cache (BuildKit's
+// exporter/containerimage/exptypes/types.go).
+const InlineKey = "moby.buildkit.cache.v0"
+
+// inline puts the records of a result's layers into its config.
+func (b *build) inline(ctx context.Context, r graph.Result, config []byte) ([]byte, error) {
+	records, err := b.export(ctx, func(n *node) bool { return slices.Contains(r.Layers, n.id) })
+	if err != nil {
+		return nil, err
+	}
+	value, err := b.req.Inline(records)
+	if err != nil {
+		return nil, err
+	}
+	field, err := json.Marshal(map[string][]byte{InlineKey: value}) // in base64
+	if err != nil {
+		return nil, err
+	}
+	return append(append(bytes.TrimSuffix(config, []byte("}")), ','), field[1:]...), nil
+}
+
+// inMode tells which nodes' layers go into a cache.
+func inMode(mode CacheMode) func(*node) bool {
+	return func(n *node) bool { return mode == CacheMax || n.wanted }
+}
+
 // export lists what was made, and what was found, as records.
-func (b *build) export(ctx context.Context, mode CacheMode) ([]CacheRecord, error) {
+func (b *build) export(ctx context.Context, wanted func(*node) bool) ([]CacheRecord, error) {
 	var list []CacheRecord
 	index := map[string]int{} // by result
 	var add func(f *fileSystem, id graph.ID) (int, error)
@@ -89,7 +117,7 @@ func (b *build) export(ctx context.Context, mode CacheMode) ([]CacheRecord, erro
 	}
 	for i := range b.nodes {
 		n := &b.nodes[i]
-		if n.files == nil || n.err != nil || mode == CacheMin && !n.wanted {
+		if n.files == nil || n.err != nil || !wanted(n) {
 			continue
 		}
 		if _, err := add(n.files, n.id); err != nil {

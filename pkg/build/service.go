@@ -102,7 +102,7 @@ func (s *Service) Build(ctx context.Context, req Request) (_ *Result, err error)
 		return nil, context.Cause(ctx)
 	}
 	if req.CacheMode != CacheNone {
-		if res.Cache, err = b.export(ctx, req.CacheMode); err != nil {
+		if res.Cache, err = b.export(ctx, inMode(req.CacheMode)); err != nil {
 			return nil, err
 		}
 	}

@@ -16,6 +16,11 @@ func (b *Builder) FetchImage(ctx context.Context, img *graph.Image, p oci.Platfo
 	return err
 }
 
+// HasLayer reports whether the store has the layer diffID on parent.
+func (b *Builder) HasLayer(parent, diffID string) bool {
+	return b.store.LayerDir(storage.LayerID(parent, diffID)) != ""
+}
+
 // PutLayer makes l a layer of the store on parent, unless it is there, and returns
 // its id. body is opened only if it is needed.
 func (b *Builder) PutLayer(ctx context.Context, parent string, l pull.Layer, body func() (pull.Layer, func() error, error)) (id string, err error) {

@@ -78,6 +78,32 @@ func EncodeCache(records []build.CacheRecord, blobs []oci.Descriptor) ([]byte, e
 	return json.Marshal(c)
 }
 
+// EncodeInline writes the cache that an image's config has: the image's manifest
+// says where the layers are.
+func EncodeInline(records []build.CacheRecord) ([]byte, error) {
+	c := cacheConfig{Steps: &cacheSteps{Version: 1, Steps: []cacheStep{}}}
+	for _, r := range records {
+		c.Steps.Steps = append(c.Steps.Steps, cacheStep{r.Keys, r.Parent, r.Base, r.DiffID, r.Size, r.Created, r.Text})
+	}
+	return json.Marshal(c)
+}
+
+// DecodeInline finds the cache in an image's config, which may come from anybody;
+// none if it has none that is ours.
+func DecodeInline(config []byte) ([]build.CacheRecord, error) {
+	var c struct {
+		Cache []byte `json:"moby.buildkit.cache.v0"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return nil, errs.E("read the image's config", errs.Invalid, err)
+	}
+	if len(c.Cache) == 0 {
+		return nil, nil
+	}
+	records, _, err := DecodeCache(c.Cache)
+	return records, err
+}
+
 // DecodeCache reads a cache's config, which may come from anybody. blobs are the
 // compressed layers by their diffIDs. A cache that BuildKit made has no records for
 // us: its keys are not ours.

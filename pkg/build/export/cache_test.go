@@ -1,6 +1,7 @@
 package export
 
 import (
+	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
@@ -55,4 +56,33 @@ func FuzzDecodeCache(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestInline(t *testing.T) {
+	want := []build.CacheRecord{{
+		Keys: []string{strings.Repeat("a", 64)}, Parent: -1, DiffID: "sha256:" + strings.Repeat("b", 64), Size: 3, Text: "RUN x",
+	}}
+	value, err := EncodeInline(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := json.Marshal(map[string]any{"os": "linux", build.InlineKey: value})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := DecodeInline(config)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	for config, fails := range map[string]bool{
+		`{}`:                                false,
+		`{"moby.buildkit.cache.v0":"e30="}`: false, // {}: BuildKit's own
+		`{"moby.buildkit.cache.v0":"eA=="}`: true,
+		`{"moby.buildkit.cache.v0":3}`:      true,
+		`[`:                                 true,
+	} {
+		if got, err := DecodeInline([]byte(config)); got != nil || (err != nil) != fails {
+			t.Errorf("%s: %v, %v", config, got, err)
+		}
+	}
 }

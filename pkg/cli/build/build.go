@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -52,9 +51,6 @@ func NewBuild(e *engine.Engine, s ui.Streams) *cobra.Command {
 			j, err := o.job(e, s, args[0], cmd.Flags().Changed)
 			if err != nil {
 				return err
-			}
-			if slices.ContainsFunc(j.cacheTo, func(c export.CacheSpec) bool { return c.Type == "inline" }) {
-				return errs.WithHint(errs.New(errs.Unsupported, "--cache-to type=inline is not supported yet"), "Use --cache-to type=registry,ref=NAME.")
 			}
 			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
 				return ended(code, err)
@@ -258,6 +254,9 @@ func (j *job) execute(ctx context.Context, b *engine.Builder, g *graph.Graph) er
 		CacheFrom: j.readCaches(ctx, b, g), CacheMode: j.cacheMode(),
 		Graph: g, Sources: j.sources, Progress: j.log, Jobs: j.o.jobs, OCI: j.isOCI(),
 		CgroupParent: j.o.cgroupParent,
+	}
+	if j.inlineCache() {
+		req.Inline = export.EncodeInline
 	}
 	for _, u := range j.o.ulimits {
 		req.Ulimits = append(req.Ulimits, plan.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/build"
@@ -22,18 +24,28 @@ import (
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/pull"
 	"cais.dev/cais/pkg/push"
+	"cais.dev/cais/pkg/registry"
 )
 
 // cacheMode is what of the build --cache-to wants.
 func (j *job) cacheMode() build.CacheMode {
 	mode := build.CacheNone
 	for _, c := range j.cacheTo {
+		if c.Type == "inline" {
+			continue
+		}
 		if c.Attrs["mode"] == "max" {
 			return build.CacheMax
 		}
 		mode = build.CacheMin
 	}
 	return mode
+}
+
+// inlineCache reports whether the image is to be a cache itself.
+func (j *job) inlineCache() bool {
+	on, err := strconv.ParseBool(j.args["BUILDKIT_INLINE_CACHE"])
+	return err == nil && on || slices.ContainsFunc(j.cacheTo, func(c export.CacheSpec) bool { return c.Type == "inline" })
 }
 
 // readCaches opens the caches of --cache-from. One that cannot be read is none,
@@ -88,6 +100,9 @@ func (j *job) readCache(ctx context.Context, c export.CacheSpec) (*remoteCache, 
 			return nil, err
 		}
 		ref = ref.WithDefaultTag()
+		if found, err := j.localCache(ctx, ref); found != nil || err != nil {
+			return found, err
+		}
 		client, _, err := j.e.Registry(j.registry)
 		if err != nil {
 			return nil, err
@@ -97,13 +112,19 @@ func (j *job) readCache(ctx context.Context, c export.CacheSpec) (*remoteCache, 
 		if err != nil {
 			return nil, err
 		}
-		if m, _, err = oci.ParseManifest(doc.Data, doc.MediaType); err != nil {
+		var list *oci.Index
+		if m, list, err = oci.ParseManifest(doc.Data, doc.MediaType); err != nil {
 			return nil, err
+		}
+		if list != nil {
+			if m, err = j.instance(ctx, client, ref, list); err != nil {
+				return nil, err
+			}
 		}
 		r.blob = func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) { return client.Blob(ctx, ref, d, 0) }
 	}
-	if m == nil || m.Config.MediaType != export.CacheConfigType {
-		return nil, errs.New(errs.Unsupported, "no cache that this program made is there")
+	if m == nil {
+		return nil, noCache()
 	}
 	if m.Config.Size > oci.MaxConfig {
 		return nil, errs.New(errs.Invalid, "the cache's config is too large")
@@ -120,8 +141,75 @@ func (j *job) readCache(ctx context.Context, c export.CacheSpec) (*remoteCache, 
 	if oci.Digest(data) != m.Config.Digest {
 		return nil, errs.New(errs.Invalid, "the cache's config is damaged")
 	}
-	r.records, r.blobs, err = export.DecodeCache(data)
-	return r, err
+	if m.Config.MediaType == export.CacheConfigType {
+		r.records, r.blobs, err = export.DecodeCache(data)
+		return r, err
+	}
+	return r, r.inImage(data, m)
+}
+
+func noCache() error {
+	return errs.New(errs.Unsupported, "no cache that this program made is there")
+}
+
+// inImage reads the cache that an image's config has. Its layers are the image's.
+func (r *remoteCache) inImage(config []byte, m *oci.Manifest) (err error) {
+	if r.records, err = export.DecodeInline(config); err != nil {
+		return err
+	}
+	if len(r.records) == 0 {
+		return noCache()
+	}
+	img, err := oci.ParseImage(config)
+	if err != nil {
+		return err
+	}
+	r.blobs = map[string]oci.Descriptor{}
+	for i, d := range img.RootFS.DiffIDs {
+		if m != nil && i < len(m.Layers) {
+			r.blobs[d] = m.Layers[i]
+		}
+	}
+	return nil
+}
+
+// instance is the manifest of an index for the platform that is built for.
+func (j *job) instance(ctx context.Context, client *registry.Client, ref oci.Reference, list *oci.Index) (*oci.Manifest, error) {
+	want := oci.HostPlatform()
+	if len(j.platforms) > 0 {
+		want = j.platforms[0]
+	}
+	i := oci.Select(list.Manifests, want)
+	if i < 0 {
+		return nil, noCache()
+	}
+	doc, err := client.Manifest(ctx, ref.WithDigest(list.Manifests[i].Digest))
+	if err != nil {
+		return nil, err
+	}
+	m, _, err := oci.ParseManifest(doc.Data, doc.MediaType)
+	return m, err
+}
+
+// localCache is the cache in an image of the store; nil if there is none.
+func (j *job) localCache(ctx context.Context, ref oci.Reference) (*remoteCache, error) {
+	r, err := j.e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	img, err := r.Image(ctx, ref.String())
+	if err != nil || img.IsList() {
+		return nil, nil // the registry may have one
+	}
+	config, err := r.Config(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	c := &remoteCache{}
+	if c.inImage(config, nil) != nil {
+		return nil, nil
+	}
+	return c, nil
 }
 
 // fetch gets layers: those of the image at the bottom from where that is, the
@@ -130,7 +218,7 @@ func (r *remoteCache) fetch(ctx context.Context, b *engine.Builder, g *graph.Gra
 	parent := ""
 	for i, d := range diffIDs {
 		blob, ok := r.blobs[d]
-		if !ok {
+		if !ok && !b.HasLayer(parent, d) {
 			if err := fetchBase(ctx, b, g, diffIDs, step); err != nil {
 				return err
 			}
@@ -212,6 +300,9 @@ func blobPath(dir, digest string) string {
 // writeCaches makes the caches of --cache-to.
 func (j *job) writeCaches(ctx context.Context, records []build.CacheRecord) error {
 	for _, c := range j.cacheTo {
+		if c.Type == "inline" {
+			continue // it is in the image
+		}
 		err := j.writeCache(ctx, c, records)
 		if err != nil && c.Attrs["ignore-error"] == "true" && ctx.Err() == nil {
 			fmt.Fprintln(j.s.Err, "WARNING: the cache was not kept:", err)
