@@ -156,6 +156,9 @@ func Find(all []*Network, ref string) (*Network, error) {
 	}
 	switch len(byPrefix) {
 	case 0:
+		if ref == "podman" { // the default network's name there
+			return Find(all, Bridge)
+		}
 		return nil, NotFound(ref)
 	case 1:
 		return byPrefix[0], nil

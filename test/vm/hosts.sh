@@ -75,6 +75,31 @@ nfs) # as root: a home on NFS
 	su tester -c "cd $share; HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 /var/tmp/bin/cais doctor" | grep -q 'lies on nfs' || fail "doctor does not see NFS"
 	su tester -c "cd $share; export HOME=/mnt/nfs/tester XDG_RUNTIME_DIR=/run/user/1000 CAIS_ROOT=/var/tmp/cais-tester; /var/tmp/bin/cais load -q -i busybox.tar && /var/tmp/bin/cais run --rm busybox true" || fail "run with HOME on NFS and CAIS_ROOT elsewhere"
 	ok "HOME on NFS" ;;
+networks) # beside systemd-resolved
+	image
+	grep -q '^nameserver 127.0.0.53' /etc/resolv.conf || fail "systemd-resolved does not serve this machine: $(cat /etc/resolv.conf)"
+	[ -c /dev/net/tun ] && ok "a normal tun: $(stat -c %a /dev/net/tun), which nobody opens"
+	cais network create front >/dev/null
+	cais run -d --name web --network front -p 8090:80 busybox sh -c 'echo from web >/tmp/i; exec httpd -f -p 80 -h /tmp' >/dev/null
+	i=0; until [ "$(busybox wget -q -O - http://127.0.0.1:8090/i)" = 'from web' ]; do i=$((i + 1)); [ $i -lt 50 ] || fail "the published port"; sleep 0.1; done
+	[ "$(cais run --rm --network front busybox wget -q -O - http://web/i)" = 'from web' ] || fail "a neighbour by its name"
+	ok "a user network, by name; a published port"
+	# This machine's own name is known to systemd-resolved's server on the loopback alone.
+	cais run --rm --network front busybox nslookup "$(hostname)" | grep -q '^Name' || fail "a name of systemd-resolved's on a network"
+	cais run --rm busybox nslookup "$(hostname)" >/tmp/names.$$ 2>&1 || echo "note: the default network does not ask systemd-resolved: $(cat /tmp/names.$$)"
+	ok "names that only 127.0.0.53 knows"
+	mkdir -p /tmp/www.$$ && echo from the host >/tmp/www.$$/i
+	busybox httpd -f -p 8091 -h /tmp/www.$$ &
+	host=$!
+	sleep 0.3
+	got=$(cais run --rm --network front busybox wget -q -O - http://host.docker.internal:8091/i) || true
+	kill $host
+	[ "$got" = 'from the host' ] || fail "the host by its name: $got"
+	ok "host.docker.internal"
+	cais rm -f -t 0 web >/dev/null
+	cais network rm front >/dev/null
+	ip link | grep -q 'br-' && fail "a bridge is left: $(ip link)"
+	ok "nothing is left" ;;
 doctor) cais doctor ;;
 *) fail "unknown: $1" ;;
 esac

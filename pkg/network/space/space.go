@@ -1,6 +1,6 @@
 // Package space is a network namespace with a network that this process serves
-// itself, without a monitor: what the steps of a build run in. It goes with the
-// process.
+// itself, without a monitor: what the steps of a build run in, and what several
+// containers can share, none of which owns it. It goes with the process.
 package space
 
 import (
@@ -23,6 +23,11 @@ type Options struct {
 	// Names makes the name server; nil: there is none.
 	Names func(*loop.Loop) plane.Names
 	Note  func(string) // what is worth a line in a log; may be nil
+	// Members is the end of a pipe that is read, nil for none: the space ends by itself
+	// when nobody has the other end any more. Every container in the space is given
+	// that to hold, so none of them owns the space, and kill -9 of any counts as its
+	// leaving. The end is the space's from here on.
+	Members *os.File
 }
 
 // Space is a namespace with its network.
@@ -31,6 +36,7 @@ type Space struct {
 	l      *loop.Loop
 	p      *plane.Plane
 	wake   [2]int
+	life   int // Members; -1
 	done   chan error
 }
 
@@ -49,7 +55,17 @@ func Open(o Options) (*Space, error) {
 		}
 		held = append(held, fd)
 	}
-	s := &Space{done: make(chan error, 1)}
+	s := &Space{life: -1, done: make(chan error, 1)}
+	if o.Members != nil {
+		fd, err := syscall.Dup(int(o.Members.Fd()))
+		if err == nil {
+			syscall.CloseOnExec(fd)
+		}
+		if err = errors.Join(err, o.Members.Close()); err != nil {
+			return nil, err
+		}
+		s.life = fd
+	}
 	ready := make(chan error)
 	go s.serve(o, held, ready)
 	if err := <-ready; err != nil {
@@ -68,6 +84,9 @@ func (s *Space) Close() error {
 	return errors.Join(err, <-s.done)
 }
 
+// Wait returns when the last member has gone, or when Close was called elsewhere.
+func (s *Space) Wait() error { return <-s.done }
+
 // serve makes the network and runs its loop.
 func (s *Space) serve(o Options, held []int, ready chan<- error) {
 	err := s.begin(o, held)
@@ -77,8 +96,12 @@ func (s *Space) serve(o Options, held []int, ready chan<- error) {
 		return
 	}
 	ready <- nil
-	b := &bell{fd: s.wake[0]}
-	if err = s.l.Watch(s.wake[0], loop.In, b); err == nil {
+	b := &bell{}
+	err = s.l.Watch(s.wake[0], loop.In, b)
+	if err == nil && s.life >= 0 {
+		err = s.l.Watch(s.life, loop.Hup, b) // told in any case; nothing is read
+	}
+	if err == nil {
 		for !b.rung && err == nil {
 			err = s.l.Turn(-1)
 		}
@@ -123,14 +146,12 @@ func (s *Space) end() {
 	if s.l != nil {
 		s.l.Close(&s.wake[0])
 		s.l.Close(&s.wake[1])
+		s.l.Close(&s.life)
 		s.l.Destroy()
 	}
 }
 
-type bell struct {
-	fd   int
-	rung bool
-}
+type bell struct{ rung bool }
 
-// Ready is Close.
+// Ready is Close, or the last member's end.
 func (b *bell) Ready(uint32) { b.rung = true }
