@@ -303,6 +303,10 @@ func failure(err error) *wire.Failed {
 		if f.Reason == errs.Internal {
 			f.Reason = kindOf(step)
 		}
+		if step.What == "mount /proc" && step.Errno == syscall.EPERM {
+			// The kernel gives no full /proc to whom it shows only parts.
+			f.Hint = "Inside a container? Start the outer one with --security-opt seccomp=unconfined --security-opt systempaths=unconfined (podman: unmask=ALL)."
+		}
 	} else if f.Reason == errs.Internal && (errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS)) {
 		f.Reason = errs.Denied
 	}
