@@ -106,7 +106,7 @@ var tree = []node{
 	{name: "image", section: management, short: "Manage images", children: []node{
 		{name: "copy", of: "image copy", new: image.NewCopy},
 		{name: "diff", later: "how an image's files differ from its parent's"},
-		{name: "scp", later: "copying an image to another machine", instead: "cais save IMAGE | ssh HOST cais load."},
+		{name: "scp", of: "image scp", new: image.NewScp},
 		{name: "sign", later: "signing an image"},
 		{name: "trust", later: "editing policy.json"},
 		{name: "exists", of: "image exists", quick: true, new: image.NewExists},

@@ -228,6 +228,29 @@ func (b *bench) podman(w *who) *peer {
 	return p
 }
 
+// skopeo works on podman's store, which has the images.
+func (b *bench) skopeo(w *who, podman *peer) *peer {
+	p := &peer{name: "skopeo", cred: podman.cred, dir: "/", env: podman.env, err: podman.err}
+	path, ok := lookPath("skopeo")
+	if !ok {
+		p.err = errNotInstalled
+	}
+	if p.err != nil {
+		return p
+	}
+	conf := filepath.Join(b.dir, "skopeo-storage.conf")
+	text := fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", filepath.Join(w.home, "ps"), filepath.Join(w.home, "pr"))
+	if p.err = os.WriteFile(conf, []byte(text), 0o644); p.err != nil {
+		return p
+	}
+	p.env = append(append([]string{}, p.env...), "CONTAINERS_STORAGE_CONF="+conf)
+	p.base = []string{path}
+	if w.cred != nil || os.Geteuid() != 0 { // skopeo enters no user namespace for a copy to elsewhere
+		p.base = append(append([]string{}, podman.base...), "unshare", path)
+	}
+	return p
+}
+
 // docker starts a daemon by hand, once.
 func (b *bench) docker() *peer {
 	p := &peer{name: "docker", dir: "/"}

@@ -62,6 +62,7 @@ func (b *bench) push() error {
 	ready(ours, "pull", "-q", ref)
 	ready(podman, "pull", "-q", "--tls-verify=false", ref)
 	ready(docker, "pull", "-q", ref)
+	skopeo := b.skopeo(w, podman)
 	floored, err := runQuiet(exec.Command(self, "floor", tree, strings.Join(urls, ",")))
 	stop()
 	if err != nil {
@@ -91,13 +92,21 @@ func (b *bench) push() error {
 		for _, p := range []struct {
 			name string
 			*peer
-		}{{"cais", ours}, {"podman", podman}, {"docker", docker}} {
+		}{{"cais", ours}, {"podman", podman}, {"docker", docker}, {"skopeo", skopeo}} {
 			if p.err != nil {
 				fails["push "+p.name] = p.err
 				continue
 			}
 			to, stop := newRegistry()
 			to += "/pushed:1"
+			if p.name == "skopeo" {
+				from := "containers-storage:" + ref
+				one("push skopeo", p.cmd("copy", "-q", "--dest-tls-verify=false", from, "docker://"+to), false)
+				stop()
+				os.Remove(archive)
+				one("save skopeo", p.cmd("copy", "-q", from, "docker-archive:"+archive+":big:1"), false)
+				continue
+			}
 			ready(p.peer, "tag", ref, to)
 			args := []string{"push", "-q", to}
 			if p.name == "podman" {
@@ -128,6 +137,7 @@ func (b *bench) push() error {
 		b.ratio(what, s(verb+" cais"), s(verb+" floor"), true, 1.3, false, detail)
 		b.ratio(what, s(verb+" cais"), s(verb+" podman"), true, 1, false, "CPU of `podman "+verb+"`")
 		b.ratio(what, s(verb+" cais"), s(verb+" docker"), true, 1, false, "CPU of `docker "+verb+"`, client and daemon")
+		b.ratio(what, s(verb+" cais"), s(verb+" skopeo"), true, 1, false, "CPU of `skopeo copy`")
 	}
 	return nil
 }

@@ -201,3 +201,23 @@ func TestTag(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestParseEnd(t *testing.T) {
+	for typed, want := range map[string]end{
+		"debian:12":                     {image: "debian:12"},
+		"localhost/x":                   {image: "localhost/x"},
+		"jane@localhost::":              {user: "jane"},
+		"localhost::x:1":                {image: "x:1"},
+		"jane@host.example:2222::a/b:1": {user: "jane", host: "host.example", port: "2222", image: "a/b:1"},
+		"ssh://host::":                  {host: "host"},
+	} {
+		if got, err := parseEnd(typed); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", typed, got, err)
+		}
+	}
+	for _, bad := range []string{"::x", "-oProxyCommand=x::y", "-l@host::", "a b::"} {
+		if got, err := parseEnd(bad); err == nil {
+			t.Errorf("%s: %+v", bad, got)
+		}
+	}
+}
