@@ -305,7 +305,7 @@ func reset(ctx context.Context, e *engine.Engine) error {
 		_, _, err := part.prune(ctx, e, pruneOptions{all: true, volumes: true, named: true})
 		failed = append(failed, err)
 	}
-	if err := errors.Join(failed...); err != nil {
+	if err := errors.Join(append(failed, svc.ResetNetworks())...); err != nil {
 		return err
 	}
 	if _, err := image.Prune(ctx, e, image.PruneOptions{All: true, Cache: true}); err != nil {

@@ -20,3 +20,16 @@ func (s *Service) RemoveNetwork(ctx context.Context, ref string) (*network.Netwo
 	}
 	return n, nil
 }
+
+// ResetNetworks takes from this machine what the default network has made on it,
+// which stays after its containers. Nothing may be in a network any more.
+func (s *Service) ResetNetworks() error {
+	if s.engine() != engineBridge {
+		return nil // a user's go with their containers
+	}
+	n, err := s.nets().Find(network.Bridge)
+	if err != nil || n.Device == "" { // it has not come to be
+		return err
+	}
+	return plane.RemoveNetwork(n.Device, false)
+}
