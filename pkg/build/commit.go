@@ -15,6 +15,7 @@ import (
 
 	"cais.dev/cais/pkg/build/cache"
 	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/build/progress"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/changes"
 	"cais.dev/cais/pkg/oci"
@@ -265,7 +266,10 @@ func (b *build) manifest(out *Built) ([]byte, error) {
 func (b *build) record(ctx context.Context, f *fileSystem, sums []cache.Sum, out *Built, created time.Time) error {
 	var err error
 	if out.Manifest, err = b.s.o.Layers.Manifest(ctx, out.ID, b.req.Names); out.Manifest != nil || err != nil {
-		return err // all is as it was
+		if err == nil { // all is as it was
+			b.exported(b.req.Progress.Step("exporting to image"), out, nil)
+		}
+		return err
 	}
 	if f.base != graph.None { // the image's layers are in the store from here on
 		if err := b.fetchImage(ctx, &b.nodes[f.base], f); err != nil {
@@ -285,14 +289,20 @@ func (b *build) record(ctx context.Context, f *fileSystem, sums []cache.Sum, out
 		return err
 	}
 	step := b.req.Progress.Step("exporting to image")
-	if err = b.put(ctx, f, sums, out, created); err == nil {
+	err = b.put(ctx, f, sums, out, created)
+	b.exported(step, out, err)
+	return err
+}
+
+// exported ends the step that says what became of the image.
+func (b *build) exported(step *progress.Step, out *Built, err error) {
+	if err == nil {
 		step.ItemDone("writing image sha256:"+out.ID, 0)
 		for _, n := range b.req.Names {
 			step.ItemDone("naming to "+n, 0)
 		}
 	}
 	step.Done(err)
-	return err
 }
 
 func (b *build) put(ctx context.Context, f *fileSystem, sums []cache.Sum, out *Built, created time.Time) error {
