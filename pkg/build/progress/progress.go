@@ -116,7 +116,33 @@ func (l *Log) Hide(values ...string) {
 	}
 }
 
-// Step begins a step. The caller ends it by [Step.Done].
+// withoutPasswords writes xxxxx in the place of PASSWORD wherever s has
+// ://USER:PASSWORD@.
+func withoutPasswords(s string) string {
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(s, "://")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		b.WriteString("://")
+		end := strings.IndexAny(rest, "/?# \t\n\"'")
+		if end < 0 {
+			end = len(rest)
+		}
+		if at := strings.LastIndexByte(rest[:end], '@'); at >= 0 {
+			if user, password, _ := strings.Cut(rest[:at], ":"); password != "" {
+				b.WriteString(user + ":xxxxx")
+				rest = rest[at:]
+			}
+		}
+		s = rest
+	}
+}
+
+// Step begins a step. The caller ends it by [Step.Done]. Passwords in the addresses
+// that its name has are not shown.
 func (l *Log) Step(name string) *Step {
 	if l == nil || l.view == nil {
 		return nil
@@ -126,7 +152,7 @@ func (l *Log) Step(name string) *Step {
 	l.last++
 	s := &Step{log: l, id: l.last}
 	s.out.s, s.out.stream, s.err.s, s.err.stream = s, 1, s, 2
-	l.send(Event{Kind: Start, Step: s.id, Name: name})
+	l.send(Event{Kind: Start, Step: s.id, Name: withoutPasswords(name)})
 	return s
 }
 

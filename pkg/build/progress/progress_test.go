@@ -179,3 +179,16 @@ func FuzzPlainText(f *testing.F) {
 		}
 	})
 }
+
+func TestNamesHaveNoPasswords(t *testing.T) {
+	for in, want := range map[string]string{
+		"[2/2] ADD https://me:secret@host/x.git https://you@host /x": "[2/2] ADD https://me:xxxxx@host/x.git https://you@host /x",
+		"ADD http://me:p@ss@host:80":                                 "ADD http://me:xxxxx@host:80",
+		"ADD ssh://git@host/a:b@c x":                                 "ADD ssh://git@host/a:b@c x",
+		"RUN echo a://b:c://":                                        "RUN echo a://b:c://",
+	} {
+		if got := withoutPasswords(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
