@@ -326,7 +326,7 @@ func bindSources(mounts []plan.Mount, make bool) error {
 			return errs.New(errs.Invalid, `invalid mount config for type "bind": bind source path does not exist: `+m.Source)
 		case make:
 			if err := os.MkdirAll(m.Source, 0o755); err != nil {
-				return fmt.Errorf("make the mount's source: %w", err)
+				return errs.WithHint(fmt.Errorf("make the mount's source: %w", err), "The directory of a -v that does not exist is made: give one that exists, or one you may make.")
 			}
 		}
 	}

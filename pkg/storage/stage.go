@@ -76,7 +76,7 @@ func (s *Store) StageLayer(ctx context.Context, src LayerSource) (*Staged, error
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, s.explain("unpack layer "+shortDigest(src), err)
+		return nil, s.explain("unpack layer"+shortDigest(src), err)
 	}
 	d.staged.out, d.staged.split = out, d.split
 	return d.staged, nil
@@ -85,10 +85,10 @@ func (s *Store) StageLayer(ctx context.Context, src LayerSource) (*Staged, error
 func shortDigest(src LayerSource) string {
 	for _, d := range []string{src.BlobDigest, src.DiffID} {
 		if h, ok := strings.CutPrefix(d, "sha256:"); ok {
-			return short(h)
+			return " " + short(h)
 		}
 	}
-	return "of unknown digest"
+	return "" // a tar that a user gave
 }
 
 // differ is called by the library with a directory to fill.

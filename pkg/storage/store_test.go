@@ -220,7 +220,7 @@ func TestStageLayerRefuses(t *testing.T) {
 			b[len(b)/2] ^= 1
 			l.Body = bytes.NewReader(b)
 		}, "the blob is sha256:", ErrDigest},
-		{"not a tar", func(l *LayerSource) { *l = LayerSource{Body: bytes.NewReader(bytes.Repeat(random, 10))} }, "invalid tar header", nil},
+		{"not a tar", func(l *LayerSource) { *l = LayerSource{Body: bytes.NewReader(bytes.Repeat(random, 10))} }, "not a tar archive", nil},
 		{"a broken source", func(l *LayerSource) { l.Body = iotest.ErrReader(io.ErrNoProgress) }, "multiple Read calls", io.ErrNoProgress},
 		{"digest that is none", func(l *LayerSource) { l.BlobDigest = "sha256:../../x" }, "is not a sha256 digest", nil},
 	}

@@ -181,6 +181,9 @@ func (x *extractor) run(ctx context.Context, r io.Reader) error {
 		}
 		if err != nil {
 			if errors.Is(err, tar.ErrHeader) {
+				if x.res.Entries == 0 {
+					return errs.New(errs.Invalid, "not a tar archive")
+				}
 				return errs.New(errs.Invalid, "invalid tar header after entry "+strconv.Itoa(x.res.Entries))
 			}
 			return err
