@@ -203,7 +203,7 @@ func (a *agent) serve(ctx context.Context, c net.Conn) error {
 		}
 		answer := []byte{agentFailure}
 		switch {
-		case up != nil && len(msg) > 0 && (msg[0] == agentList || msg[0] == agentSign || msg[0] == agentExtension):
+		case up != nil && passes(msg):
 			if err := writeMessage(up, msg); err != nil {
 				return err
 			}
@@ -217,6 +217,22 @@ func (a *agent) serve(ctx context.Context, c net.Conn) error {
 			return err
 		}
 	}
+}
+
+// passes says what goes on to an agent: to list keys, to sign, and to tell it which
+// connection a signature is for. What other extensions do is the agent's secret.
+func passes(msg []byte) bool {
+	const bind = "session-bind@openssh.com" // PROTOCOL.agent of OpenSSH
+	if len(msg) == 0 {
+		return false
+	}
+	switch msg[0] {
+	case agentList, agentSign:
+		return true
+	case agentExtension:
+		return len(msg) >= 5+len(bind) && binary.BigEndian.Uint32(msg[1:]) == uint32(len(bind)) && string(msg[5:5+len(bind)]) == bind
+	}
+	return false
 }
 
 func readMessage(r io.Reader) ([]byte, error) {

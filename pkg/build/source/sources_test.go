@@ -449,3 +449,17 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatPassesToAnAgent(t *testing.T) {
+	for msg, want := range map[string]bool{
+		"": false, "\x0b": true, "\x0dkey": true, "\x11": false, "\x13": false, // add, remove all
+		"\x1b\x00\x00\x00\x18session-bind@openssh.com...": true,
+		"\x1b\x00\x00\x00\x19session-bind@openssh.comX":   false,
+		"\x1b\x00\x00\x00\x04kill":                        false,
+		"\x1b\x00\x00":                                    false,
+	} {
+		if got := passes([]byte(msg)); got != want {
+			t.Errorf("%q: %v", msg, got)
+		}
+	}
+}
