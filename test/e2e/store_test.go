@@ -111,6 +111,7 @@ func (s *store) leftovers() error {
 		}
 	}
 	bad = append(bad, mountsBelow(s.root)...)
+	bad = append(bad, s.cgroups()...)
 	bad = append(bad, s.files()...)
 	if len(bad) > 0 {
 		slices.Sort(bad)
@@ -221,29 +222,25 @@ func (s *store) removeBridge() {
 	}
 }
 
-// cgroups lists the cgroups of this machine.
-func cgroups() map[string]bool {
-	found := map[string]bool{}
+var containerID = regexp.MustCompile(`"[0-9a-f]{64}"`)
+
+// cgroups finds cgroups of the containers that this store has had, which are
+// those that its events name. Others' containers come and go as they like.
+func (s *store) cgroups() []string {
+	ids := map[string]bool{}
+	logs, _ := filepath.Glob(filepath.Join(s.root, "events", "*"))
+	for _, log := range logs {
+		text, _ := os.ReadFile(log)
+		for _, id := range containerID.FindAll(text, -1) {
+			ids["cais-"+string(id[1:65])] = true
+		}
+	}
+	var left []string
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			found[path] = true
+		if err == nil && d.IsDir() && ids[d.Name()] {
+			left = append(left, "cgroup "+path)
 		}
 		return nil
 	})
-	return found
-}
-
-var idInName = regexp.MustCompile(`/cais-[0-9a-f]{64}`)
-
-// newCgroups lists cais's cgroups that have come since. Others' containers come
-// and go as they like.
-func newCgroups(before map[string]bool) []string {
-	var left []string
-	for c := range cgroups() {
-		if !before[c] && idInName.MatchString(c) {
-			left = append(left, c)
-		}
-	}
-	slices.Sort(left)
 	return left
 }
