@@ -50,6 +50,8 @@ type Record struct {
 	Cgroup   string       `json:"cgroup,omitempty"` // path below each hierarchy; empty: none
 	LogPath  string       `json:"logPath,omitempty"`
 	Volumes  []Volume     `json:"volumes,omitempty"`
+	// IDs are those of the container's own user namespace.
+	IDs plan.IDs `json:"ids,omitzero"`
 	// Ephemeral is a --rm container of `run`: it is left over as soon as neither
 	// its monitor nor the command that made it lives.
 	Ephemeral bool `json:"ephemeral,omitempty"`

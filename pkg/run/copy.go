@@ -37,6 +37,8 @@ type filesJob struct {
 	PIDStart uint64         `json:"pidStart,omitempty"`
 	Tree     *transfer.Tree `json:"tree,omitempty"`
 
+	IDs plan.IDs `json:"ids,omitzero"` // the container's, if it has its own
+
 	Path   string          `json:"path,omitempty"`
 	Follow bool            `json:"follow,omitempty"`
 	Owners bool            `json:"owners,omitempty"`
@@ -179,7 +181,7 @@ func (s *Service) layersOf(c *container.Container) (*filesJob, error) {
 		return nil, err
 	}
 	dir := s.store.Dir(c.ID)
-	return &filesJob{Tree: &transfer.Tree{
+	return &filesJob{IDs: c.Record.IDs, Tree: &transfer.Tree{
 		Lower: c.Record.Lower, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: host.InUserNS,
 	}}, nil
 }
@@ -197,7 +199,7 @@ func (s *Service) filesOf(ctx context.Context, ref string) (*container.Container
 		if foreign(c.Record.Request) {
 			return nil, nil, nil, errs.New(errs.Unsupported, "cannot copy from or to a running container of another runtime ("+c.Record.Request.Runtime+"): stop it first")
 		}
-		return c, &filesJob{PID: c.State.PID, PIDStart: c.State.PIDStart}, func() {}, nil
+		return c, &filesJob{IDs: c.Record.IDs, PID: c.State.PID, PIDStart: c.State.PIDStart}, func() {}, nil
 	}
 	job, err := s.mountOf(ctx, c, l)
 	if err != nil {
@@ -425,7 +427,7 @@ func (j *filesJob) do(ctx context.Context, answer func(filesAnswer) error) error
 		if err := answer(filesAnswer{}); err != nil {
 			return err
 		}
-		return transfer.NewRoot(root).Pack(ctx, stream(1), "/", transfer.PackOptions{})
+		return transfer.NewRoot(root).Pack(ctx, stream(1), "/", transfer.PackOptions{Owner: j.inside()})
 	}
 	f, err := j.root()
 	if err != nil {
@@ -449,7 +451,31 @@ func (j *filesJob) do(ctx context.Context, answer func(filesAnswer) error) error
 	if err := answer(filesAnswer{Info: &info}); err != nil {
 		return err
 	}
-	return root.Pack(ctx, stream(1), j.Path, transfer.PackOptions{Name: BaseOf(j.Path), Follow: j.Follow})
+	return root.Pack(ctx, stream(1), j.Path, transfer.PackOptions{Name: BaseOf(j.Path), Follow: j.Follow, Owner: j.inside()})
+}
+
+// inside turns the owners that files have for us into those that the container
+// sees; nil: they are equal.
+func (j *filesJob) inside() func(uid, gid uint32) (int, int) {
+	if !j.IDs.Own() || j.IDs.Plain() {
+		return nil
+	}
+	back := plan.IDs{UIDs: plan.Turn(j.IDs.UIDs), GIDs: plan.Turn(j.IDs.GIDs)}
+	return func(uid, gid uint32) (int, int) {
+		u, _ := plan.Map(back.UIDs, uid) // what is nobody's there keeps its number
+		g, _ := plan.Map(back.GIDs, gid)
+		return int(u), int(g)
+	}
+}
+
+// outside is the way back.
+func (j *filesJob) outside() func(uid, gid uint32) (int, int) {
+	if !j.IDs.Own() || j.IDs.Plain() {
+		return nil
+	}
+	return func(uid, gid uint32) (int, int) {
+		return int(outside(j.IDs.UIDs, uid)), int(outside(j.IDs.GIDs, gid))
+	}
 }
 
 // BaseOf is the name of the first entry in the tar of p: its last name; "" if it
@@ -493,7 +519,7 @@ func (j *filesJob) put(ctx context.Context, root transfer.Root) error {
 	if err != nil {
 		return err
 	}
-	o := transfer.UnpackOptions{Owners: j.Owners}
+	o := transfer.UnpackOptions{Owners: j.Owners, Owner: j.outside()}
 	if name != "" && j.Source.Base != "" {
 		o.From, o.To = j.Source.Base, name
 	}

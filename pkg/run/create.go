@@ -80,6 +80,7 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	if err != nil {
 		return nil, err // nothing exists yet
 	}
+	defer func() { _ = p.release() }() // it is only locked
 	free := func() {}
 	if len(p.record.Volumes) > 0 { // until the record says that they are in use
 		l, err := s.vols.Lock(ctx, false)
@@ -99,7 +100,7 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	}
 	u.add(func(ctx context.Context) error { return errors.Join(s.discard(ctx, id), l.Release()) })
 
-	if err := s.fill(p); err != nil {
+	if err := s.fill(ctx, p); err != nil {
 		return nil, err
 	}
 	name, err := s.claim(o.Name, id)
@@ -168,10 +169,12 @@ type decided struct {
 	rootMode fs.FileMode
 	rootUID  int
 	rootGID  int
+	passwd   string     // /etc/passwd of the container's own; "": the image's
+	mapped   *lock.Lock // keeps ids and the image's copy until the record does; may be nil
 }
 
 // decide makes of a request what the container will be. It changes nothing.
-func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*decided, error) {
+func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *decided, err error) {
 	req := o.Request
 	if req.Restart.Name == "" {
 		req.Restart.Name = "no"
@@ -217,10 +220,25 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 		}
 	}
 	config := o.Image.Config.Config
+	if d.mapped, err = s.lockMapped(ctx, req); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.release())
+		}
+	}()
+	if in.IDs, err = s.decideIDs(req, host, in); err != nil {
+		return nil, err
+	}
+	d.keepID(&req, host, config.WorkingDir, &in)
+	if lower, err = s.mapped(ctx, lower, in.IDs); err != nil {
+		return nil, err
+	}
 	rec := &container.Record{
 		ID: id, Created: time.Now().UTC(), ImageRef: o.Ref, ImageID: o.Image.ID,
 		Image: config, Platform: o.Image.Config.Platform, Request: req,
-		Cgroup: in.CgroupPath, Ephemeral: o.Ephemeral,
+		Cgroup: in.CgroupPath, Ephemeral: o.Ephemeral, IDs: in.IDs,
 	}
 	if _, err := StopSignal("", rec); err != nil { // an image's, too
 		return nil, err
@@ -251,6 +269,9 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (*deci
 	}
 	if d.files, err = etcFiles(req, hostname); err != nil {
 		return nil, err
+	}
+	if d.passwd != "" {
+		d.files[passwdFile] = d.passwd
 	}
 	d.record = rec
 	return d, nil
@@ -283,13 +304,13 @@ func (d *decided) look(lower []string, in *plan.Inputs) error {
 }
 
 // fill puts everything but the record into the container's directory.
-func (s *Service) fill(p *decided) error {
+func (s *Service) fill(ctx context.Context, p *decided) error {
 	id, dir := p.record.ID, s.store.Dir(p.record.ID)
 	upper := filepath.Join(dir, "upper")
 	if err := errors.Join(os.Mkdir(upper, 0o700), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
 		return err
 	}
-	if p.rootUID != os.Geteuid() && os.Geteuid() == 0 {
+	if p.rootUID != os.Geteuid() && os.Geteuid() == 0 && !p.record.IDs.Own() {
 		if err := os.Chown(upper, p.rootUID, p.rootGID); err != nil {
 			return err
 		}
@@ -297,8 +318,16 @@ func (s *Service) fill(p *decided) error {
 	if err := os.Chmod(upper, p.rootMode); err != nil { // the overlay's root shows the upper one's mode
 		return err
 	}
+	if err := s.own(ctx, p.record.IDs, 0, 0, upper); err != nil {
+		return err
+	}
 	if err := writeEtc(dir, p.files); err != nil {
 		return err
+	}
+	if p.passwd != "" {
+		if err := s.own(ctx, p.record.IDs, 0, 0, filepath.Join(dir, passwdFile)); err != nil {
+			return err
+		}
 	}
 	text, err := plainjson.Marshal(p.spec)
 	if err != nil {

@@ -25,6 +25,7 @@ const (
 	hostsFile    = "hosts"
 	hostnameFile = "hostname"
 	resolvFile   = "resolv.conf"
+	passwdFile   = "passwd"
 )
 
 // etcFiles returns the contents of the container's own files in /etc, by their

@@ -37,6 +37,7 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 	if err != nil {
 		return nil, err
 	}
+	host = host.Nested(c.Record.IDs)
 	in := plan.Inputs{ID: c.ID}
 	if o.Request.User != "" {
 		if err := s.userFiles(c, &in); err != nil {

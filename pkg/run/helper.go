@@ -24,6 +24,8 @@ const (
 	helperRemove    = "remove"    // DIR...: remove trees
 	helperVolume    = "volume"    // DIR TARGET LAYER...: make a volume's content from an image
 	helperFiles     = "files"     // JOB: a container's files, as tar
+	helperMap       = "map"       // DIR: copy an image's tree with other owners
+	helperOwn       = "own"       // UID:GID PATH...: give files to their owner
 	helperFill      = "fill"      // DATA TARGET LAYER...: the same, in a directory that is there
 )
 
@@ -99,6 +101,16 @@ func helper(ctx context.Context, words []string) error {
 			return errors.New("cais-cleanup files: it takes one argument")
 		}
 		return doFiles(ctx, args[0])
+	case helperMap:
+		if len(args) != 1 {
+			return errors.New("cais-cleanup map: it takes one argument")
+		}
+		return mapTree(ctx, args[0])
+	case helperOwn:
+		if len(args) < 1 {
+			return errors.New("cais-cleanup own: too few arguments")
+		}
+		return giveTo(args[0], args[1:])
 	case helperVolume:
 		if len(args) < 2 {
 			return errors.New("cais-cleanup volume: too few arguments")

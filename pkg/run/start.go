@@ -221,6 +221,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 	if err != nil {
 		return nil, err
 	}
+	inside := host.Nested(rec.IDs)
 	req := rec.Request
 	filter, err := s.filter(req, spec, host)
 	if err != nil {
@@ -239,8 +240,9 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Seccomp:      filter.Code,
 		SeccompFlags: filter.Flags,
 		Rootless:     host.Rootless,
-		InUserNS:     host.InUserNS,
-		SingleID:     host.SingleID,
+		InUserNS:     inside.InUserNS,
+		SingleID:     inside.SingleID,
+		EarlySources: rec.IDs.Own(),
 		Files:        s.etcMounts(dir, req),
 		Init:         req.Init,
 		CgroupProcs:  dirs.Procs,
@@ -306,7 +308,7 @@ func (s *Service) etcMounts(dir string, req plan.Request) []lower.File {
 		taken[clean(m.Target)] = true
 	}
 	var files []lower.File
-	for _, name := range []string{hostsFile, hostnameFile, resolvFile} {
+	for _, name := range []string{hostsFile, hostnameFile, resolvFile, passwdFile} {
 		source := filepath.Join(dir, name)
 		if _, err := os.Lstat(source); err == nil && !taken["/etc/"+name] {
 			files = append(files, lower.File{Source: source, Target: "/etc/" + name})

@@ -221,7 +221,11 @@ func (s *Service) newVolume(ctx context.Context, rec *container.Record, v contai
 	if v.NoCopy || v.Subpath != "" || made.Mounted().Type != "" {
 		target = ""
 	}
-	if err := s.makeVolume(ctx, dir, target, rec.Lower); err != nil {
+	err = s.makeVolume(ctx, dir, target, rec.Lower)
+	if err == nil && made.Mounted().Type == "" {
+		err = s.ownVolume(ctx, rec, filepath.Join(dir, "_data"))
+	}
+	if err != nil {
 		return errors.Join(err, s.removeTree(ctx, dir))
 	}
 	ok, err := s.vols.Finish(dir, made)
@@ -230,6 +234,19 @@ func (s *Service) newVolume(ctx context.Context, rec *container.Record, v contai
 	}
 	s.note(volumeEvent("create", v.Name, "driver", volume.Local))
 	return nil
+}
+
+// ownVolume gives the container's root a new volume that has none of the
+// container's ids as its owner.
+func (s *Service) ownVolume(ctx context.Context, rec *container.Record, data string) error {
+	var st syscall.Stat_t
+	if err := syscall.Stat(data, &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != os.Geteuid() {
+		return nil // the image's directory was copied
+	}
+	return s.own(ctx, rec.IDs, 0, 0, data)
 }
 
 // makeVolume makes the content of a new volume in dir. Only one that has content,

@@ -185,3 +185,10 @@ func userName(path string, uid int) string {
 	}
 	return ""
 }
+
+// Ranges returns the ranges that a file, /etc/subuid or /etc/subgid, gives to the
+// user of that name, in the file's order: Outside and Count.
+func Ranges(file, name string) ([]IDMap, error) { return subordinate(file, []string{name}) }
+
+// Name is the name of the user uid in /etc/passwd; "" if he has none.
+func Name(uid int) string { return userName("/etc/passwd", uid) }

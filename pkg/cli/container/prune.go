@@ -43,6 +43,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			svc.Heal(cmd.Context())
 			gone, bytes, err := prune(cmd.Context(), svc, f)
+			err = errors.Join(err, svc.PruneMapped(cmd.Context()))
 			if len(gone) > 0 {
 				fmt.Fprintln(s.Out, "Deleted Containers:")
 				for _, id := range gone {
@@ -84,7 +85,8 @@ func Prune(ctx context.Context, svc *run.Service, args []string) (ids []string, 
 	if err != nil {
 		return nil, 0, err
 	}
-	return prune(ctx, svc, f)
+	ids, bytes, err = prune(ctx, svc, f)
+	return ids, bytes, errors.Join(err, svc.PruneMapped(ctx))
 }
 
 func prune(ctx context.Context, svc remover, f *filters) (ids []string, bytes int64, err error) {

@@ -24,10 +24,6 @@ health-max-log-count string Docker has no such checks, and these are not here ye
 health-max-log-size string Docker has no such checks, and these are not here yet
 gpus string it comes with CDI devices
 use-api-socket bool there is no API socket yet
-uidmap list containers of one user share a user namespace for now
-gidmap list containers of one user share a user namespace for now
-subuidname string containers of one user share a user namespace for now
-subgidname string containers of one user share a user namespace for now
 pod string there are no pods yet
 secret list there are no secrets yet
 systemd string systemd is not set up inside yet

@@ -219,7 +219,11 @@ func (f *RunFlags) namespaces() {
 	fs.StringVar(&r.PIDMode, "pid", "", "PID namespace: host, container:NAME")
 	fs.StringVar(&r.IPCMode, "ipc", "", "IPC namespace: private, shareable, host, none, container:NAME")
 	fs.StringVar(&r.UTSMode, "uts", "", "UTS namespace: host")
-	fs.StringVar(&f.userns, "userns", "", "User namespace: host")
+	fs.StringVar(&f.userns, "userns", "", "User namespace: host, private, auto[:size=N], keep-id[:uid=N,gid=N], nomap, container:NAME, ns:PATH")
+	list(fs, &r.UIDMaps, "uidmap", "", "Map user ids of the container: CONTAINER:HOST[:SIZE]")
+	list(fs, &r.GIDMaps, "gidmap", "", "Map group ids of the container: CONTAINER:HOST[:SIZE] (default: as --uidmap)")
+	fs.StringVar(&r.SubUIDName, "subuidname", "", "Map the user ids that /etc/subuid gives to NAME")
+	fs.StringVar(&r.SubGIDName, "subgidname", "", "Map the group ids that /etc/subgid gives to NAME")
 	fs.StringVar(&r.CgroupNSMode, "cgroupns", "", "Cgroup namespace: host, private")
 	fs.StringVar(&r.CgroupParent, "cgroup-parent", "", "Cgroup below which the container's is made")
 	fs.StringVar(&r.Cgroups, "cgroups", "", "enabled, disabled")
@@ -424,11 +428,13 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 }
 
 func (f *RunFlags) setModes(r *plan.Request, _ *RunOptions, env Env) (err error) {
-	switch f.userns {
-	case "", "host":
-		r.UserNS = f.userns
-	default:
-		return errs.New(errs.Unsupported, fmt.Sprintf("--userns %s is not supported yet: containers of one user share a user namespace for now", f.userns))
+	if r.UserNS = f.userns; !f.fs.Changed("userns") && len(r.UIDMaps)+len(r.GIDMaps) == 0 && r.SubUIDName == "" && r.SubGIDName == "" {
+		for _, key := range []string{"CAIS_USERNS", "PODMAN_USERNS"} {
+			if v, ok := env.lookup(key); ok && v != "" {
+				r.UserNS = v
+				break
+			}
+		}
 	}
 	if f.isolation != "" && f.isolation != "default" {
 		return invalid("invalid isolation: %s: only default is there on Linux", f.isolation)

@@ -180,7 +180,6 @@ func TestFlagMistakes(t *testing.T) {
 func TestLaterFlagsFailByName(t *testing.T) {
 	for args, want := range map[string]string{
 		"--gpus all":              "--gpus is not supported yet",
-		"--userns keep-id":        "--userns keep-id is not supported yet",
 		"--log-driver gelf":       "--log-driver gelf is not supported",
 		"--group-add keep-groups": "keep-groups is not supported yet",
 		"--device vendor/gpu=one": "CDI devices are not supported yet",

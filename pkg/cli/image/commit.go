@@ -126,6 +126,10 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	if conf, err = commit.Change(ctx, conf, platform, o.changes); err != nil {
 		return "", err
 	}
+	if c.Record.IDs.Own() && !c.Record.IDs.Plain() {
+		err := errs.New(errs.Unsupported, "commit of a container with ids of its own (--userns, --uidmap) is not supported yet")
+		return "", errs.WithHint(err, "'cais export NAME | cais import - IMAGE' keeps its files, with the owners that it sees.")
+	}
 	r, err := e.Reader()
 	if err != nil {
 		return "", err

@@ -89,7 +89,13 @@ func (n namespaces) forks() bool {
 
 // early says that the sources of mounts are opened before the user namespace is
 // made, which a second clone does then.
-func (b *builder) early() bool { return b.o.EarlySources && b.ns.created&unix.CLONE_NEWUSER != 0 }
+func (b *builder) early() bool {
+	ns := b.ns.created
+	if b.o.Overlay != nil {
+		ns = b.ns.all
+	}
+	return b.o.EarlySources && ns&unix.CLONE_NEWUSER != 0
+}
 
 func (b *builder) forks() bool { return b.ns.forks() || b.early() }
 

@@ -62,18 +62,34 @@ func (b *builder) rootfs(mounts []mount) error {
 // openSources opens the root and the sources of binds where the host's root still
 // is root: detached, and with their attributes.
 func (b *builder) openSources(mounts []mount) error {
-	if b.o.Overlay != nil {
-		return errs.New(errs.Internal, "an overlay cannot be opened early")
-	}
-	if err := b.openRootDir(); err != nil {
-		return err
+	if b.o.Overlay == nil {
+		if err := b.openRootDir(); err != nil {
+			return err
+		}
+	} else {
+		b.Call("make a mount namespace", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
 	}
 	for i := range mounts {
 		if m := &mounts[i]; m.bind && !m.cgroup && m.tree == nil && m.memory == nil {
 			b.openBind(m)
+		} else if m.fstype == "overlay" {
+			b.openFS(m) // its layers may be where only we may go
 		}
 	}
 	b.openDevices()
+	if b.o.Overlay == nil {
+		return nil
+	}
+	const what = "mount the image's layers"
+	b.Call("keep our mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
+	root := b.NewReg()
+	b.root = b.NewReg()
+	if err := b.overlay(b.o.Overlay, b.rootPlace()); err != nil {
+		return err
+	}
+	b.Call(what, unix.SYS_OPEN_TREE, b.root, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH).To(root)
+	b.close(b.root)
+	b.root = root
 	return nil
 }
 
@@ -92,7 +108,7 @@ func (b *builder) openRootDir() error {
 // mountRoot mounts the root file system and leaves its descriptor in b.root.
 func (b *builder) mountRoot() error {
 	at, o := b.spec.Root.Path, b.o.Overlay
-	if o == nil {
+	if o == nil || b.early() {
 		if b.early() {
 			at = "/sys" // which can be reached by everybody, and is needed no more
 		} else {

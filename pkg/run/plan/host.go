@@ -111,6 +111,9 @@ type Inputs struct {
 	// [MaxUserFile] is refused.
 	Passwd, Group []byte
 
+	// IDs are those of the container's own user namespace, or of the one it joins.
+	IDs IDs
+
 	// Namespaces are paths of namespaces to join, by the kind that
 	// container:<id> was given for: "network", "pid", "ipc", "uts", "user",
 	// "cgroup". A mode that names a container and has no path here is an error.

@@ -55,7 +55,7 @@ func (b *builder) defaultMounts() []specs.Mount {
 		proc = bind("/proc", "nosuid", "noexec", "nodev")
 	}
 	sys := fs("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access)
-	if b.hostNet && b.host.InUserNS {
+	if (b.hostNet || b.joinNet && b.in.IDs.Own()) && b.host.InUserNS {
 		sys = bind("/sys", "nosuid", "noexec", "nodev", access)
 	}
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}

@@ -8,11 +8,14 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// namespaces decides which namespaces are made, shared and joined. There is no
-// user namespace in the list: rootless containers live in U, where whoever
-// makes them already is.
+// namespaces decides which namespaces are made, shared and joined. A user
+// namespace is in the list only if the container is to have one of its own:
+// rootless containers live in U, where whoever makes them already is.
 func (b *builder) namespaces() error {
 	b.add(specs.MountNamespace, "")
+	if err := b.userNamespace(); err != nil {
+		return err
+	}
 	cgroup := b.req.CgroupNSMode
 	if cgroup == "" && !b.host.Cgroup.Unified {
 		cgroup = "host" // Docker's default on v1
@@ -69,11 +72,13 @@ func checkModes(req Request) error {
 		{"ipc", req.IPCMode, []string{"host", "private", "shareable", "none"}},
 		{"uts", req.UTSMode, []string{"host", "private"}},
 		{"cgroupns", req.CgroupNSMode, []string{"host", "private"}},
-		{"userns", req.UserNS, []string{"host"}},
 	} {
 		if err := checkMode(m.flag, m.mode, m.words); err != nil {
 			return err
 		}
+	}
+	if _, err := ParseUserMode(req.UserNS); err != nil {
+		return err
 	}
 	switch {
 	case req.UTSMode != "" && req.UTSMode != "private" && req.Hostname != "":
@@ -95,16 +100,14 @@ func checkMode(flag, mode string, words []string) error {
 			return nil
 		}
 	}
-	if flag != "userns" {
-		if p, ok := strings.CutPrefix(mode, "ns:"); ok && strings.HasPrefix(p, "/") {
-			return nil
+	if p, ok := strings.CutPrefix(mode, "ns:"); ok && strings.HasPrefix(p, "/") {
+		return nil
+	}
+	if name, ok := strings.CutPrefix(mode, "container:"); ok && flag != "cgroupns" {
+		if name == "" {
+			return errs.New(errs.Invalid, fmt.Sprintf("--%s: invalid container format container:<name|id>", flag))
 		}
-		if name, ok := strings.CutPrefix(mode, "container:"); ok && flag != "cgroupns" {
-			if name == "" {
-				return errs.New(errs.Invalid, fmt.Sprintf("--%s: invalid container format container:<name|id>", flag))
-			}
-			return nil
-		}
+		return nil
 	}
 	return errs.New(errs.Invalid, fmt.Sprintf("--%s: invalid %s mode: %s", flag, strings.ToUpper(flag), mode))
 }

@@ -73,13 +73,17 @@ type Request struct {
 	Security    Security `json:"security"`
 	SecurityOpt []string `json:"securityOpt,omitempty"` // as typed, for inspect
 
-	UserNS       string `json:"userNS,omitempty"`
-	PIDMode      string `json:"pidMode,omitempty"` // "", private, host, container:<id>, ns:PATH
-	IPCMode      string `json:"ipcMode,omitempty"`
-	UTSMode      string `json:"utsMode,omitempty"`
-	CgroupNSMode string `json:"cgroupNSMode,omitempty"`
-	CgroupParent string `json:"cgroupParent,omitempty"`
-	Cgroups      string `json:"cgroups,omitempty"` // "", enabled, disabled
+	UserNS       string   `json:"userNS,omitempty"`  // what [ParseUserMode] reads
+	UIDMaps      []string `json:"uidMaps,omitempty"` // --uidmap, as typed
+	GIDMaps      []string `json:"gidMaps,omitempty"`
+	SubUIDName   string   `json:"subUIDName,omitempty"`
+	SubGIDName   string   `json:"subGIDName,omitempty"`
+	PIDMode      string   `json:"pidMode,omitempty"` // "", private, host, container:<id>, ns:PATH
+	IPCMode      string   `json:"ipcMode,omitempty"`
+	UTSMode      string   `json:"utsMode,omitempty"`
+	CgroupNSMode string   `json:"cgroupNSMode,omitempty"`
+	CgroupParent string   `json:"cgroupParent,omitempty"`
+	Cgroups      string   `json:"cgroups,omitempty"` // "", enabled, disabled
 
 	Devices           []Device          `json:"devices,omitempty"`
 	DeviceCgroupRules []string          `json:"deviceCgroupRules,omitempty"`

@@ -18,6 +18,8 @@ import (
 type PackOptions struct {
 	Name   string // of the first entry; "": the tree's own content without it
 	Follow bool   // the path's last name is followed
+	// Owner turns the owner of a file into the one in the tar; nil: they are equal.
+	Owner func(uid, gid uint32) (int, int)
 }
 
 // buffer is how much is read or written at once.
@@ -31,7 +33,7 @@ func (r Root) Pack(ctx context.Context, w io.Writer, p string, o PackOptions) er
 	}
 	defer e.close()
 	out := bufio.NewWriterSize(w, buffer)
-	k := &packer{ctx: ctx, w: tar.NewWriter(out), seen: map[inode]string{}, buf: make([]byte, buffer)}
+	k := &packer{ctx: ctx, owner: o.Owner, w: tar.NewWriter(out), seen: map[inode]string{}, buf: make([]byte, buffer)}
 	if o.Name == "" && e.info.IsDir() {
 		err = k.children(e.dir, e.name, "")
 	} else {
@@ -49,10 +51,11 @@ func (r Root) Pack(ctx context.Context, w io.Writer, p string, o PackOptions) er
 type inode struct{ dev, ino uint64 }
 
 type packer struct {
-	ctx  context.Context
-	w    *tar.Writer
-	seen map[inode]string // files with several names, and the first of them
-	buf  []byte
+	ctx   context.Context
+	owner func(uid, gid uint32) (int, int)
+	w     *tar.Writer
+	seen  map[inode]string // files with several names, and the first of them
+	buf   []byte
 }
 
 // entry writes name in dir, and what is in it, as full.
@@ -67,7 +70,7 @@ func (k *packer) entry(dir int, name, full string) error {
 		}
 		return &os.PathError{Op: "stat", Path: full, Err: err}
 	}
-	h := header(&st, full)
+	h := k.header(&st, full)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return k.dir(dir, name, full, h)
@@ -191,11 +194,15 @@ func open(dir int, name string, flags int) (int, error) {
 	}
 }
 
-func header(st *unix.Stat_t, name string) *tar.Header {
-	return &tar.Header{
+func (k *packer) header(st *unix.Stat_t, name string) *tar.Header {
+	h := &tar.Header{
 		Name: name, Typeflag: tar.TypeReg, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
 		ModTime: unixTime(st.Mtim), Format: tar.FormatPAX,
 	}
+	if k.owner != nil {
+		h.Uid, h.Gid = k.owner(st.Uid, st.Gid)
+	}
+	return h
 }
 
 // attributes adds the extended attributes that a copy keeps.

@@ -24,6 +24,9 @@ type UnpackOptions struct {
 	From, To string
 	// Owners gives files the owners in the tar; otherwise they are ours.
 	Owners bool
+	// Owner turns an owner in the tar into the file's, and 0:0 into that of a file
+	// without one; nil: they are equal.
+	Owner func(uid, gid uint32) (int, int)
 }
 
 // Unpack writes a tar's files into the directory dir, which must exist. Links in
@@ -285,23 +288,36 @@ func (u *unpacker) link(dir int, base string, h *tar.Header) error {
 }
 
 func (u *unpacker) fown(fd int, h *tar.Header) error {
-	if !u.o.Owners {
+	uid, gid, ok := u.o.owner(h)
+	if !ok {
 		return nil
 	}
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
+	if err := unix.Fchown(fd, uid, gid); err != nil {
 		return &os.PathError{Op: "chown", Path: h.Name, Err: err}
 	}
 	return nil
 }
 
 func (u *unpacker) own(dir int, base string, h *tar.Header) error {
-	if !u.o.Owners {
+	uid, gid, ok := u.o.owner(h)
+	if !ok {
 		return nil
 	}
-	if err := unix.Fchownat(dir, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fchownat(dir, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "chown", Path: h.Name, Err: err}
 	}
 	return nil
+}
+
+// owner is who gets the file of h; false: it stays ours.
+func (o *UnpackOptions) owner(h *tar.Header) (uid, gid int, ok bool) {
+	if o.Owners {
+		uid, gid = h.Uid, h.Gid
+	}
+	if o.Owner != nil {
+		uid, gid = o.Owner(uint32(uid), uint32(gid))
+	}
+	return uid, gid, o.Owners || o.Owner != nil
 }
 
 func setAttributes(fd int, h *tar.Header) {

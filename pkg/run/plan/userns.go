@@ -1,0 +1,556 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cais.dev/cais/pkg/errs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// IDs is how the ids of a container's own user namespace lie in the namespace
+// that containers are made in. The zero value is a container without one.
+type IDs struct {
+	UIDs []IDMap `json:"uids,omitempty"`
+	GIDs []IDMap `json:"gids,omitempty"`
+}
+
+// Own says that there is such a namespace.
+func (m IDs) Own() bool { return len(m.UIDs) > 0 }
+
+// Plain says that every id is what it is outside: files need no other owner.
+func (m IDs) Plain() bool { return plain(m.UIDs) && plain(m.GIDs) }
+
+func plain(maps []IDMap) bool {
+	return !slices.ContainsFunc(maps, func(r IDMap) bool { return r.Container != r.Host })
+}
+
+// UserMode is --userns, read.
+type UserMode struct {
+	Kind   string // "", host, private, auto, keep-id, nomap, container, ns
+	Target string // of container and ns
+
+	Size       uint32 // of auto; 0: as many as the image's files name
+	UID, GID   *uint32
+	UIDs, GIDs []IDMap // what auto is to have, too
+}
+
+// ParseUserMode reads --userns.
+func ParseUserMode(text string) (UserMode, error) {
+	bad := errs.New(errs.Invalid, fmt.Sprintf("--userns: invalid USER mode: %s", text))
+	kind, rest, valued := strings.Cut(text, ":")
+	m := UserMode{Kind: kind}
+	switch kind {
+	case "", "host", "private", "nomap":
+		if valued {
+			return m, bad
+		}
+		return m, nil
+	case "container", "ns":
+		m.Target = rest
+		if rest == "" || kind == "ns" && !strings.HasPrefix(rest, "/") {
+			return m, bad
+		}
+		return m, nil
+	case "auto", "keep-id":
+		if !valued {
+			return m, nil
+		}
+	default:
+		return m, bad
+	}
+	for o := range strings.SplitSeq(rest, ",") {
+		key, value, ok := strings.Cut(o, "=")
+		if !ok {
+			return m, errs.New(errs.Invalid, fmt.Sprintf("--userns: invalid option %q: want KEY=VALUE", o))
+		}
+		if err := m.option(kind+" "+key, value); err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}
+
+func (m *UserMode) option(key, value string) error {
+	number := func() (uint32, error) {
+		n, err := strconv.ParseUint(value, 10, 32)
+		if err != nil || n > maxID {
+			return 0, errs.New(errs.Invalid, fmt.Sprintf("--userns: invalid value for %q: %s", strings.Fields(key)[1], value))
+		}
+		return uint32(n), nil
+	}
+	var err error
+	switch key {
+	case "auto size", "keep-id size":
+		m.Size, err = number()
+	case "keep-id uid", "keep-id gid":
+		var n uint32
+		n, err = number()
+		if key == "keep-id uid" {
+			m.UID = &n
+		} else {
+			m.GID = &n
+		}
+	case "auto uidmapping", "auto gidmapping":
+		var r IDMap
+		if r, err = parseIDMap(value); err != nil {
+			return err
+		}
+		if key == "auto uidmapping" {
+			m.UIDs = append(m.UIDs, r)
+		} else {
+			m.GIDs = append(m.GIDs, r)
+		}
+	default:
+		kind, name, _ := strings.Cut(key, " ")
+		return errs.New(errs.Invalid, fmt.Sprintf("--userns: unknown option specified for %s: %q", kind, name))
+	}
+	return err
+}
+
+// parseIDMap reads CONTAINER:HOST[:SIZE].
+func parseIDMap(text string) (IDMap, error) {
+	parts := strings.Split(text, ":")
+	n := [3]uint32{2: 1}
+	ok := len(parts) == 2 || len(parts) == 3
+	for i := 0; ok && i < len(parts); i++ {
+		v, err := strconv.ParseUint(parts[i], 10, 32)
+		ok, n[i] = err == nil && v <= 1<<32-1, uint32(v)
+	}
+	if !ok || n[2] == 0 || uint64(n[0])+uint64(n[2]) > 1<<32-1 || uint64(n[1])+uint64(n[2]) > 1<<32-1 {
+		return IDMap{}, errs.New(errs.Invalid, fmt.Sprintf("invalid id mapping %q: want CONTAINER:HOST:SIZE", text))
+	}
+	return IDMap{Container: n[0], Host: n[1], Size: n[2]}, nil
+}
+
+// parseIDMaps reads the values of --uidmap or --gidmap. A host id written @N is
+// one of the machine's: for an ordinary user, a name for one of his own.
+func parseIDMaps(texts []string, outer []IDMap) ([]IDMap, error) {
+	var list []IDMap
+	for _, t := range texts {
+		for _, one := range strings.Split(t, ",") {
+			at := strings.Contains(one, ":@")
+			r, err := parseIDMap(strings.Replace(one, ":@", ":", 1))
+			if err != nil {
+				return nil, err
+			}
+			if at {
+				if r.Host, err = ours(r, outer); err != nil {
+					return nil, err
+				}
+			}
+			if slices.ContainsFunc(list, func(x IDMap) bool {
+				return overlap(x.Container, x.Size, r.Container, r.Size) || overlap(x.Host, x.Size, r.Host, r.Size)
+			}) {
+				return nil, errs.New(errs.Invalid, "id mappings overlap: "+one)
+			}
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
+
+func overlap(a, n, b, m uint32) bool {
+	return uint64(a) < uint64(b)+uint64(m) && uint64(b) < uint64(a)+uint64(n)
+}
+
+// ours is the number that the machine's id r.Host has where containers are made.
+func ours(r IDMap, outer []IDMap) (uint32, error) {
+	if len(outer) == 0 {
+		return r.Host, nil
+	}
+	for _, o := range outer {
+		if r.Host >= o.Host && uint64(r.Host)+uint64(r.Size) <= uint64(o.Host)+uint64(o.Size) {
+			return o.Container + (r.Host - o.Host), nil
+		}
+	}
+	return 0, errs.New(errs.Invalid, fmt.Sprintf("the host's ids %d to %d are not yours", r.Host, r.Host+r.Size-1))
+}
+
+// IDInputs are what [DecideIDs] needs besides the request.
+type IDInputs struct {
+	Passwd, Group []byte
+	Taken         []IDs   // of the other containers
+	AutoUIDs      []IDMap // root: what auto may take, by host ids; Container is ignored
+	AutoGIDs      []IDMap
+	SubUIDs       []IDMap // the ranges of --subuidname, in host ids
+	SubGIDs       []IDMap
+}
+
+// DecideIDs returns the ids of the container's own user namespace, if the
+// request has it made one; those of a joined one are the other container's.
+func DecideIDs(req Request, host Host, in IDInputs) (IDs, error) {
+	mode, err := ParseUserMode(req.UserNS)
+	if err != nil {
+		return IDs{}, err
+	}
+	explicit := len(req.UIDMaps)+len(req.GIDMaps) > 0 || req.SubUIDName != "" || req.SubGIDName != ""
+	if explicit && mode.Kind != "" && mode.Kind != "private" {
+		return IDs{}, errs.New(errs.Invalid, fmt.Sprintf("--userns=%s cannot be used together with --uidmap, --gidmap, --subuidname or --subgidname", req.UserNS))
+	}
+	var ids IDs
+	switch {
+	case explicit:
+		ids, err = explicitIDs(req, host, in)
+	case mode.Kind == "private":
+		ids, err = privateIDs(host)
+	case mode.Kind == "keep-id":
+		ids, err = keepIDs(mode, host)
+	case mode.Kind == "nomap":
+		ids, err = noMap(host)
+	case mode.Kind == "auto":
+		ids, err = autoIDs(mode, host, in)
+	default:
+		return IDs{}, nil
+	}
+	if err != nil {
+		return IDs{}, err
+	}
+	if !inMap(ids.UIDs, 0) || !inMap(ids.GIDs, 0) {
+		return IDs{}, errs.New(errs.Unsupported, "a user namespace without an id 0 cannot be set up: map container id 0")
+	}
+	return ids, exist(ids, host)
+}
+
+// exist refuses ids that are not there outside.
+func exist(ids IDs, host Host) error {
+	for _, side := range []struct{ want, have []IDMap }{{ids.UIDs, host.UIDs}, {ids.GIDs, host.GIDs}} {
+		for _, r := range side.want {
+			if !covered(r.Host, r.Size, side.have) {
+				err := errs.New(errs.Unsupported, fmt.Sprintf("ids %d to %d do not exist in your user namespace", r.Host, r.Host+r.Size-1))
+				return errs.WithHint(err, addIDs)
+			}
+		}
+	}
+	return nil
+}
+
+func covered(first, size uint32, maps []IDMap) bool {
+	if len(maps) == 0 {
+		return true
+	}
+	for size > 0 {
+		i := slices.IndexFunc(maps, func(r IDMap) bool { return first >= r.Container && first-r.Container < r.Size })
+		if i < 0 {
+			return false
+		}
+		n := min(size, maps[i].Size-(first-maps[i].Container))
+		first, size = first+n, size-n
+	}
+	return true
+}
+
+const addIDs = "Ask root for more: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+
+func explicitIDs(req Request, host Host, in IDInputs) (ids IDs, err error) {
+	if ids.UIDs, err = parseIDMaps(req.UIDMaps, host.UIDs); err != nil {
+		return ids, err
+	}
+	if ids.GIDs, err = parseIDMaps(req.GIDMaps, host.GIDs); err != nil {
+		return ids, err
+	}
+	for _, sub := range []struct {
+		name   string
+		ranges []IDMap
+		outer  []IDMap
+		to     *[]IDMap
+	}{{req.SubUIDName, in.SubUIDs, host.UIDs, &ids.UIDs}, {req.SubGIDName, in.SubGIDs, host.GIDs, &ids.GIDs}} {
+		if sub.name == "" || len(*sub.to) > 0 {
+			continue
+		}
+		next := uint32(0)
+		for _, r := range sub.ranges {
+			h, err := ours(r, sub.outer)
+			if err != nil {
+				return ids, err
+			}
+			*sub.to = append(*sub.to, IDMap{Container: next, Host: h, Size: r.Size})
+			next += r.Size
+		}
+		if next == 0 {
+			return ids, errs.New(errs.Invalid, fmt.Sprintf("no subordinate ids of %q: /etc/subuid and /etc/subgid name none", sub.name))
+		}
+	}
+	if len(ids.GIDs) == 0 {
+		ids.GIDs = ids.UIDs
+	}
+	if len(ids.UIDs) == 0 {
+		ids.UIDs = ids.GIDs
+	}
+	return ids, nil
+}
+
+// privateIDs are those of the namespace that containers are made in.
+func privateIDs(host Host) (IDs, error) {
+	if !host.Rootless && len(host.UIDs) == 0 {
+		return IDs{}, errs.New(errs.Invalid, "--userns=private: must provide at least one UID or GID mapping to configure a user namespace")
+	}
+	return IDs{same(host.UIDs), same(host.GIDs)}, nil
+}
+
+func same(maps []IDMap) []IDMap {
+	if len(maps) == 0 {
+		return []IDMap{{Size: 1<<32 - 1}}
+	}
+	out := make([]IDMap, len(maps))
+	for i, r := range maps {
+		out[i] = IDMap{Container: r.Container, Host: r.Container, Size: r.Size}
+	}
+	return out
+}
+
+// keepIDs gives the caller, who is 0 outside, the id that he has on the machine:
+// those below move up by one.
+func keepIDs(m UserMode, host Host) (IDs, error) {
+	if !host.Rootless {
+		if m.UID != nil || m.GID != nil {
+			return IDs{}, errs.New(errs.Unsupported, "--userns=keep-id with options is for ordinary users: root has no id to keep")
+		}
+		return IDs{same(host.UIDs), same(host.GIDs)}, nil
+	}
+	if host.SingleID {
+		err := errs.New(errs.Unsupported, "--userns=keep-id needs subordinate ids, and you have none")
+		return IDs{}, errs.WithHint(err, addIDs)
+	}
+	uid, gid := uint32(host.UID), uint32(host.GID)
+	if m.UID != nil {
+		uid = *m.UID
+	}
+	if m.GID != nil {
+		gid = *m.GID
+	}
+	keep := func(id uint32, outer []IDMap) []IDMap {
+		last := contiguous(outer)
+		if m.Size > 0 {
+			last = min(last, m.Size-1)
+		}
+		if id == 0 {
+			return []IDMap{{0, 0, last + 1}}
+		}
+		below := min(id, last)
+		list := []IDMap{{0, 1, below}, {id, 0, 1}}
+		if last > id {
+			list = append(list, IDMap{id + 1, id + 1, last - id})
+		}
+		return list
+	}
+	return IDs{keep(uid, host.UIDs), keep(gid, host.GIDs)}, nil
+}
+
+// noMap leaves the caller out.
+func noMap(host Host) (IDs, error) {
+	if !host.Rootless {
+		return IDs{}, errs.New(errs.Unsupported, "--userns=nomap is only for ordinary users")
+	}
+	u, g := contiguous(host.UIDs), contiguous(host.GIDs)
+	if host.SingleID || u == 0 || g == 0 {
+		return IDs{}, errs.WithHint(errs.New(errs.Unsupported, "--userns=nomap needs subordinate ids, and you have none"), addIDs)
+	}
+	return IDs{[]IDMap{{0, 1, u}}, []IDMap{{0, 1, g}}}, nil
+}
+
+// autoIDs takes ids that no other container has.
+func autoIDs(m UserMode, host Host, in IDInputs) (IDs, error) {
+	if host.SingleID {
+		return IDs{}, errs.WithHint(errs.New(errs.Unsupported, "--userns=auto needs subordinate ids, and you have none"), addIDs)
+	}
+	need := m.Size
+	if need == 0 {
+		need = max(needed(in.Passwd, in.Group), 1024)
+		for _, r := range slices.Concat(m.UIDs, m.GIDs) {
+			need = max(need, r.Container+r.Size)
+		}
+	}
+	pick := func(given, pool []IDMap, taken func(IDs) []IDMap) ([]IDMap, error) {
+		used := slices.Clone(given)
+		for _, t := range in.Taken {
+			used = append(used, taken(t)...)
+		}
+		list := slices.Clone(given)
+		for first := uint32(0); first < need; { // the gaps between what was given
+			end := need
+			inside := false
+			for _, r := range given {
+				if first >= r.Container && first < r.Container+r.Size {
+					first, inside = r.Container+r.Size, true
+				} else if r.Container > first {
+					end = min(end, r.Container)
+				}
+			}
+			if inside {
+				continue
+			}
+			at, ok := room(end-first, pool, used)
+			if !ok {
+				err := errs.New(errs.Unsupported, fmt.Sprintf("--userns=auto: could not find %d ids that no container uses", end-first))
+				return nil, errs.WithHint(err, "Remove containers made with it, ask for fewer with auto:size=N, or add ids in /etc/subuid and /etc/subgid.")
+			}
+			r := IDMap{Container: first, Host: at, Size: end - first}
+			list, used = append(list, r), append(used, r)
+			first = end
+		}
+		return list, nil
+	}
+	poolU, poolG := in.AutoUIDs, in.AutoGIDs
+	if host.Rootless || len(poolU) == 0 {
+		poolU, poolG = []IDMap{{Host: 1, Size: contiguous(host.UIDs)}}, []IDMap{{Host: 1, Size: contiguous(host.GIDs)}}
+	}
+	u, err := pick(m.UIDs, poolU, func(t IDs) []IDMap { return t.UIDs })
+	if err != nil {
+		return IDs{}, err
+	}
+	g, err := pick(m.GIDs, poolG, func(t IDs) []IDMap { return t.GIDs })
+	return IDs{u, g}, err
+}
+
+// room finds size host ids of pool that are not used.
+func room(size uint32, pool, used []IDMap) (uint32, bool) {
+	for _, p := range pool {
+		for at := p.Host; uint64(at)+uint64(size) <= uint64(p.Host)+uint64(p.Size); {
+			i := slices.IndexFunc(used, func(r IDMap) bool { return overlap(at, size, r.Host, r.Size) })
+			if i < 0 {
+				return at, true
+			}
+			next := used[i].Host + used[i].Size
+			if next <= at {
+				break
+			}
+			at = next
+		}
+	}
+	return 0, false
+}
+
+// needed is one more than the highest id that an image's files name, as far as
+// it is an ordinary one.
+func needed(passwd, group []byte) uint32 {
+	top := uint32(0)
+	for _, file := range [][]byte{passwd, group} {
+		for line := range strings.Lines(string(file)) {
+			f := strings.Split(strings.TrimRight(line, "\r\n"), ":")
+			for i := 2; i < min(len(f), 4); i++ {
+				if id, ok, err := numeric(f[i]); ok && err == nil && id < 65536 && id != 65534 {
+					top = max(top, id+1)
+				}
+			}
+		}
+	}
+	if top > 1024 {
+		return 65536
+	}
+	return top
+}
+
+// Nested is h for what lives in a user namespace of its own with these ids.
+func (h Host) Nested(ids IDs) Host {
+	if !ids.Own() {
+		return h
+	}
+	h.InUserNS, h.RaiseLimits = true, false
+	h.UIDs, h.GIDs = ids.UIDs, ids.GIDs
+	h.SingleID = len(ids.UIDs) == 1 && ids.UIDs[0].Size == 1
+	return h
+}
+
+// userNamespace adds the container's own user namespace, or another's.
+func (b *builder) userNamespace() error {
+	if !b.in.IDs.Own() {
+		return nil
+	}
+	mode, err := ParseUserMode(b.req.UserNS)
+	if err != nil {
+		return err
+	}
+	switch mode.Kind {
+	case "container":
+		p := b.in.Namespaces["user"]
+		if p == "" {
+			return errs.New(errs.Conflict, fmt.Sprintf("cannot join the user namespace of container %s: it is not running", mode.Target))
+		}
+		b.add(specs.UserNamespace, p)
+	case "ns":
+		b.add(specs.UserNamespace, mode.Target)
+	default:
+		b.add(specs.UserNamespace, "")
+	}
+	l := b.spec.Linux
+	l.UIDMappings, l.GIDMappings = specMaps(b.in.IDs.UIDs), specMaps(b.in.IDs.GIDs)
+	b.host = b.host.Nested(b.in.IDs)
+	return nil
+}
+
+func specMaps(maps []IDMap) []specs.LinuxIDMapping {
+	out := make([]specs.LinuxIDMapping, len(maps))
+	for i, r := range maps {
+		out[i] = specs.LinuxIDMapping{ContainerID: r.Container, HostID: r.Host, Size: r.Size}
+	}
+	return out
+}
+
+// SpecIDs are the ids that a spec's own user namespace has.
+func SpecIDs(spec *specs.Spec) IDs {
+	read := func(in []specs.LinuxIDMapping) (out []IDMap) {
+		for _, r := range in {
+			out = append(out, IDMap{Container: r.ContainerID, Host: r.HostID, Size: r.Size})
+		}
+		return out
+	}
+	return IDs{read(spec.Linux.UIDMappings), read(spec.Linux.GIDMappings)}
+}
+
+// Map is the id outside of a container's id.
+func Map(maps []IDMap, id uint32) (uint32, bool) {
+	for _, r := range maps {
+		if id >= r.Container && id-r.Container < r.Size {
+			return r.Host + (id - r.Container), true
+		}
+	}
+	return id, len(maps) == 0
+}
+
+// Turn is the map the other way round.
+func Turn(maps []IDMap) []IDMap {
+	out := make([]IDMap, len(maps))
+	for i, r := range maps {
+		out[i] = IDMap{Container: r.Host, Host: r.Container, Size: r.Size}
+	}
+	return out
+}
+
+// Ours are ids of the machine as the namespace names them that containers are made in.
+func Ours(maps []IDMap, host []IDMap) ([]IDMap, error) {
+	out := slices.Clone(maps)
+	for i, r := range out {
+		var err error
+		if out[i].Host, err = ours(r, host); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// KeepID is who a container with keep-id runs as, if nothing else was asked:
+// "UID:GID" and the line of passwd that names him.
+func KeepID(req Request, host Host, name, workdir string, passwd []byte) (user, line string) {
+	m, err := ParseUserMode(req.UserNS)
+	if err != nil || m.Kind != "keep-id" || !host.Rootless {
+		return "", ""
+	}
+	uid, gid := uint32(host.UID), uint32(host.GID)
+	if m.UID != nil {
+		uid = *m.UID
+	}
+	if m.GID != nil {
+		gid = *m.GID
+	}
+	user = fmt.Sprintf("%d:%d", uid, gid)
+	if id, entry, err := findUser(strconv.Itoa(int(uid)), passwd); err != nil || entry != "" || id.uid != uid {
+		return user, ""
+	}
+	if name == "" || strings.ContainsAny(name+workdir, ":\n\x00") {
+		return user, ""
+	}
+	return user, fmt.Sprintf("%s:*:%d:%d:%s:%s:/bin/sh\n", name, uid, gid, name, workdir)
+}
