@@ -141,6 +141,9 @@ func (s *Service) create(ctx context.Context, o CreateOptions) (c *Created, err 
 	if err := s.fillVolumes(ctx, p.record); err != nil {
 		return nil, err
 	}
+	if err := s.chownMounts(ctx, p); err != nil {
+		return nil, err
+	}
 	s.note(s.created(p.record, name, o.Attach)...)
 	return &Created{ID: id, Name: name, Warnings: p.warnings, lock: l, record: p.record, spec: p.spec, settings: settings}, nil
 }

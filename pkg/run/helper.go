@@ -26,6 +26,7 @@ const (
 	helperFiles     = "files"     // JOB: a container's files, as tar
 	helperMap       = "map"       // DIR: copy an image's tree with other owners
 	helperOwn       = "own"       // UID:GID PATH...: give files to their owner
+	helperChown     = "chown"     // UID:GID DIR...: give whole trees to their owner
 	helperFill      = "fill"      // DATA TARGET LAYER...: the same, in a directory that is there
 )
 
@@ -111,6 +112,11 @@ func helper(ctx context.Context, words []string) error {
 			return errors.New("cais-cleanup own: too few arguments")
 		}
 		return giveTo(args[0], args[1:])
+	case helperChown:
+		if len(args) < 1 {
+			return errors.New("cais-cleanup chown: too few arguments")
+		}
+		return giveTrees(ctx, args[0], args[1:])
 	case helperVolume:
 		if len(args) < 2 {
 			return errors.New("cais-cleanup volume: too few arguments")

@@ -139,6 +139,9 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	if err := s.volumes(ctx, rec); err != nil {
 		return nil, err
 	}
+	if err := s.overlays(ctx, rec); err != nil {
+		return nil, err
+	}
 	if err := s.refresh(spec, rec.Request); err != nil {
 		return nil, err
 	}

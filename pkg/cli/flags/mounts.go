@@ -44,6 +44,9 @@ func parseVolume(s string, env Env) (plan.Mount, error) {
 	if m.Source == "" {
 		return m, nil
 	}
+	if slices.Contains(m.Options, "O") && m.Source[0] != '/' && m.Source[0] != '.' {
+		return m, errs.New(errs.Unsupported, "--volume option O is for directories: "+m.Source+" is a volume")
+	}
 	switch m.Source[0] {
 	case '/', '.':
 		m.Type, m.CreateSrc = "bind", !slices.Contains(m.Options, "nocreate")
@@ -104,8 +107,11 @@ func volumeOptions(m *plan.Mount, text string) error {
 		case "nocreate":
 			class = o
 			m.Options = append(m.Options, o)
-		case "U", "O", "idmap":
-			return errs.New(errs.Unsupported, "--volume option "+o+" is not supported yet")
+		case "U", "O":
+			class = o
+			m.Options = append(m.Options, o)
+		case "idmap":
+			return errs.New(errs.Unsupported, "--volume option idmap is not supported yet")
 		default:
 			if strings.HasPrefix(o, "idmap=") {
 				return errs.New(errs.Unsupported, "--volume option idmap is not supported yet")
@@ -168,6 +174,10 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 			return invalid("invalid value for %s: %s", key, val)
 		}
 		*p = v
+		return nil
+	}
+	if !valued && (key == "u" || key == "chown") {
+		r.m.Options = append(r.m.Options, "U")
 		return nil
 	}
 	switch key {
@@ -258,7 +268,22 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 			r.m.DriverOpts = map[string]string{}
 		}
 		r.m.DriverOpts[k] = v
-	case "image-subpath", "u", "chown", "idmap", "relabel", "notmpcopyup":
+	case "u", "chown":
+		var own bool
+		if err := flag(&own); err != nil || !own {
+			return err
+		}
+		r.m.Options = append(r.m.Options, "U")
+	case "relabel":
+		switch val {
+		case "shared":
+			r.m.Options = append(r.m.Options, "z")
+		case "private":
+			r.m.Options = append(r.m.Options, "Z")
+		default:
+			return invalid("invalid value for %s: %s (must be \"shared\" or \"private\")", key, val)
+		}
+	case "image-subpath", "idmap", "notmpcopyup":
 		return errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet")
 	default:
 		return invalid("unexpected key '%s' in '%s'", key, whole)

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"cais.dev/cais/pkg/container"
-	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/units"
@@ -364,8 +363,8 @@ func (f *RunFlags) setEnv(r *plan.Request, _ *RunOptions, env Env) error {
 		return err
 	}
 	r.Env = append(r.Env, vars...)
-	if slices.Contains(r.GroupAdd, "keep-groups") {
-		return errs.New(errs.Unsupported, "--group-add keep-groups is not supported yet")
+	if slices.Contains(r.GroupAdd, plan.KeepGroups) && len(r.GroupAdd) > 1 {
+		return invalid("the '--group-add keep-groups' option is not allowed with any other --group-add options")
 	}
 	return nil
 }

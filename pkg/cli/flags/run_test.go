@@ -181,9 +181,8 @@ func TestLaterFlagsFailByName(t *testing.T) {
 	for args, want := range map[string]string{
 		"--gpus all":              "--gpus is not supported yet",
 		"--log-driver gelf":       "--log-driver gelf is not supported",
-		"--group-add keep-groups": "keep-groups is not supported yet",
 		"--device vendor/gpu=one": "CDI devices are not supported yet",
-		"-v /a:/b:U":              "option U is not supported yet",
+		"-v /a:/b:idmap":          "option idmap is not supported yet",
 		"--pod x":                 "--pod is not supported yet",
 	} {
 		_, _, err := parse(t, true, strings.Fields(args)...)
@@ -354,4 +353,34 @@ func FuzzVolume(f *testing.F) {
 			t.Errorf("%q: %+v", s, m)
 		}
 	})
+}
+
+// What podman's mount options become.
+func TestOwnerAndOverlayOptions(t *testing.T) {
+	for text, want := range map[string][]string{
+		"/a:/b:U":    {"U"},
+		"/a:/b:O":    {"O"},
+		"/a:/b:O,ro": {"O"},
+		"vol:/b:U":   {"U"},
+	} {
+		m, err := parseVolume(text, Env{})
+		if err != nil || !slices.Equal(m.Options, want) {
+			t.Errorf("%s: %v, %v", text, m.Options, err)
+		}
+	}
+	for text, want := range map[string][]string{
+		"type=bind,src=/a,dst=/b,U":                 {"U"},
+		"type=bind,src=/a,dst=/b,chown=true":        {"U"},
+		"type=volume,src=vol,dst=/b,u=false":        nil,
+		"type=bind,src=/a,dst=/b,relabel=private":   {"Z"},
+		"type=volume,src=vol,dst=/b,relabel=shared": {"z"},
+	} {
+		m, err := parseMount(text, Env{})
+		if err != nil || !slices.Equal(m.Options, want) {
+			t.Errorf("%s: %v, %v", text, m.Options, err)
+		}
+	}
+	if _, err := parseVolume("vol:/b:O", Env{}); err == nil {
+		t.Error("a volume with O was accepted")
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -239,7 +240,7 @@ func (b *builder) ids(singleID bool) {
 	if u.UID != 0 {
 		b.Call("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secbitNoSetuidFixup, 0, 0, 0)
 	}
-	if !singleID { // there setgroups is denied, and no group but ours exists
+	if !singleID && b.spec.Annotations[plan.KeepGroupsAnnotation] != "1" { // there setgroups is denied, and no group but ours exists
 		groups := make([]byte, 0, 4*len(u.AdditionalGids))
 		for _, g := range u.AdditionalGids {
 			groups = append(groups, byte(g), byte(g>>8), byte(g>>16), byte(g>>24))

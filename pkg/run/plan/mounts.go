@@ -2,8 +2,10 @@ package plan
 
 import (
 	"fmt"
+	"hash/fnv"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
@@ -187,6 +189,9 @@ func access(m Mount) []string {
 // bind spells a bind mount. Read-only is recursive where the kernel can
 // (mount_setattr, 5.12): otherwise a mount below the source stays writable.
 func (b *builder) bind(m Mount) (specs.Mount, error) {
+	if slices.Contains(m.Options, "O") {
+		return b.overlay(m), nil
+	}
 	options := []string{"rbind"}
 	if m.Recursive == "disabled" {
 		options[0] = "bind"
@@ -219,6 +224,25 @@ func (b *builder) bind(m Mount) (specs.Mount, error) {
 	}
 	b.rootPropagation(prop)
 	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options}, nil
+}
+
+// overlay lets the container write over a directory of the host's without
+// changing it.
+func (b *builder) overlay(m Mount) specs.Mount {
+	dir := OverlayDir(path.Dir(b.in.Rootfs), m.Target)
+	options := append(access(m), "lowerdir+="+m.Source, "upperdir="+dir+"/upper", "workdir="+dir+"/work")
+	if b.inUserNS {
+		options = append(options, "userxattr")
+	}
+	return specs.Mount{Destination: m.Target, Type: "overlay", Source: "overlay", Options: options}
+}
+
+// OverlayDir is where what a container writes to a mount with the option O is
+// kept, in the container's directory dir, until its next start.
+func OverlayDir(dir, target string) string {
+	h := fnv.New64a()
+	h.Write([]byte(path.Clean(target)))
+	return path.Join(dir, "over", strconv.FormatUint(h.Sum64(), 16))
 }
 
 // rootPropagation: a mount that shall pass events on needs a root that does.

@@ -2,7 +2,9 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
@@ -20,7 +22,7 @@ func Spec(req Request, img oci.Config, host Host, in Inputs) (*specs.Spec, []War
 	if err := Check(req); err != nil {
 		return nil, nil, err
 	}
-	b := builder{req: req, img: img, host: host, in: in, spec: &specs.Spec{
+	b := builder{req: req, img: img, host: host, inUserNS: host.InUserNS, in: in, spec: &specs.Spec{
 		Version:     specs.Version,
 		Process:     &specs.Process{},
 		Root:        &specs.Root{Path: in.Rootfs, Readonly: req.ReadOnly},
@@ -50,6 +52,8 @@ type builder struct {
 	warnings []Warning
 	// deviceMounts are bound device nodes: below /dev, so after it.
 	deviceMounts []specs.Mount
+
+	inUserNS bool // what makes the mounts is in a user namespace
 
 	// What the namespaces are decides much of the rest.
 	hostNet, joinNet bool
@@ -93,6 +97,13 @@ func (b *builder) hostname() string {
 	return b.in.ID
 }
 
+// KeepGroups is the --group-add that leaves the process the caller's own
+// supplementary groups; KeepGroupsAnnotation says so in a spec, as crun has it.
+const (
+	KeepGroups           = "keep-groups"
+	KeepGroupsAnnotation = "run.oci.keep_original_groups"
+)
+
 // process decides what is executed, by whom, where and with which environment.
 func (b *builder) process() error {
 	p := b.spec.Process
@@ -104,13 +115,25 @@ func (b *builder) process() error {
 	if b.req.User != "" {
 		user = b.req.User
 	}
-	if b.user, err = resolve(user, b.req.GroupAdd, b.in.Passwd, b.in.Group); err != nil {
+	added := b.req.GroupAdd
+	if slices.Contains(added, KeepGroups) {
+		added = nil
+	}
+	if b.user, err = resolve(user, added, b.in.Passwd, b.in.Group); err != nil {
 		return err
 	}
 	if err := b.host.mapped(&b.user); err != nil {
 		return err
 	}
 	p.User = b.user.spec()
+	if len(added) < len(b.req.GroupAdd) {
+		p.User.AdditionalGids = nil
+		b.spec.Annotations = maps.Clone(b.spec.Annotations)
+		if b.spec.Annotations == nil {
+			b.spec.Annotations = map[string]string{}
+		}
+		b.spec.Annotations[KeepGroupsAnnotation] = "1"
+	}
 	p.Env = environment(b.req, b.img, b.hostname(), b.user.home)
 	p.Terminal = b.req.TTY
 	p.NoNewPrivileges = b.req.Security.NoNewPrivileges
