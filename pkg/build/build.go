@@ -58,6 +58,8 @@ type Store interface {
 	HoldLayer(ctx context.Context, id string) error
 	// Sync flushes all files of the store.
 	Sync() error
+	// PutLayer makes a tar a layer on parent, unless it is there.
+	PutLayer(ctx context.Context, parent, diffID string, tar func(io.Writer) error) (id string, err error)
 	PutImage(ctx context.Context, img Image) (id string, err error)
 }
 
@@ -154,6 +156,9 @@ type Request struct {
 	// Inline, if not nil, makes of the records of an image's own layers what its
 	// config has under [InlineKey].
 	Inline func([]CacheRecord) ([]byte, error)
+
+	// Rewrite changes the layers before they are recorded.
+	Rewrite Rewrite
 
 	Jobs int // commands at once; 0: as many as there are, -1 too
 

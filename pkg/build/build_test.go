@@ -122,6 +122,10 @@ func (s *fakeStore) AdoptLayer(_ context.Context, parent string, l NewLayer) (st
 	return id, os.Rename(l.Dir, to)
 }
 
+func (s *fakeStore) PutLayer(context.Context, string, string, func(io.Writer) error) (string, error) {
+	return "", errors.New("not in this test")
+}
+
 func (s *fakeStore) HoldLayer(_ context.Context, id string) error {
 	s.held = append(s.held, id)
 	return nil

@@ -139,6 +139,11 @@ func (b *build) built(ctx context.Context, r graph.Result) (*Built, error) {
 	if len(f.chain) != len(r.Layers) {
 		return nil, errs.New(errs.Internal, fmt.Sprintf("%d layers were made, and %d are in the plan", len(f.chain), len(r.Layers)))
 	}
+	if b.req.Record {
+		if f, err = b.rewritten(ctx, f); err != nil {
+			return nil, err
+		}
+	}
 	var sums []cache.Sum
 	made := make([]time.Time, len(f.chain))
 	for i := range f.chain { // bottom first
@@ -153,6 +158,13 @@ func (b *build) built(ctx context.Context, r graph.Result) (*Built, error) {
 	config := r.Config
 	config.RootFS.Type = "layers"
 	config.RootFS.DiffIDs = slices.Clone(config.RootFS.DiffIDs)
+	if w := b.req.Rewrite; b.req.Record && len(f.chain) > 0 && (w.Squash || w.SquashAll) {
+		from := r.BaseHistory
+		if w.SquashAll {
+			from, config.RootFS.DiffIDs = 0, nil
+		}
+		config.History = squashHistory(config.History, from)
+	}
 	for _, d := range config.RootFS.DiffIDs {
 		out.Layers = append(out.Layers, BuiltLayer{DiffID: d, Size: -1})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 
@@ -138,7 +139,7 @@ func (s *buildStore) open(ctx context.Context) (build.Store, error) {
 	if _, err := s.pull.open(ctx); err != nil {
 		return nil, err
 	}
-	return changer{s.pull.store}, nil
+	return changer{s.pull.store, s.pull}, nil
 }
 
 // local is the image of that name, if it is for that platform.
@@ -214,7 +215,26 @@ func pullEvents(step *progress.Step) func(pull.Event) {
 }
 
 // changer is the changing side.
-type changer struct{ *storage.Store }
+type changer struct {
+	*storage.Store
+	pull *pullStore
+}
+
+// PutLayer makes what tar writes a layer on parent, unless it is there.
+func (c changer) PutLayer(ctx context.Context, parent, diffID string, tar func(io.Writer) error) (string, error) {
+	id := storage.LayerID(parent, diffID)
+	if c.Reader().LayerDir(id) != "" {
+		return id, nil
+	}
+	r, w := io.Pipe()
+	defer r.Close() // whoever still writes is told
+	go func() { w.CloseWithError(tar(w)) }()
+	st, err := c.pull.Stage(ctx, pull.Layer{DiffID: diffID, Body: r})
+	if err != nil {
+		return "", err
+	}
+	return c.pull.Commit(ctx, parent, []pull.Staged{st})
+}
 
 func (c changer) AdoptLayer(ctx context.Context, parent string, l build.NewLayer) (string, error) {
 	id, err := c.Store.AdoptLayer(ctx, parent, storage.NewLayer{Dir: l.Dir, Sum: l.Sum, TarSplit: l.TarSplit, Keep: l.Keep})

@@ -77,10 +77,6 @@ func (s Spec) Check() error {
 
 func checkValue(k, v string) error {
 	switch k {
-	case "rewrite-timestamp":
-		if b, err := strconv.ParseBool(v); err != nil || b {
-			return errs.New(errs.Unsupported, "rewrite-timestamp is not supported yet: files of layers keep their times")
-		}
 	case "compression":
 		switch v {
 		case "gzip", "zstd", "uncompressed":

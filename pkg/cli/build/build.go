@@ -201,7 +201,7 @@ func (j *job) options(ctx context.Context, b *engine.Builder) dockerfile.Options
 		Name: j.name, Target: j.o.target, BuildArgs: j.args, Labels: labels(j.o.labels),
 		Platforms: j.platforms, Build: oci.HostPlatform().Normalize(), Contexts: j.named,
 		From: j.o.from, Env: j.environ, UnsetEnv: j.o.unsetEnv, UnsetLabels: j.o.unsetLabels,
-		NoCache: j.o.noCache, NoCacheStages: split(j.o.noCacheFilter),
+		NoCache: j.o.noCache || !j.o.layers, NoCacheStages: split(j.o.noCacheFilter),
 		Network: j.network, Hosts: j.hosts, Ulimits: j.o.ulimits, ShmSize: j.o.shmSize, CgroupParent: j.o.cgroupParent,
 		Resolver: b.Bases, Epoch: j.epoch, AllStages: j.call == "check" && j.o.target == "",
 		Warn: func(w dockerfile.Warning) { j.warnings = append(j.warnings, w) },
@@ -248,12 +248,15 @@ func (j *job) allowed(g *graph.Graph) error {
 }
 
 // execute carries the graph out and makes the outputs.
-func (j *job) execute(ctx context.Context, b *engine.Builder, g *graph.Graph) error {
+func (j *job) execute(ctx context.Context, b *engine.Builder, g *graph.Graph) (err error) {
 	x := exporter{j: j, b: b}
 	req := build.Request{
 		CacheFrom: j.readCaches(ctx, b, g), CacheMode: j.cacheMode(),
 		Graph: g, Sources: j.sources, Progress: j.log, Jobs: j.o.jobs, OCI: j.isOCI(),
 		CgroupParent: j.o.cgroupParent,
+	}
+	if req.Rewrite, err = x.rewrite(g); err != nil {
+		return err
 	}
 	if j.inlineCache() {
 		req.Inline = export.EncodeInline

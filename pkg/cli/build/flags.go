@@ -44,17 +44,19 @@ type options struct {
 	tlsVerify                bool
 
 	// podman's
-	manifest, format string
-	jobs             int
-	timestamp        string
-	epoch            string
-	rewriteTimestamp bool
-	unsetEnv         []string
-	env              []string
-	from             string
-	logFile          string
-	unsetLabels      []string
-	sandbox          sandbox
+	manifest, format  string
+	jobs              int
+	timestamp         string
+	epoch             string
+	rewriteTimestamp  bool
+	unsetEnv          []string
+	env               []string
+	from              string
+	logFile           string
+	unsetLabels       []string
+	squash, squashAll bool
+	layers            bool
+	sandbox           sandbox
 }
 
 // sizeValue is a flag of bytes.
@@ -160,6 +162,9 @@ func (o *options) define(f *pflag.FlagSet) {
 	list(&o.env, "env", "", "Set an environment `variable` in every stage, NAME[=VALUE]")
 	list(&o.unsetEnv, "unsetenv", "", "Leave this `variable` out of the image")
 	list(&o.unsetLabels, "unsetlabel", "", "Leave this `label` out of the image")
+	f.BoolVar(&o.squash, "squash", false, "Make one layer of those that the build adds")
+	f.BoolVar(&o.squashAll, "squash-all", false, "Make one layer of all, with those of the base image")
+	f.BoolVar(&o.layers, "layers", true, "With =false: use no earlier results, and make one layer of those that the build adds")
 	text(&o.from, "from", "", "Begin with this `image` instead of the first FROM's")
 	o.sandbox.define(f)
 	defineOthers(f)
@@ -193,13 +198,10 @@ compress bool warn there is no daemon to send the context to
 rm bool=true none nothing is left of a step in any case
 force-rm bool none nothing is left of a step in any case
 isolation string warn isolation flag is deprecated with BuildKit.
-squash bool warn experimental flag squash is removed with BuildKit. You should squash inside build using a multi-stage Dockerfile for efficiency.
 disable-content-trust bool=true none there is no content trust
 builder string none there is one builder
 debug,D bool none it is cais's global flag
 policy list later policies
-layers bool=true later every step is a layer that later builds use
-squash-all bool later layers are not put together yet
 inherit-labels bool=true later labels of the base image stay
 inherit-annotations bool=true later the base image's are not taken
 identity-label bool=false later there is none

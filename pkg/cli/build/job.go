@@ -117,11 +117,11 @@ func (j *job) setOutputs() (err error) {
 			return errs.WithHint(invalid("tag is needed when pushing to registry"), "Give a name with -t.")
 		}
 	}
-	if j.o.rewriteTimestamp {
-		return errs.New(errs.Unsupported, "--rewrite-timestamp is not supported yet: files of layers keep their times")
+	if j.o.squash && j.o.squashAll {
+		return invalid("cannot specify --squash-all with --squash")
 	}
-	if j.o.timestamp != "" {
-		return errs.WithHint(errs.New(errs.Unsupported, "--timestamp is not supported yet: files of layers keep their times"), "--source-date-epoch sets the image's.")
+	if j.o.timestamp != "" && j.o.epoch != "" {
+		return invalid("cannot specify --timestamp with --source-date-epoch")
 	}
 	for _, v := range []string{j.o.provenance, j.o.sbom} {
 		if b, err := strconv.ParseBool(v); v != "" && (err != nil || b) {

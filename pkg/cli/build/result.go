@@ -18,6 +18,7 @@ import (
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/build"
 	"cais.dev/cais/pkg/build/export"
+	"cais.dev/cais/pkg/build/graph"
 	"cais.dev/cais/pkg/compress"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
@@ -79,6 +80,27 @@ func (x *exporter) request(req *build.Request) error {
 		}
 	}
 	return nil
+}
+
+// rewrite says how the layers are to differ from those that the steps made.
+func (x *exporter) rewrite(g *graph.Graph) (build.Rewrite, error) {
+	o := &x.j.o
+	w := build.Rewrite{Squash: o.squash || !o.layers && !o.squashAll, SquashAll: o.squashAll}
+	clamp := o.rewriteTimestamp
+	for _, out := range x.j.outputs {
+		clamp = clamp || needsImage(out) && out.Flag("rewrite-timestamp", false)
+	}
+	epoch := g.Results[0].Epoch
+	switch {
+	case o.timestamp == "" && !clamp:
+	case epoch == nil:
+		return w, errs.WithHint(invalid("rewrite-timestamp needs a time"), "Give it with --build-arg SOURCE_DATE_EPOCH=SECONDS.")
+	case o.timestamp != "":
+		w.Time = *epoch
+	default:
+		w.Latest = *epoch
+	}
+	return w, nil
 }
 
 // names are what the image is to be called in the store.

@@ -180,12 +180,8 @@ func TestNamed(t *testing.T) {
 // that asks for something.
 func TestOthers(t *testing.T) {
 	for _, c := range []struct{ args, warn, err string }{
-		{"--squash", "experimental flag squash is removed", ""},
-		{"--squash=false", "", ""},
 		{"--compress", "there is no daemon", ""},
 		{"--rm --force-rm --rm=false", "", ""},
-		{"--layers", "", ""},
-		{"--layers=false", "", "--layers is not supported"},
 		{"--transient-mount /a:/b", "", "--transient-mount is not supported by build"},
 		{"--builder default", "", ""},
 		{"-D", "", ""},

@@ -28,6 +28,8 @@ type TarOptions struct {
 	TarSplit io.Writer
 	// Clamp is the latest time that an entry has; zero: the files' own.
 	Clamp time.Time
+	// Time is the time of all entries; zero: their own.
+	Time time.Time
 }
 
 // Summary is what Tar found.
@@ -43,6 +45,13 @@ type Summary struct {
 // summary is wanted. The same files give the same bytes: the order is that of Walk,
 // times are whole seconds, users have no names.
 func Tar(ctx context.Context, w io.Writer, upper string, lower []string, o TarOptions) (*Summary, error) {
+	return pack(ctx, w, upper, o, func(ctx context.Context, f func(*Entry) error) error {
+		return Walk(ctx, upper, lower, Options{}, f)
+	})
+}
+
+// pack writes what walk tells of.
+func pack(ctx context.Context, w io.Writer, upper string, o TarOptions, walk func(context.Context, func(*Entry) error) error) (*Summary, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	root, err := os.Stat(upper)
@@ -62,7 +71,7 @@ func Tar(ctx context.Context, w io.Writer, upper string, lower []string, o TarOp
 	var walkErr error
 	go func() {
 		defer close(items)
-		walkErr = Walk(ctx, upper, lower, Options{}, func(e *Entry) error {
+		walkErr = walk(ctx, func(e *Entry) error {
 			if e.Kind == Same {
 				return nil
 			}
@@ -197,6 +206,9 @@ func (p *packer) write(it *item) error {
 	mtime := time.Unix(st.Mtim.Sec, 0)
 	if !p.o.Clamp.IsZero() && mtime.After(p.o.Clamp) {
 		mtime = p.o.Clamp
+	}
+	if !p.o.Time.IsZero() {
+		mtime = p.o.Time
 	}
 	h := &tar.Header{
 		Name: e.Path, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
