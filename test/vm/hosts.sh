@@ -77,17 +77,19 @@ nfs) # as root: a home on NFS
 	ok "HOME on NFS" ;;
 networks) # beside systemd-resolved
 	image
-	grep -q '^nameserver 127.0.0.53' /etc/resolv.conf || fail "systemd-resolved does not serve this machine: $(cat /etc/resolv.conf)"
+	if [ "$(id -u)" = 0 ] && systemctl start systemd-resolved 2>/dev/null; then # TESTVM_PACKAGES=systemd-resolved
+		ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+	fi
 	[ -c /dev/net/tun ] && ok "a normal tun: $(stat -c %a /dev/net/tun), which nobody opens"
 	cais network create front >/dev/null
 	cais run -d --name web --network front -p 8090:80 busybox sh -c 'echo from web >/tmp/i; exec httpd -f -p 80 -h /tmp' >/dev/null
 	i=0; until [ "$(busybox wget -q -O - http://127.0.0.1:8090/i)" = 'from web' ]; do i=$((i + 1)); [ $i -lt 50 ] || fail "the published port"; sleep 0.1; done
 	[ "$(cais run --rm --network front busybox wget -q -O - http://web/i)" = 'from web' ] || fail "a neighbour by its name"
 	ok "a user network, by name; a published port"
+	grep -q '^nameserver 127.0.0.53' /etc/resolv.conf || echo "skip: systemd-resolved is not in this guest"
 	# This machine's own name is known to systemd-resolved's server on the loopback alone.
-	cais run --rm --network front busybox nslookup "$(hostname)" | grep -q '^Name' || fail "a name of systemd-resolved's on a network"
-	cais run --rm busybox nslookup "$(hostname)" >/tmp/names.$$ 2>&1 || echo "note: the default network does not ask systemd-resolved: $(cat /tmp/names.$$)"
-	ok "names that only 127.0.0.53 knows"
+	! grep -q '^nameserver 127.0.0.53' /etc/resolv.conf || cais run --rm --network front busybox nslookup "$(hostname)" | grep -q '^Name' || fail "a name of systemd-resolved's on a network"
+	! grep -q '^nameserver 127.0.0.53' /etc/resolv.conf || ok "names that only 127.0.0.53 knows"
 	mkdir -p /tmp/www.$$ && echo from the host >/tmp/www.$$/i
 	busybox httpd -f -p 8091 -h /tmp/www.$$ &
 	host=$!

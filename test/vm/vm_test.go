@@ -75,8 +75,8 @@ func TestGuest(t *testing.T) {
 	g.step("tester", "doctor")
 	g.step("tester", "limits")
 	g.step("root", "limits")
+	g.step("root", "networks") // first: it switches systemd-resolved on
 	g.step("tester", "networks")
-	g.step("root", "networks")
 	g.step("tester", "leave")
 	g.step("tester", "stays") // every exec is a login of its own
 	g.step("tester", "scope")

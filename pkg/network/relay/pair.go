@@ -130,6 +130,9 @@ func (h *half) Ready(events uint32) {
 // pump hands on what h says. It reports whether the pair is still there.
 func (h *half) pump() bool {
 	p := h.p
+	if !h.other.out && (len(h.pend) > 0 || h.pipe != nil && h.pipe.n > 0) {
+		return true // what came before has no room yet: more of it does not change that
+	}
 	for left := budget; ; {
 		if ok := h.flush(); !ok {
 			return p.a.fd >= 0
