@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,8 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if path == "" && s.InTerminal() {
 				return errors.New("requested load from stdin, but stdin is empty")
 			}
-			if path != "" {
+			url := strings.HasPrefix(path, "http://") || strings.HasPrefix(path, "https://")
+			if path != "" && !url {
 				f, err := os.Open(path)
 				if err != nil {
 					return err
@@ -53,6 +55,14 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
 				return ended(code, err)
+			}
+			if url { // as Podman takes it, too
+				in, _, err := openSource(cmd.Context(), s, path)
+				if err != nil {
+					return fmt.Errorf("load %s: %w", path, err)
+				}
+				defer in.Close()
+				req.In, req.Name = in, path
 			}
 			p, end, err := e.Puller(o)
 			if err != nil {
@@ -65,7 +75,7 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&path, "input", "i", "", "Read this `file` instead of stdin")
+	f.StringVarP(&path, "input", "i", "", "Read this `file`, or http(s) URL, instead of stdin")
 	f.StringVar(&platform, "platform", "", "Of an image for several platforms, take `OS[/ARCH[/VARIANT]]`")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Show no progress")
 	storeFlags(f, &o)

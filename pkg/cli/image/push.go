@@ -351,6 +351,8 @@ func NewSave(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVar(&o.format, "format", "", "docker-archive, oci-archive, docker-dir, oci-dir; if not given, a tar that is both")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print nothing; save prints nothing anyway")
 	f.BoolVar(&o.compress, "compress", false, "Compress the layers with gzip")
+	f.Bool("uncompressed", true, "Leave layers uncompressed, which they are unless --compress is given")
+	cmd.MarkFlagsMutuallyExclusive("compress", "uncompressed")
 	f.BoolVarP(&several, "multi-image-archive", "m", false, "All names are images; cais takes them so anyway")
 	_ = cmd.RegisterFlagCompletionFunc("format", complete.Words("docker-archive", "oci-archive", "docker-dir", "oci-dir"))
 	return cmd
