@@ -216,6 +216,15 @@ func prune(ctx context.Context, e *engine.Engine, o PruneOptions) (p Pruned, err
 		return p, err
 	}
 	p.Bytes = collected.Bytes
+	var failed []error
+	cache := func() {
+		ids, bytes, err := pruneCache(ctx, e, o, f)
+		p.Cache, p.Bytes = ids, p.Bytes+bytes
+		failed = append(failed, err)
+	}
+	if o.Cache && o.All { // what only it keeps of images is theirs to count
+		cache()
+	}
 	refs, err := r.Containers(ctx)
 	if err != nil {
 		return p, err
@@ -232,7 +241,6 @@ func prune(ctx context.Context, e *engine.Engine, o PruneOptions) (p Pruned, err
 	if err != nil {
 		return p, err
 	}
-	var failed []error
 	var told []events.Event
 	for _, img := range imgs {
 		if used[img.ID] || parts[img.ID] || img.ReadOnly || len(img.Names) > 0 && !f.all {
@@ -261,10 +269,8 @@ func prune(ctx context.Context, e *engine.Engine, o PruneOptions) (p Pruned, err
 			failed = append(failed, err)
 		}
 	}
-	if o.Cache {
-		ids, bytes, err := pruneCache(ctx, e, o, f)
-		p.Cache, p.Bytes = ids, p.Bytes+bytes
-		failed = append(failed, err)
+	if o.Cache && !o.All { // what no image uses any longer
+		cache()
 	}
 	told = append(told, events.Event{Type: events.Image, Action: "prune", Attributes: map[string]string{"reclaimed": fmt.Sprint(p.Bytes)}})
 	note(e, told...)
