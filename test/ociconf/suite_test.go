@@ -94,6 +94,7 @@ func run(t *testing.T, dir, program, rt string) result {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "RUNTIME="+rt, "TMPDIR="+dir)
 	var out bytes.Buffer
+	cmd.Stdin = strings.NewReader("") // see view
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()

@@ -218,6 +218,7 @@ func view(t *testing.T, dir, rt string, spec *specs.Spec) map[string][]string {
 	cmd := hidden(ctx, rt, "run", "view")
 	cmd.Dir = dir
 	var out, stderr bytes.Buffer
+	cmd.Stdin = strings.NewReader("") // a pipe: crun makes the container's user the owner of what it is given, also of /dev/null
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
 		_ = exec.Command(rt, "delete", "--force", "view").Run() // it may have come so far

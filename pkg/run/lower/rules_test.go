@@ -125,7 +125,7 @@ func TestMaskIsReadOnly(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	c := sh(t, "chmod 600 /proc/keys; stat -c %a /proc/keys")
+	c := sh(t, "chmod 666 /proc/keys; stat -c %a /proc/keys") // the mode that it has: this must not harm the host if it works
 	if out := mustRun(t, c); !strings.Contains(out, "Read-only file system\n666") {
 		t.Errorf("got %q", out)
 	}
