@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"net"
 	"os"
@@ -248,7 +249,9 @@ func (c *Container) place(spec *specs.Spec) error {
 		c.rec.Unit, c.rec.UserUnit = u.Name, u.User
 		return nil
 	}
-	c.rec.Cgroup, err = h.OCIPath(spec.Linux.CgroupsPath, c.rec.ID)
+	// Another root may have a container with this id.
+	own := fmt.Sprintf("%s-%08x", c.rec.ID, crc32.ChecksumIEEE([]byte(c.r.Root)))
+	c.rec.Cgroup, err = h.OCIPath(spec.Linux.CgroupsPath, own)
 	return err
 }
 
