@@ -106,9 +106,17 @@ type PutOptions struct {
 
 // Put copies a tar's files into a container, whether it runs or not.
 func (s *Service) Put(ctx context.Context, ref string, o PutOptions, tar io.Reader) error {
+	return s.PutFrom(ctx, ref, o, func(w io.Writer) error {
+		_, err := io.CopyBuffer(w, onlyReader{tar}, make([]byte, 256<<10))
+		return err
+	})
+}
+
+// PutFrom is Put with a tar that write writes, to a pipe.
+func (s *Service) PutFrom(ctx context.Context, ref string, o PutOptions, write func(io.Writer) error) error {
 	err := s.onFiles(ctx, ref, "extract-to-dir", func(job *filesJob) error {
 		job.Do, job.Path, job.Owners, job.Source, job.IntoIt = "put", o.Path, o.Owners, o.Source, o.IntoIt
-		return s.files(ctx, job, tar, func(filesAnswer, io.Reader) error { return nil })
+		return s.files(ctx, job, write, func(filesAnswer, io.Reader) error { return nil })
 	})
 	return named(err, o.Path, ref)
 }
@@ -260,7 +268,7 @@ func (s *Service) mountOf(ctx context.Context, c *container.Container, _ *lock.L
 
 // files has a process of its own, in the user's namespace if there is one, do the
 // job: what a container's files are is nothing that this process should open.
-func (s *Service) files(ctx context.Context, job *filesJob, in io.Reader, recv func(filesAnswer, io.Reader) error) (err error) {
+func (s *Service) files(ctx context.Context, job *filesJob, in func(io.Writer) error, recv func(filesAnswer, io.Reader) error) (err error) {
 	text, err := json.Marshal(job)
 	if err != nil {
 		return err
@@ -312,7 +320,7 @@ func (s *Service) files(ctx context.Context, job *filesJob, in io.Reader, recv f
 	go func() {
 		var err error
 		if <-ready && in != nil {
-			_, err = io.CopyBuffer(inW, onlyReader{in}, make([]byte, 256<<10))
+			err = in(inW)
 			if errors.Is(err, syscall.EPIPE) { // it tells why itself
 				err = nil
 			}

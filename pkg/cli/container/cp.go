@@ -28,6 +28,7 @@ import (
 type copier interface {
 	Get(ctx context.Context, ref string, o run.GetOptions, recv func(transfer.Info, io.Reader) error) error
 	Put(ctx context.Context, ref string, o run.PutOptions, tar io.Reader) error
+	PutFrom(ctx context.Context, ref string, o run.PutOptions, write func(io.Writer) error) error
 }
 
 type cpOptions struct {
@@ -150,8 +151,8 @@ func cpOut(ctx context.Context, s ui.Streams, svc copier, src place, to string, 
 		return errors.New("cowardly refusing to write a tar to a terminal: redirect it")
 	}
 	return svc.Get(ctx, src.container, run.GetOptions{Path: src.path, Follow: o.follow}, func(i transfer.Info, tar io.Reader) error {
-		n.r = tar
 		if to == "-" {
+			n.r = tar
 			_, err := io.Copy(s.Out, n)
 			return err
 		}
@@ -173,7 +174,7 @@ func cpOut(ctx context.Context, s ui.Streams, svc copier, src place, to string, 
 		if st, err := root.Stat(dir, true); err != nil || !st.IsDir() {
 			return fmt.Errorf("invalid output path: directory %q does not exist", dir)
 		}
-		uo := transfer.UnpackOptions{Owners: o.archive && os.Geteuid() == 0}
+		uo := transfer.UnpackOptions{Owners: o.archive && os.Geteuid() == 0, Count: &n.n}
 		switch {
 		case name != "" && base == "":
 			if err := root.Mkdir(dir, name); err != nil {
@@ -183,7 +184,7 @@ func cpOut(ctx context.Context, s ui.Streams, svc copier, src place, to string, 
 		case name != "":
 			uo.From, uo.To = base, name
 		}
-		return root.Unpack(ctx, n, dir, uo)
+		return root.Unpack(ctx, tar, dir, uo)
 	})
 }
 
@@ -217,20 +218,10 @@ func cpIn(ctx context.Context, s ui.Streams, svc copier, from string, dst place,
 		return errors.New("not a directory: " + from)
 	}
 	base := run.BaseOf(abs)
-	r, w := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		err := root.Pack(ctx, w, abs, transfer.PackOptions{Name: base, Follow: o.follow})
-		_ = w.CloseWithError(err)
-		packed <- err
-	}()
-	n.r = r
-	err = svc.Put(ctx, dst.container, run.PutOptions{Path: dst.path, Source: transfer.Source{Base: base, Dir: info.IsDir()}, Owners: o.archive}, n)
-	_ = r.CloseWithError(io.ErrClosedPipe)
-	if e := <-packed; e != nil && !errors.Is(e, io.ErrClosedPipe) && err == nil {
-		err = e
-	}
-	return err
+	po := run.PutOptions{Path: dst.path, Source: transfer.Source{Base: base, Dir: info.IsDir()}, Owners: o.archive}
+	return svc.PutFrom(ctx, dst.container, po, func(w io.Writer) error {
+		return root.Pack(ctx, w, abs, transfer.PackOptions{Name: base, Follow: o.follow, Count: &n.n})
+	})
 }
 
 // uncompressed is a tar that may be compressed.

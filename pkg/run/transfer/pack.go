@@ -20,20 +20,24 @@ type PackOptions struct {
 	Follow bool   // the path's last name is followed
 	// Owner turns the owner of a file into the one in the tar; nil: they are equal.
 	Owner func(uid, gid uint32) (int, int)
+	// Count, if set, is where the bytes that were written are counted.
+	Count *int64
 }
 
 // buffer is how much is read or written at once.
 const buffer = 1 << 20
 
-// Pack writes what is at p as a tar. Sockets are left out.
+// Pack writes what is at p as a tar. Sockets are left out. To a pipe the content
+// of files goes by splice: no byte of it passes through this process.
 func (r Root) Pack(ctx context.Context, w io.Writer, p string, o PackOptions) error {
 	e, err := r.lookup(p, o.Follow)
 	if err != nil {
 		return err
 	}
 	defer e.close()
-	out := bufio.NewWriterSize(w, buffer)
-	k := &packer{ctx: ctx, owner: o.Owner, w: tar.NewWriter(out), seen: map[inode]string{}, buf: make([]byte, buffer)}
+	c := &countWriter{w: w}
+	out := bufio.NewWriterSize(c, buffer)
+	k := &packer{ctx: ctx, owner: o.Owner, w: tar.NewWriter(out), out: out, to: c, pipe: pipeOf(w), seen: map[inode]string{}, buf: make([]byte, buffer)}
 	if o.Name == "" && e.info.IsDir() {
 		err = k.children(e.dir, e.name, "")
 	} else {
@@ -45,15 +49,33 @@ func (r Root) Pack(ctx context.Context, w io.Writer, p string, o PackOptions) er
 	if err == nil {
 		err = out.Flush()
 	}
+	if o.Count != nil {
+		*o.Count = c.n
+	}
 	return err
+}
+
+// countWriter counts what is written through it, and beside it.
+type countWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 type inode struct{ dev, ino uint64 }
 
 type packer struct {
-	ctx   context.Context
 	owner func(uid, gid uint32) (int, int)
+	ctx   context.Context
 	w     *tar.Writer
+	out   *bufio.Writer    // what w writes to
+	to    *countWriter     // what out writes to
+	pipe  *os.File         // what that writes to; nil: no pipe
 	seen  map[inode]string // files with several names, and the first of them
 	buf   []byte
 }
@@ -164,16 +186,42 @@ func (k *packer) file(dir int, name, full string, h *tar.Header, st *unix.Stat_t
 // content writes size bytes of f: a file that becomes shorter meanwhile is filled
 // up, one that grows is cut.
 func (k *packer) content(f *os.File, size int64) error {
+	if k.pipe != nil && size >= spliceFrom {
+		return k.splice(f, size)
+	}
+	return fill(k.w, f, size, k.buf)
+}
+
+// splice is content by way of the kernel alone.
+func (k *packer) splice(f *os.File, size int64) error {
+	if err := k.out.Flush(); err != nil {
+		return err
+	}
+	n, err := splice(k.pipe, f, size)
+	k.to.n += n
+	if err == nil && n < size { // shorter by now, or no file system for this
+		err = fill(k.out, f, size-n, k.buf)
+	}
+	if err != nil {
+		return err
+	}
+	k.w = tar.NewWriter(k.out) // the old one knows nothing of the content
+	_, err = k.out.Write(make([]byte, (-size)&511))
+	return err
+}
+
+// fill writes size bytes of f, and zeros for those that are not there.
+func fill(w io.Writer, f *os.File, size int64, buf []byte) error {
 	for size > 0 {
-		n, err := f.Read(k.buf[:min(size, int64(len(k.buf)))])
+		n, err := f.Read(buf[:min(size, int64(len(buf)))])
 		if n == 0 || err != nil {
 			if err != nil && !errors.Is(err, io.EOF) {
 				return err
 			}
-			n = int(min(size, int64(len(k.buf))))
-			clear(k.buf[:n])
+			n = int(min(size, int64(len(buf))))
+			clear(buf[:n])
 		}
-		if _, err := k.w.Write(k.buf[:n]); err != nil {
+		if _, err := w.Write(buf[:n]); err != nil {
 			return err
 		}
 		size -= int64(n)

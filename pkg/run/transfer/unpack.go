@@ -27,6 +27,8 @@ type UnpackOptions struct {
 	// Owner turns an owner in the tar into the file's, and 0:0 into that of a file
 	// without one; nil: they are equal.
 	Owner func(uid, gid uint32) (int, int)
+	// Count, if set, is where the bytes that were read are counted.
+	Count *int64
 }
 
 // Unpack writes a tar's files into the directory dir, which must exist. Links in
@@ -37,9 +39,16 @@ func (r Root) Unpack(ctx context.Context, in io.Reader, dir string, o UnpackOpti
 		return err
 	}
 	defer unix.Close(fd)
-	u := &unpacker{ctx: ctx, top: fd, o: o, buf: make([]byte, buffer)}
+	c := &countReader{r: in}
+	u := &unpacker{ctx: ctx, top: fd, o: o, buf: make([]byte, buffer), in: c, pipe: pipeOf(in)}
+	u.src = bufio.NewReaderSize(c, spliceFrom)
 	defer u.leave()
-	t := tar.NewReader(bufio.NewReaderSize(in, buffer))
+	defer func() {
+		if o.Count != nil {
+			*o.Count = c.n
+		}
+	}()
+	t := tar.NewReader(u.src)
 	for {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -54,12 +63,27 @@ func (r Root) Unpack(ctx context.Context, in io.Reader, dir string, o UnpackOpti
 		if err := u.entry(h, t); err != nil {
 			return err
 		}
+		if u.passed {
+			u.passed, t = false, tar.NewReader(u.src) // the old one knows nothing of the content
+		}
 	}
 	if err := u.times(); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, in) // what pads it: whoever writes it is not to fail
+	_, err = io.Copy(io.Discard, u.src) // what pads it: whoever writes it is not to fail
 	return err
+}
+
+// countReader counts what is read through it, and beside it.
+type countReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 type unpacker struct {
@@ -67,6 +91,12 @@ type unpacker struct {
 	top  int
 	o    UnpackOptions
 	buf  []byte
+	in   *countReader
+	src  *bufio.Reader // of in
+	pipe *os.File      // what in reads; nil: no pipe
+
+	passed bool // the entry's content was read past the tar's reader
+
 	dirs []made // directories, whose times are set last
 
 	at   string // the directory that is open, below top
@@ -248,7 +278,15 @@ func (u *unpacker) file(dir int, base string, h *tar.Header, content io.Reader) 
 	}
 	f := os.NewFile(uintptr(fd), h.Name)
 	defer f.Close()
-	if _, err := io.CopyBuffer(onlyWriter{f}, content, u.buf); err != nil {
+	if u.pipe != nil && h.Size >= spliceFrom && !sparse(h) {
+		u.passed, err = true, u.receive(f, h.Size)
+	} else {
+		_, err = io.CopyBuffer(onlyWriter{f}, content, u.buf)
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return err
 	}
 	if err := u.fown(fd, h); err != nil {
@@ -258,11 +296,23 @@ func (u *unpacker) file(dir int, base string, h *tar.Header, content io.Reader) 
 	if err := unix.Fchmod(fd, uint32(h.Mode&0o7777)); err != nil {
 		return &os.PathError{Op: "chmod", Path: h.Name, Err: err}
 	}
-	ts := timespecs(h.ModTime)
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, self(fd), ts, 0); err != nil {
+	if err := setTime(dir, base, h.ModTime); err != nil {
 		return &os.PathError{Op: "utimes", Path: h.Name, Err: err}
 	}
 	return f.Close()
+}
+
+// sparse reports whether an entry's content is not simply its size in bytes.
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // onlyWriter hides ReadFrom, which would take a buffer of its own.
