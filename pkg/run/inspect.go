@@ -15,6 +15,7 @@ func (s *Service) Inspect(ctx context.Context, ref string) (docker.ContainerFact
 	if err != nil {
 		return docker.ContainerFacts{}, err
 	}
+	c = s.back(ctx, c)
 	spec, err := s.spec(c.ID)
 	if err != nil {
 		return docker.ContainerFacts{}, err

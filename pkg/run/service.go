@@ -151,11 +151,30 @@ func (s *Service) Image(ctx context.Context, ref string) (*Image, error) {
 }
 
 // List returns all containers as their files say, newest first. Those that
-// cannot be read are an error beside the others.
-func (s *Service) List(context.Context) ([]*container.Container, error) {
+// cannot be read are an error beside the others. One whose monitor was killed, and whose restart policy wants it, is started.
+func (s *Service) List(ctx context.Context) ([]*container.Container, error) {
 	all, err := s.store.List()
+	for i, c := range all {
+		all[i] = s.back(ctx, c)
+	}
 	slices.SortFunc(all, func(a, b *container.Container) int { return b.Record.Created.Compare(a.Record.Created) })
 	return all, err
+}
+
+// back starts a container whose monitor was killed since the machine came up, if
+// its restart policy says so, and returns how it is then.
+func (s *Service) back(ctx context.Context, c *container.Container) *container.Container {
+	if c.State == nil || c.Settings == nil || !c.Lost() || !s.wanted(c, c.LastExit()) {
+		return c
+	}
+	if err := s.healOne(ctx, c.ID); err != nil {
+		s.log.Warn("a container could not be started again", "id", c.ID, "error", err)
+	}
+	now, err := s.store.Load(c.ID)
+	if err != nil {
+		return c // it went meanwhile
+	}
+	return now
 }
 
 // Find returns the container that ref means.

@@ -25,7 +25,8 @@ func parseVolume(s string, env Env) (plan.Mount, error) {
 	}
 	switch len(parts) {
 	case 1:
-		m.Type, m.Target, m.Raw = "volume", parts[0], ""
+		// Docker takes a relative path for one from the root, here alone.
+		m.Type, m.Target, m.Raw = "volume", path.Join("/", parts[0]), ""
 	case 2:
 		// "/x:ro" would be an anonymous volume with a mode, which Docker refuses
 		// as a relative target; so does this.

@@ -212,7 +212,7 @@ func TestVolume(t *testing.T) {
 		{in: "./a/../c:/b:ro,Z,rslave,cached", want: plan.Mount{Type: "bind", Source: "/work/dir/c", Target: "/b", ReadOnly: true, Options: []string{"Z"}, Propagation: "rslave", CreateSrc: true, Flag: "v", Raw: "./a/../c:/b:ro,Z,rslave,cached"}},
 		{in: ".:/b:noexec", want: plan.Mount{Type: "bind", Source: "/work/dir", Target: "/b", Options: []string{"noexec"}, CreateSrc: true, Flag: "v", Raw: ".:/b:noexec"}},
 		{in: "/a:b", err: "mount path must be absolute"},
-		{in: "b", err: "mount path must be absolute"},
+		{in: "./b", want: plan.Mount{Type: "volume", Target: "/b", Flag: "v"}},
 		{in: "/a:/b:", err: "empty section between colons"},
 		{in: ":/b", err: "empty section between colons"},
 		{in: "/a:/b:ro:x", err: "too many colons"},
