@@ -315,7 +315,8 @@ func readParity(t *testing.T, file string) ([]exchange, string) {
 	}
 	dir := t.TempDir()
 	for _, f := range a.Files {
-		if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o644); err != nil {
+		p := filepath.Join(dir, f.Name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, f.Data, 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
