@@ -11,10 +11,10 @@ import (
 
 // restoreRules makes the rules of root's other networks anew if those of nets are
 // missing: a firewall that was loaded again (nft flush ruleset) has taken all of them.
-// The monitor makes those of nets.
-func (s *Service) restoreRules(nets []*network.Network) error {
+// The monitor makes those of nets, and says what the kernel lacks.
+func (s *Service) restoreRules(nets []*network.Network) {
 	if s.engine() != engineBridge {
-		return nil
+		return
 	}
 	var own []string
 	for _, n := range nets {
@@ -24,7 +24,7 @@ func (s *Service) restoreRules(nets []*network.Network) error {
 	}
 	missing, err := plane.Missing()
 	if err != nil || !slices.ContainsFunc(own, missing) {
-		return err
+		return
 	}
 	all, _ := s.nets().List() // those that can be read
 	var lost []wire.Interface
@@ -48,5 +48,7 @@ func (s *Service) restoreRules(nets []*network.Network) error {
 			lost = append(lost, w)
 		}
 	}
-	return plane.Restore(lost)
+	if err := plane.Restore(lost); err != nil {
+		s.log.Warn("the rules of other networks are missing: " + err.Error())
+	}
 }

@@ -213,9 +213,7 @@ func (s *Service) connect(ctx context.Context, rec *container.Record, settings *
 	if err != nil {
 		return c, err
 	}
-	if err := s.restoreRules(nets); err != nil {
-		return c, err
-	}
+	s.restoreRules(nets)
 	old := network.ReadSandbox(s.store.Dir(rec.ID))
 	if c.held, err = s.hold(ctx, rec, settings.Name, hostname, list, nets, old); err != nil {
 		return c, err
