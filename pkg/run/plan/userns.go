@@ -342,7 +342,7 @@ func keepIDs(m UserMode, host Host) (IDs, error) {
 // noMap leaves the caller out.
 func noMap(host Host) (IDs, error) {
 	if !host.Rootless {
-		return IDs{}, errs.New(errs.Unsupported, "--userns=nomap is only for ordinary users")
+		return IDs{}, errs.New(errs.Unsupported, "nomap is only supported in rootless mode")
 	}
 	u, g := contiguous(host.UIDs), contiguous(host.GIDs)
 	if host.SingleID || u == 0 || g == 0 {

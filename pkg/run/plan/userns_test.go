@@ -52,7 +52,7 @@ func TestDecideIDsRefuses(t *testing.T) {
 		{Request{UserNS: "keep-id"}, single, "needs subordinate ids", "usermod"},
 		{Request{UserNS: "auto"}, single, "needs subordinate ids", "usermod"},
 		{Request{UserNS: "nomap"}, single, "needs subordinate ids", "usermod"},
-		{Request{UserNS: "nomap"}, Host{}, "only for ordinary users", ""},
+		{Request{UserNS: "nomap"}, Host{}, "only supported in rootless mode", ""},
 		{Request{UserNS: "private"}, Host{}, "at least one UID or GID mapping", ""},
 		{Request{UserNS: "auto:size=70000"}, user(), "could not find 70000 ids", "auto:size=N"},
 		{Request{UserNS: "auto:foo=1"}, user(), "unknown option specified", ""},
