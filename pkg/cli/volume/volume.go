@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
@@ -43,7 +44,11 @@ func NewCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
 				name = args[0]
 			}
 			v.Name = name
-			v.Labels, v.Options = pairs(labels), pairs(opts)
+			var err error
+			if v.Labels, err = flags.KeyValues("label", labels); err != nil {
+				return err
+			}
+			v.Options = pairs(opts)
 			svc, err := e.Containers()
 			if err != nil {
 				return err
