@@ -159,6 +159,7 @@ func (a *applier) more(hy *hierarchy, dir string) {
 		}
 	}
 	if m := a.res.Memory; m != nil && has("memory") && !v2 {
+		//lint:ignore SA1019 bundles for cgroup v1 still say it
 		for file, limit := range map[string]*int64{"memory.kmem.limit_in_bytes": m.Kernel, "memory.kmem.tcp.limit_in_bytes": m.KernelTCP} {
 			if limit == nil {
 				continue

@@ -389,9 +389,7 @@ func networkSettings(f ContainerFacts) *NetworkSettings {
 
 func newEndpoint(a plan.Attachment) *Endpoint {
 	e := &Endpoint{Aliases: a.Aliases, DriverOpts: a.DriverOpts, GwPriority: a.GwPriority, NetworkID: a.ID}
-	for _, l := range a.Links {
-		e.Links = append(e.Links, l)
-	}
+	e.Links = append(e.Links, a.Links...)
 	if a.IP != "" || a.IP6 != "" || a.LinkLocal != nil {
 		e.IPAMConfig = &EndpointIPAM{IPv4Address: a.IP, IPv6Address: a.IP6, LinkLocalIPs: a.LinkLocal}
 	}

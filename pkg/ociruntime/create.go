@@ -398,6 +398,7 @@ func (c *Container) ready(ctx context.Context, p *Process, o CreateOptions) erro
 		if h == nil {
 			h = &specs.Hooks{}
 		}
+		//lint:ignore SA1019 bundles still say it, and a runtime must do it
 		if err := runHooks(ctx, "prestart", h.Prestart, state); err != nil {
 			return err
 		}
@@ -421,6 +422,7 @@ func (c *Container) ready(ctx context.Context, p *Process, o CreateOptions) erro
 
 func needsHookGate(spec *specs.Spec) bool {
 	h := spec.Hooks
+	//lint:ignore SA1019 bundles still say it, and a runtime must do it
 	return slices.ContainsFunc(spec.Mounts, wantsCopy) || h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }
 

@@ -112,6 +112,7 @@ func checkHooks(h *specs.Hooks) error {
 	if h == nil {
 		return nil
 	}
+	//lint:ignore SA1019 bundles still say it, and a runtime must do it
 	for _, list := range [][]specs.Hook{h.Prestart, h.CreateRuntime, h.CreateContainer, h.StartContainer, h.Poststart, h.Poststop} {
 		for _, hook := range list {
 			if !filepath.IsAbs(hook.Path) {

@@ -12,8 +12,9 @@ import (
 )
 
 type inner struct {
-	A    int
-	P    *inner
+	A int
+	P *inner
+	//lint:ignore U1000 templates ask for it
 	priv int
 }
 

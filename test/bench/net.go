@@ -181,11 +181,10 @@ func netClient(mode, address string) (r netResult, err error) {
 
 // netPeer is a contender: how a program is run behind its network.
 type netPeer struct {
-	name  string
-	exes  []string // whose processes count
-	cmd   func(port string, args ...string) *exec.Cmd
-	after func()
-	err   error
+	name string
+	exes []string // whose processes count
+	cmd  func(port string, args ...string) *exec.Cmd
+	err  error
 }
 
 // cpuOf sums the processor time of living processes of these programs, but ours.

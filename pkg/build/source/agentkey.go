@@ -97,7 +97,7 @@ func parseOpenSSH(b []byte) (key any, comment string, err error) {
 		return nil, "", fmt.Errorf("it has %d keys, not one", n)
 	}
 	r = wireReader{private, nil}
-	if r.uint32() != r.uint32() {
+	if first, second := r.uint32(), r.uint32(); first != second {
 		return nil, "", errors.New("it is damaged")
 	}
 	switch kind := string(r.string()); kind {

@@ -3,7 +3,6 @@ package build
 import (
 	"encoding/csv"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -450,13 +449,4 @@ func pullWords(s string) (always bool, newer, never bool, err error) {
 		return false, false, false, invalid("invalid value %q for --pull: true, false, always, missing, never or newer", s)
 	}
 	return b, false, false, nil
-}
-
-// sorted is m as "k=v" lines, for what must not depend on a map's order.
-func sorted(m map[string]string) []string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, k+"="+m[k])
-	}
-	return out
 }

@@ -17,7 +17,6 @@ import (
 // networkFlags are what the flags of a container's network say.
 type networkFlags struct {
 	networks   []plan.Attachment
-	warnings   []string
 	publish    []string
 	expose     []string
 	aliases    []string

@@ -16,7 +16,6 @@ type Queue struct {
 	conn *netlink.Conn
 	fd   int
 	Num  uint16
-	buf  []byte
 }
 
 // The marks that a verdict gives a packet: rules of the gateway namespace answer

@@ -9,7 +9,6 @@
 package relay
 
 import (
-	"os"
 	"syscall"
 	"time"
 
@@ -65,7 +64,6 @@ type Relay struct {
 	flows   map[route]*flow
 	served  []*Service
 	pings   map[ping]*ping4
-	nping   int
 	raw4    int // sockets that send whole packets on the container's side, -1: none yet
 	raw6    int
 	host    hostAddr
@@ -243,5 +241,3 @@ func (r *Relay) reset(fd *int) {
 		r.l.Close(fd)
 	}
 }
-
-func syscallError(what string, errno error) error { return os.NewSyscallError(what, errno) }
