@@ -19,6 +19,8 @@ if command -v apt-get >/dev/null 2>&1; then
 	need runc runc
 	need skopeo skopeo
 	need useradd passwd
+	need ip iproute2
+	need nft nftables
 	if [ -n "$want" ]; then
 		export DEBIAN_FRONTEND=noninteractive
 		# shellcheck disable=SC2086 # a list of names
