@@ -107,11 +107,10 @@ func (b *builder) openRootDir() error {
 
 // mountRoot mounts the root file system and leaves its descriptor in b.root.
 func (b *builder) mountRoot() error {
-	at, o := b.spec.Root.Path, b.o.Overlay
+	o := b.o.Overlay
 	if o == nil || b.early() {
-		if b.early() {
-			at = "/sys" // which can be reached by everybody, and is needed no more
-		} else {
+		at := "/sys" // which can be reached by everybody, and is needed no more
+		if !b.early() {
 			at = b.rootPlace()
 			if err := b.openRootDir(); err != nil {
 				return err
