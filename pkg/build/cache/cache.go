@@ -28,7 +28,6 @@ import (
 	"strings"
 	"time"
 
-	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
 )
@@ -210,7 +209,27 @@ func (r *Result) SetSum(s Sum) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(r.c.path("results", r.ID, "sum.json"), doc, 0o600, false)
+	return r.c.publish(doc, func(tmp string) error {
+		return os.Rename(tmp, r.c.path("results", r.ID, "sum.json"))
+	})
+}
+
+// publish writes doc to a file in tmp and has place put it where it belongs. No sweep
+// takes the file meanwhile; of a killed build's it finds nobody holding begin.
+func (c *Cache) publish(doc []byte, place func(tmp string) error) error {
+	begin, err := lock.Acquire(context.Background(), c.path("begin"), false) // a sweep is soon done
+	if err != nil {
+		return err
+	}
+	defer begin.Release()
+	tmp := c.path("tmp", "file-"+newID())
+	if err = os.WriteFile(tmp, doc, 0o600); err == nil { //nolint:forbidigo // a temporary file of its own name
+		err = place(tmp)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
 }
 
 // SplitPath is where the result's tar-split is, if it was hashed and is no layer yet.
@@ -229,17 +248,15 @@ func (c *Cache) Put(key, id string, replace bool) error {
 	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
 		return err
 	}
-	tmp := c.path("tmp", "key-"+newID())
-	if err := os.WriteFile(tmp, []byte(id+"\n"), 0o600); err != nil { //nolint:forbidigo // a temporary file of its own name
-		return err
-	}
-	if !replace {
-		err := os.Link(tmp, p)
-		if errors.Is(err, fs.ErrExist) && c.Lookup(key) != "" && c.exists(c.Lookup(key)) {
-			return os.Remove(tmp)
+	return c.publish([]byte(id+"\n"), func(tmp string) error {
+		if !replace {
+			err := os.Link(tmp, p)
+			if err == nil || errors.Is(err, fs.ErrExist) && c.Lookup(key) != "" && c.exists(c.Lookup(key)) {
+				return os.Remove(tmp)
+			}
 		}
-	}
-	return os.Rename(tmp, p)
+		return os.Rename(tmp, p)
+	})
 }
 
 func (c *Cache) exists(id string) bool {
@@ -430,14 +447,8 @@ func (c *Cache) sweep(dead func(dir string)) error {
 	}
 	for _, e := range entries {
 		p := c.path("tmp", e.Name())
-		info, err := e.Info()
-		if err != nil {
-			continue // gone
-		}
 		if !e.IsDir() {
-			if time.Since(info.ModTime()) > time.Minute { // it lives for a moment
-				_ = os.Remove(p)
-			}
+			_ = os.Remove(p) // nobody who holds begin lives to place it
 			continue
 		}
 		l, err := lock.Try(filepath.Join(p, "lock"), true)
