@@ -70,7 +70,7 @@ func (b *build) hash(ctx context.Context, f *fileSystem) (cache.Sum, error) {
 		return cache.Sum{}, err
 	}
 	s := cache.Sum{DiffID: got.DiffID, Size: got.Size, UIDs: got.UIDs, GIDs: got.GIDs, RootMode: uint32(*got.RootMode)}
-	return s, r.SetSum(s)
+	return s, r.SetSum(ctx, s)
 }
 
 // open opens the directories of f, top first, so that they may be moved meanwhile.

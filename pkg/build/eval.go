@@ -241,7 +241,7 @@ func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
 	if slow != key && !forced {
 		if f, err := b.cached(n, slow); f != nil || err != nil {
 			if f != nil && !late {
-				err = b.cache.Put(key, f.chain[0].ID, true)
+				err = b.cache.Put(ctx, key, f.chain[0].ID, true)
 			}
 			return f, err
 		}
@@ -272,7 +272,7 @@ func (b *build) step(ctx context.Context, n *node) (*fileSystem, error) {
 	}
 	b.hold(r)
 	for _, k := range []string{key, slow} {
-		if err := b.cache.Put(k, r.ID, true); err != nil {
+		if err := b.cache.Put(ctx, k, r.ID, true); err != nil {
 			step.Done(err)
 			return nil, err
 		}

@@ -199,7 +199,7 @@ func (b *build) snapshot(ctx context.Context, m graph.Mount) (*cache.Result, str
 		return nil, "", err
 	}
 	b.hold(r)
-	return r, at, b.cache.Put(key, r.ID, true)
+	return r, at, b.cache.Put(ctx, key, r.ID, true)
 }
 
 // cacheMount mounts a directory that stays from build to build.

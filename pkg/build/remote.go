@@ -242,11 +242,11 @@ func (b *build) adoptRecords(ctx context.Context, src CacheSource, chain []int, 
 			return err
 		}
 		b.hold(r)
-		if err := r.SetSum(cache.Sum{DiffID: rec.DiffID, Size: rec.Size, RootMode: 0o755}); err != nil {
+		if err := r.SetSum(ctx, cache.Sum{DiffID: rec.DiffID, Size: rec.Size, RootMode: 0o755}); err != nil {
 			return err
 		}
 		for _, k := range rec.Keys {
-			if err := b.cache.Put(k, r.ID, true); err != nil {
+			if err := b.cache.Put(ctx, k, r.ID, true); err != nil {
 				return err
 			}
 		}

@@ -154,10 +154,10 @@ func (b *build) rewriteLayer(ctx context.Context, f *fileSystem, n int, key, par
 	if sum.RootMode != nil {
 		mode = *sum.RootMode
 	}
-	if err := r.SetSum(cache.Sum{DiffID: sum.DiffID, Size: sum.Size, UIDs: sum.UIDs, GIDs: sum.GIDs, RootMode: uint32(mode)}); err != nil {
+	if err := r.SetSum(ctx, cache.Sum{DiffID: sum.DiffID, Size: sum.Size, UIDs: sum.UIDs, GIDs: sum.GIDs, RootMode: uint32(mode)}); err != nil {
 		return nil, "", err
 	}
-	return r, id, b.cache.Put(key, r.ID, true)
+	return r, id, b.cache.Put(ctx, key, r.ID, true)
 }
 
 // squashHistory leaves one entry with a layer: the last that had one of those that

@@ -204,20 +204,20 @@ func (r *Result) Sum() (Sum, bool) {
 }
 
 // SetSum notes what hashing found.
-func (r *Result) SetSum(s Sum) error {
+func (r *Result) SetSum(ctx context.Context, s Sum) error {
 	doc, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	return r.c.publish(doc, func(tmp string) error {
+	return r.c.publish(ctx, doc, func(tmp string) error {
 		return os.Rename(tmp, r.c.path("results", r.ID, "sum.json"))
 	})
 }
 
 // publish writes doc to a file in tmp and has place put it where it belongs. No sweep
 // takes the file meanwhile; of a killed build's it finds nobody holding begin.
-func (c *Cache) publish(doc []byte, place func(tmp string) error) error {
-	begin, err := lock.Acquire(context.Background(), c.path("begin"), false) // a sweep is soon done
+func (c *Cache) publish(ctx context.Context, doc []byte, place func(tmp string) error) error {
+	begin, err := lock.Acquire(ctx, c.path("begin"), false)
 	if err != nil {
 		return err
 	}
@@ -243,12 +243,12 @@ func (c *Cache) Used(key, id string) {
 }
 
 // Put makes key mean the result id. The first one counts unless replace is set.
-func (c *Cache) Put(key, id string, replace bool) error {
+func (c *Cache) Put(ctx context.Context, key, id string, replace bool) error {
 	p := c.keyPath(key)
 	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
 		return err
 	}
-	return c.publish([]byte(id+"\n"), func(tmp string) error {
+	return c.publish(ctx, []byte(id+"\n"), func(tmp string) error {
 		if !replace {
 			err := os.Link(tmp, p)
 			if err == nil || errors.Is(err, fs.ErrExist) && c.Lookup(key) != "" && c.exists(c.Lookup(key)) {

@@ -42,14 +42,14 @@ func TestResults(t *testing.T) {
 		t.Errorf("an empty cache has %q", id)
 	}
 	r := make1(t, c, "one")
-	if err := c.Put(key, r.ID, false); err != nil {
+	if err := c.Put(t.Context(), key, r.ID, false); err != nil {
 		t.Fatal(err)
 	}
 	other := make1(t, c, "two")
-	if err := c.Put(key, other.ID, false); err != nil || c.Lookup(key) != r.ID {
+	if err := c.Put(t.Context(), key, other.ID, false); err != nil || c.Lookup(key) != r.ID {
 		t.Errorf("the first one must count: %q, %v", c.Lookup(key), err)
 	}
-	if err := c.Put(key, other.ID, true); err != nil || c.Lookup(key) != other.ID {
+	if err := c.Put(t.Context(), key, other.ID, true); err != nil || c.Lookup(key) != other.ID {
 		t.Errorf("not replaced: %q, %v", c.Lookup(key), err)
 	}
 	got, err := c.Get(r.ID)
@@ -62,7 +62,7 @@ func TestResults(t *testing.T) {
 	if _, ok := got.Sum(); ok {
 		t.Error("it has a sum already")
 	}
-	if err := got.SetSum(Sum{DiffID: "sha256:1", Size: 5}); err != nil {
+	if err := got.SetSum(t.Context(), Sum{DiffID: "sha256:1", Size: 5}); err != nil {
 		t.Fatal(err)
 	}
 	if s, ok := got.Sum(); !ok || s.Size != 5 {
