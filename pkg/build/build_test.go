@@ -73,24 +73,23 @@ func (s *fakeStore) Manifest(_ context.Context, id string, names []string) ([]by
 	return img.Manifest, nil
 }
 
-func (s *fakeStore) ImageLayers(context.Context) (map[string]bool, error) {
+func (s *fakeStore) ImageLayers(context.Context) (map[string]bool, error) { return s.used(), nil }
+
+func (s *fakeStore) used() map[string]bool {
 	used := map[string]bool{}
 	for _, img := range s.images {
 		for id := img.TopLayer; id != ""; id = id[:max(strings.LastIndexByte(id, '+'), 0)] {
 			used[id] = true
 		}
 	}
-	return used, nil
+	return used
 }
 
 func (s *fakeStore) Held() ([]string, error) { return slices.Clone(s.held), nil }
 
 func (s *fakeStore) ReleaseLayers(ids ...string) ([]string, error) {
 	s.held = slices.DeleteFunc(s.held, func(id string) bool { return slices.Contains(ids, id) })
-	used, err := s.ImageLayers(context.TODO())
-	if err != nil {
-		return nil, err
-	}
+	used := s.used()
 	for _, h := range s.held {
 		for id := h; id != ""; id = id[:max(strings.LastIndexByte(id, '+'), 0)] {
 			used[id] = true
