@@ -6,26 +6,10 @@ import (
 	"strconv"
 	"strings"
 
-	"cais.dev/cais/pkg/errs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"cais.dev/cais/pkg/errs"
 )
-
-// IDs is how the ids of a container's own user namespace lie in the namespace
-// that containers are made in. The zero value is a container without one.
-type IDs struct {
-	UIDs []IDMap `json:"uids,omitempty"`
-	GIDs []IDMap `json:"gids,omitempty"`
-}
-
-// Own says that there is such a namespace.
-func (m IDs) Own() bool { return len(m.UIDs) > 0 }
-
-// Plain says that every id is what it is outside: files need no other owner.
-func (m IDs) Plain() bool { return plain(m.UIDs) && plain(m.GIDs) }
-
-func plain(maps []IDMap) bool {
-	return !slices.ContainsFunc(maps, func(r IDMap) bool { return r.Container != r.Host })
-}
 
 // UserMode is --userns, read.
 type UserMode struct {
@@ -110,65 +94,6 @@ func (m *UserMode) option(key, value string) error {
 	return err
 }
 
-// parseIDMap reads CONTAINER:HOST[:SIZE].
-func parseIDMap(text string) (IDMap, error) {
-	parts := strings.Split(text, ":")
-	n := [3]uint32{2: 1}
-	ok := len(parts) == 2 || len(parts) == 3
-	for i := 0; ok && i < len(parts); i++ {
-		v, err := strconv.ParseUint(parts[i], 10, 32)
-		ok, n[i] = err == nil && v <= 1<<32-1, uint32(v)
-	}
-	if !ok || n[2] == 0 || uint64(n[0])+uint64(n[2]) > 1<<32-1 || uint64(n[1])+uint64(n[2]) > 1<<32-1 {
-		return IDMap{}, errs.New(errs.Invalid, fmt.Sprintf("invalid id mapping %q: want CONTAINER:HOST:SIZE", text))
-	}
-	return IDMap{Container: n[0], Host: n[1], Size: n[2]}, nil
-}
-
-// parseIDMaps reads the values of --uidmap or --gidmap. A host id written @N is
-// one of the machine's: for an ordinary user, a name for one of his own.
-func parseIDMaps(texts []string, outer []IDMap) ([]IDMap, error) {
-	var list []IDMap
-	for _, t := range texts {
-		for _, one := range strings.Split(t, ",") {
-			at := strings.Contains(one, ":@")
-			r, err := parseIDMap(strings.Replace(one, ":@", ":", 1))
-			if err != nil {
-				return nil, err
-			}
-			if at {
-				if r.Host, err = ours(r, outer); err != nil {
-					return nil, err
-				}
-			}
-			if slices.ContainsFunc(list, func(x IDMap) bool {
-				return overlap(x.Container, x.Size, r.Container, r.Size) || overlap(x.Host, x.Size, r.Host, r.Size)
-			}) {
-				return nil, errs.New(errs.Invalid, "id mappings overlap: "+one)
-			}
-			list = append(list, r)
-		}
-	}
-	return list, nil
-}
-
-func overlap(a, n, b, m uint32) bool {
-	return uint64(a) < uint64(b)+uint64(m) && uint64(b) < uint64(a)+uint64(n)
-}
-
-// ours is the number that the machine's id r.Host has where containers are made.
-func ours(r IDMap, outer []IDMap) (uint32, error) {
-	if len(outer) == 0 {
-		return r.Host, nil
-	}
-	for _, o := range outer {
-		if r.Host >= o.Host && uint64(r.Host)+uint64(r.Size) <= uint64(o.Host)+uint64(o.Size) {
-			return o.Container + (r.Host - o.Host), nil
-		}
-	}
-	return 0, errs.New(errs.Invalid, fmt.Sprintf("the host's ids %d to %d are not yours", r.Host, r.Host+r.Size-1))
-}
-
 // IDInputs are what [DecideIDs] needs besides the request.
 type IDInputs struct {
 	Passwd, Group []byte
@@ -212,34 +137,6 @@ func DecideIDs(req Request, host Host, in IDInputs) (IDs, error) {
 		return IDs{}, errs.New(errs.Unsupported, "a user namespace without an id 0 cannot be set up: map container id 0")
 	}
 	return ids, exist(ids, host)
-}
-
-// exist refuses ids that are not there outside.
-func exist(ids IDs, host Host) error {
-	for _, side := range []struct{ want, have []IDMap }{{ids.UIDs, host.UIDs}, {ids.GIDs, host.GIDs}} {
-		for _, r := range side.want {
-			if !covered(r.Host, r.Size, side.have) {
-				err := errs.New(errs.Unsupported, fmt.Sprintf("ids %d to %d do not exist in your user namespace", r.Host, r.Host+r.Size-1))
-				return errs.WithHint(err, addIDs)
-			}
-		}
-	}
-	return nil
-}
-
-func covered(first, size uint32, maps []IDMap) bool {
-	if len(maps) == 0 {
-		return true
-	}
-	for size > 0 {
-		i := slices.IndexFunc(maps, func(r IDMap) bool { return first >= r.Container && first-r.Container < r.Size })
-		if i < 0 {
-			return false
-		}
-		n := min(size, maps[i].Size-(first-maps[i].Container))
-		first, size = first+n, size-n
-	}
-	return true
 }
 
 const addIDs = "Ask root for more: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
@@ -288,17 +185,6 @@ func privateIDs(host Host) (IDs, error) {
 		return IDs{}, errs.New(errs.Invalid, "--userns=private: must provide at least one UID or GID mapping to configure a user namespace")
 	}
 	return IDs{same(host.UIDs), same(host.GIDs)}, nil
-}
-
-func same(maps []IDMap) []IDMap {
-	if len(maps) == 0 {
-		return []IDMap{{Size: 1<<32 - 1}}
-	}
-	out := make([]IDMap, len(maps))
-	for i, r := range maps {
-		out[i] = IDMap{Container: r.Container, Host: r.Container, Size: r.Size}
-	}
-	return out
 }
 
 // keepIDs gives the caller, who is 0 outside, the id that he has on the machine:
@@ -405,24 +291,6 @@ func autoIDs(m UserMode, host Host, in IDInputs) (IDs, error) {
 	return IDs{u, g}, err
 }
 
-// room finds size host ids of pool that are not used.
-func room(size uint32, pool, used []IDMap) (uint32, bool) {
-	for _, p := range pool {
-		for at := p.Host; uint64(at)+uint64(size) <= uint64(p.Host)+uint64(p.Size); {
-			i := slices.IndexFunc(used, func(r IDMap) bool { return overlap(at, size, r.Host, r.Size) })
-			if i < 0 {
-				return at, true
-			}
-			next := used[i].Host + used[i].Size
-			if next <= at {
-				break
-			}
-			at = next
-		}
-	}
-	return 0, false
-}
-
 // needed is one more than the highest id that an image's files name, as far as
 // it is an ordinary one.
 func needed(passwd, group []byte) uint32 {
@@ -479,56 +347,6 @@ func (b *builder) userNamespace() error {
 	l.UIDMappings, l.GIDMappings = specMaps(b.in.IDs.UIDs), specMaps(b.in.IDs.GIDs)
 	b.host = b.host.Nested(b.in.IDs)
 	return nil
-}
-
-func specMaps(maps []IDMap) []specs.LinuxIDMapping {
-	out := make([]specs.LinuxIDMapping, len(maps))
-	for i, r := range maps {
-		out[i] = specs.LinuxIDMapping{ContainerID: r.Container, HostID: r.Host, Size: r.Size}
-	}
-	return out
-}
-
-// SpecIDs are the ids that a spec's own user namespace has.
-func SpecIDs(spec *specs.Spec) IDs {
-	read := func(in []specs.LinuxIDMapping) (out []IDMap) {
-		for _, r := range in {
-			out = append(out, IDMap{Container: r.ContainerID, Host: r.HostID, Size: r.Size})
-		}
-		return out
-	}
-	return IDs{read(spec.Linux.UIDMappings), read(spec.Linux.GIDMappings)}
-}
-
-// Map is the id outside of a container's id.
-func Map(maps []IDMap, id uint32) (uint32, bool) {
-	for _, r := range maps {
-		if id >= r.Container && id-r.Container < r.Size {
-			return r.Host + (id - r.Container), true
-		}
-	}
-	return id, len(maps) == 0
-}
-
-// Turn is the map the other way round.
-func Turn(maps []IDMap) []IDMap {
-	out := make([]IDMap, len(maps))
-	for i, r := range maps {
-		out[i] = IDMap{Container: r.Host, Host: r.Container, Size: r.Size}
-	}
-	return out
-}
-
-// Ours are ids of the machine as the namespace names them that containers are made in.
-func Ours(maps []IDMap, host []IDMap) ([]IDMap, error) {
-	out := slices.Clone(maps)
-	for i, r := range out {
-		var err error
-		if out[i].Host, err = ours(r, host); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // KeepID is who a container with keep-id runs as, if nothing else was asked:

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/spf13/cobra"
+
+	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
@@ -127,4 +130,79 @@ func manifestSource(ctx context.Context, e *engine.Engine, typed string, ref oci
 		}
 	}
 	return src, root, client.Close, err
+}
+
+// NewManifestInspect makes "manifest inspect".
+func NewManifestInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
+	var o manifestOptions
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:               "inspect [OPTIONS] [LIST] MANIFEST",
+		Short:             "Show a manifest list, here or in a registry, or a manifest",
+		ValidArgsFunction: complete.Images(e, 2),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := ui.MinArgs(1)(cmd, args); err != nil {
+				return err
+			}
+			return ui.MaxArgs(2)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.tls(cmd)
+			if verbose {
+				return inspectVerbose(cmd.Context(), e, s, args, o)
+			}
+			data, err := inspectManifest(cmd.Context(), e, args, o)
+			if err != nil {
+				return err
+			}
+			var out bytes.Buffer
+			if err := json.Indent(&out, data, "", "   "); err != nil {
+				return errs.E("read the manifest", errs.Invalid, err)
+			}
+			fmt.Fprintln(s.Out, out.String())
+			return nil
+		},
+	}
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "Show each manifest beside its name and descriptor, as Docker does")
+	o.registryFlags(cmd)
+	return cmd
+}
+
+func inspectManifest(ctx context.Context, e *engine.Engine, args []string, o manifestOptions) ([]byte, error) {
+	r, err := e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	l, img, err := findList(ctx, r, args[0])
+	if err == nil {
+		if len(args) == 1 {
+			list, err := r.List(ctx, img)
+			if err != nil {
+				return nil, err
+			}
+			return list.Index, nil
+		}
+		i, err := l.find(ctx, e, r, args[1], o)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(l.Manifests[i])
+	}
+	if k := errs.KindOf(err); k != errs.NotFound && k != errs.Invalid {
+		return nil, err
+	}
+	ref, err := oci.Parse(trimTransport(args[len(args)-1]))
+	if err != nil {
+		return nil, err
+	}
+	client, _, err := e.Registry(o.registry)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	doc, err := client.Manifest(ctx, ref.WithDefaultTag())
+	if errs.KindOf(err) == errs.NotFound {
+		return nil, errs.New(errs.NotFound, "no such manifest: "+ref.WithDefaultTag().Familiar())
+	}
+	return doc.Data, err
 }

@@ -1,0 +1,236 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/network"
+	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/run/session"
+	"cais.dev/cais/pkg/run/wire"
+)
+
+// ModeEndpoint is the endpoint's id of a container with the host's network or
+// none, which has no endpoint: made from its own, so that it stays the same.
+func ModeEndpoint(id string) string {
+	b := []byte(id)
+	slices.Reverse(b)
+	return string(b)
+}
+
+// Connect adds a network to a container: at once if it runs, else from its next
+// start on. It returns the network and the container's id.
+func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attachment) (*network.Network, string, error) {
+	n, err := s.nets().Find(netRef)
+	if err != nil {
+		return nil, "", err
+	}
+	err = s.reconnect(ctx, n, ref, func(c *container.Container) error {
+		if err := connectable(c, n); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(c.Settings.Networks, func(have plan.Attachment) bool { return have.ID == n.ID }) {
+			return errs.New(errs.Denied, "endpoint with name "+c.Name()+" already exists in network "+n.Name)
+		}
+		switch {
+		case n.Name == network.Bridge && len(a.Aliases) > 0:
+			return errs.New(errs.Invalid, "network-scoped alias is supported only for containers in user defined networks")
+		case n.Name == network.Bridge && (a.IP != "" || a.IP6 != ""):
+			return errs.New(errs.Invalid, "user-specified IP address is supported on user-defined networks only")
+		}
+		if err := a.Check(); err != nil {
+			return err
+		}
+		a.Network, a.ID = n.Name, n.ID
+		if err := attachable(n, a); err != nil {
+			return err
+		}
+		c.Settings.Networks = append(c.Settings.Networks, a)
+		return nil
+	}, &ref)
+	return n, ref, err
+}
+
+// connectable refuses containers whose network is not to be changed.
+func connectable(c *container.Container, n *network.Network) error {
+	mode := c.Record.Request.Network
+	switch {
+	case c.Record.Request.SharesNetwork():
+		return errs.New(errs.Denied, "container sharing network namespace with another container or host cannot be connected to any other network")
+	case n.Name == network.Host:
+		return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
+	case n.Name == network.None, mode == network.None && len(c.Settings.Networks) == 0:
+		return errs.New(errs.Denied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	}
+	return nil
+}
+
+// Disconnect takes a network away from a container. With force also from one that
+// a damaged state says nothing of.
+func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool) (*network.Network, string, error) {
+	n, err := s.nets().Find(netRef)
+	if err != nil {
+		return nil, "", err
+	}
+	err = s.reconnect(ctx, n, ref, func(c *container.Container) error {
+		if n.Name == network.Host && c.Record.Request.Network == network.Host {
+			return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
+		}
+		i := slices.IndexFunc(c.Settings.Networks, func(a plan.Attachment) bool { return a.ID == n.ID })
+		if i < 0 {
+			if force && n.Name == network.None {
+				return nil
+			}
+			return errs.New(errs.Denied, "container "+c.ID+" is not connected to network "+n.Name)
+		}
+		c.Settings.Networks = slices.Delete(slices.Clone(c.Settings.Networks), i, i+1)
+		return nil
+	}, &ref)
+	return n, ref, err
+}
+
+// reconnect changes a container's networks, and its network if it runs. id is
+// set to the container's.
+func (s *Service) reconnect(ctx context.Context, n *network.Network, ref string, change func(*container.Container) error, id *string) error {
+	found, err := s.store.Find(ref)
+	if err != nil {
+		return err
+	}
+	*id = found
+	l, err := s.store.Lock(ctx, found)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	c, err := s.store.Load(found)
+	if err != nil {
+		return err
+	}
+	if c.Settings.Networks == nil {
+		if c.Settings.Networks, err = s.attachments(c.Record.Request); err != nil {
+			return err
+		}
+	}
+	if err := change(c); err != nil {
+		return err
+	}
+	if c.Alive {
+		if err := s.replug(ctx, c); err != nil {
+			return err
+		}
+	}
+	return s.store.WriteSettings(found, c.Settings, !c.Record.AutoRemove())
+}
+
+// replug brings the network of a container that runs to what its settings say.
+func (s *Service) replug(ctx context.Context, c *container.Container) (err error) {
+	list, dir := c.Settings.Networks, s.store.Dir(c.ID)
+	old := network.ReadSandbox(dir)
+	if old == nil || old.Engine == "" {
+		err := errs.New(errs.Conflict, "the container runs without a network that could be changed")
+		return errs.WithHint(err, "An older cais has started it: restart it.")
+	}
+	spec, err := s.spec(c.ID)
+	if err != nil {
+		return err
+	}
+	hostname := spec.Hostname
+	nets, err := s.definitions(ctx, list)
+	if err != nil {
+		return err
+	}
+	con := &connection{box: network.Sandbox{Engine: old.Engine, Ports: old.Ports}}
+	var fresh []plan.Attachment
+	var freshNets []*network.Network
+	for i, a := range list {
+		if old.Endpoint(a.ID) == nil {
+			a.Interface = freeName(a, nets[i], old, fresh)
+			fresh, freshNets = append(fresh, a), append(freshNets, nets[i])
+		}
+	}
+	if con.held, err = s.hold(ctx, c.Record, c.Name(), hostname, fresh, freshNets, nil); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, con.abandon())
+			return
+		}
+		err = con.close()
+	}()
+	for _, a := range list {
+		if e := old.Endpoint(a.ID); e != nil {
+			con.box.Endpoints = append(con.box.Endpoints, *e)
+			continue
+		}
+		i := slices.IndexFunc(con.held, func(h *network.Held) bool { return h.Network == a.ID })
+		con.box.Endpoints = append(con.box.Endpoints, con.held[i].Endpoint)
+	}
+	if err := s.describe(con, c.Record, list, nets); err != nil {
+		return err
+	}
+	for i := range con.net.Interfaces {
+		for _, h := range con.held {
+			if h.Network == con.net.Interfaces[i].Network {
+				con.net.Interfaces[i].Held = con.number(h.File)
+			}
+		}
+	}
+	s.keepPorts(con, nets, old)
+	if err := session.Network(ctx, dir, wire.Marshal(con.net), con.files); err != nil {
+		return err
+	}
+	if err := s.etcNetwork(c.Record, nets, &con.box, hostname); err != nil {
+		return err
+	}
+	return network.WriteSandbox(dir, &con.box)
+}
+
+// freeName is the name of an interface that is added to others.
+func freeName(a plan.Attachment, n *network.Network, old *network.Sandbox, fresh []plan.Attachment) string {
+	if name := interfaceName(a); name != "" {
+		return name
+	}
+	o, _, _ := network.ReadOptions(n) // checked when the network was made
+	for i := 0; ; i++ {
+		try := o.IfPrefix + fmt.Sprint(i)
+		if !slices.ContainsFunc(old.Endpoints, func(e network.Endpoint) bool { return e.Interface == try }) &&
+			!slices.ContainsFunc(fresh, func(f plan.Attachment) bool { return f.Interface == try }) {
+			return try
+		}
+	}
+}
+
+// Renamed tells the networks that a container has another name. The caller holds
+// its lock and has changed its settings.
+func (s *Service) Renamed(ctx context.Context, c *container.Container, was string) error {
+	if !c.Alive {
+		return nil
+	}
+	err := s.nets().Rename(ctx, c.ID, func(e *network.Endpoint) {
+		e.Name = c.Name()
+		for i, name := range e.Names {
+			if name == was {
+				e.Names[i] = c.Name()
+			}
+		}
+	})
+	box := network.ReadSandbox(s.store.Dir(c.ID))
+	if box == nil {
+		return err
+	}
+	for i := range box.Endpoints {
+		e := &box.Endpoints[i]
+		e.Name = c.Name()
+		for k, name := range e.Names {
+			if name == was {
+				e.Names[k] = c.Name()
+			}
+		}
+	}
+	return errors.Join(err, network.WriteSandbox(s.store.Dir(c.ID), box))
+}
