@@ -338,17 +338,22 @@ func (s *Store) sweepStaging(dryRun bool) (n int, err error) {
 // they were killed. The library writes them under the lock of their directory:
 // with it in our hands, nobody is about to rename one.
 func (s *Store) sweepTemporary(ctx context.Context) error {
-	for _, kind := range []string{"images", "layers", "containers"} {
-		root := s.o.GraphRoot
-		if s.o.ImageStore != "" && kind != "containers" {
-			root = s.o.ImageStore
-		}
-		dir := s.reader.dir(root, kind)
-		if len(temporary(dir, kind)) == 0 {
+	root := s.o.GraphRoot
+	if s.o.ImageStore != "" {
+		root = s.o.ImageStore
+	}
+	containers, _ := s.reader.containerFiles()
+	for _, of := range []struct{ dir, records string }{
+		{s.reader.dir(root, "images"), "images"},
+		{s.reader.dir(root, "layers"), "layers"},
+		{s.reader.dir(s.o.RunRoot, "layers"), "mountpoints"},
+		{filepath.Dir(containers), "containers"},
+	} {
+		if len(temporary(of.dir, of.records)) == 0 {
 			continue // nearly always, and then there is no lock to wait for
 		}
-		err := s.reader.locked(ctx, filepath.Join(dir, kind+".lock"), true, func(*lockFile) error {
-			for _, path := range temporary(dir, kind) {
+		err := s.reader.locked(ctx, filepath.Join(of.dir, of.records+".lock"), true, func(*lockFile) error {
+			for _, path := range temporary(of.dir, of.records) {
 				if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
@@ -365,26 +370,26 @@ func (s *Store) sweepTemporary(ctx context.Context) error {
 // temporary lists the temporary files of dir's records. The directories of images
 // are looked into only if they have changed no earlier than the records: a writer
 // that lived would have changed those last.
-func temporary(dir, kind string) (paths []string) {
+func temporary(dir, records string) (paths []string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
 	}
 	var changed time.Time
-	if info, err := os.Lstat(filepath.Join(dir, kind+".json")); err == nil {
+	if info, err := os.Lstat(filepath.Join(dir, records+".json")); err == nil {
 		changed = info.ModTime()
 	}
 	for _, e := range entries {
 		name := filepath.Join(dir, e.Name())
 		if e.IsDir() {
-			if info, err := e.Info(); kind != "images" || err != nil || info.ModTime().Before(changed.Add(-time.Second)) {
+			if info, err := e.Info(); records != "images" || err != nil || info.ModTime().Before(changed.Add(-time.Second)) {
 				continue
 			}
 			inside, _ := filepath.Glob(filepath.Join(name, ".tmp-*")) // the pattern is a good one
 			paths = append(paths, inside...)
 			continue
 		}
-		if strings.HasPrefix(e.Name(), ".tmp-"+kind+".json") || strings.HasPrefix(e.Name(), ".tmp-volatile-"+kind+".json") {
+		if strings.HasPrefix(e.Name(), ".tmp-"+records+".json") || strings.HasPrefix(e.Name(), ".tmp-volatile-"+records+".json") {
 			paths = append(paths, name)
 		}
 	}

@@ -630,6 +630,7 @@ func TestOpenRemovesWhatKilledWritersLeft(t *testing.T) {
 		filepath.Join(root, "overlay-layers", ".tmp-layers.json1"),
 		filepath.Join(root, "overlay-layers", ".tmp-volatile-layers.json1"),
 		filepath.Join(root, "overlay-containers", ".tmp-containers.json1"),
+		filepath.Join(s.o.RunRoot, "overlay-layers", ".tmp-mountpoints.json1"),
 	}
 	for _, path := range left {
 		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -50,19 +49,9 @@ func (s *store) buildLeftovers() []string {
 // torture.
 func TestKillBuild(t *testing.T) {
 	b := setUp(t)
-	strace, ok := lookPath("strace")
-	if !ok {
-		t.Skip("strace is not installed")
-	}
-	if b.person != asRoot {
-		// A traced program does not get newuidmap's rights.
-		t.Skip("needs root")
-	}
+	k := newKiller(t, b)
 	if !b.box.HasShell() {
 		t.Skip("busybox is not installed")
-	}
-	if err := exec.Command(strace, "-f", "-o", "/dev/null", "true").Run(); err != nil {
-		t.Skipf("tracing is not permitted: %v", err)
 	}
 	seeds := 15
 	if os.Getenv("CAIS_TORTURE") != "" {
@@ -82,15 +71,7 @@ WORKDIR /w
 		rnd := rand.New(rand.NewPCG(uint64(seed), 7))
 		call, nth := calls[rnd.IntN(len(calls))], 1+rnd.IntN(60)
 		t.Run(fmt.Sprintf("%03d-%s-%d", seed, call, nth), func(t *testing.T) {
-			victim := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth),
-				s.cais, "build", "-q", "--no-cache", "-t", "victim", dir)
-			victim.Env = s.environ()
-			victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
-			out, err := victim.CombinedOutput()
-			if !timer.Stop() {
-				t.Errorf("the build hung: %v: %s", err, out)
-			}
+			k.kill(t, s, call, nth, "build", "-q", "--no-cache", "-t", "victim", dir)
 			if out, err := s.cmd("build", "-q", "-t", "victim", dir).CombinedOutput(); err != nil {
 				t.Fatalf("the next build: %v: %s", err, out)
 			}

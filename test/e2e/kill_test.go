@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -25,9 +26,22 @@ import (
 // load says so.
 func (b *bench) storeFor(t *testing.T, load bool) *store {
 	t.Helper()
+	return b.storeAs(t, b.person, load)
+}
+
+// storeAs does so for root's test user, too.
+func (b *bench) storeAs(t *testing.T, who person, load bool) *store {
+	t.Helper()
 	s, err := b.newStore(filepath.Join(t.TempDir(), "home"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if who != b.person {
+		u, err := user.Lookup("cais-" + string(who))
+		if err != nil {
+			t.Skip("useradd is not installed: ", err)
+		}
+		s.become(t, u)
 	}
 	t.Cleanup(func() {
 		if err := s.finish(); err != nil {
@@ -79,22 +93,66 @@ var killed = []string{
 	"recvmsg", "connect", "socket", "exit_group", "fchmod", "getdents64", "newfstatat", "setxattr", "epoll_ctl",
 }
 
-// TestKill ends pull, run, rm and load by SIGKILL in a system call that a seed
-// chooses, in whichever process of theirs comes to it. After each, what follows
-// must work and nothing may be left: 20 seeds, 200 in make torture.
-func TestKill(t *testing.T) {
-	b := setUp(t)
+// killer kills processes in system calls, in all that a command starts.
+type killer struct{ strace string }
+
+// newKiller skips the test where nobody may be killed that way.
+func newKiller(t *testing.T, b *bench) killer {
+	t.Helper()
 	strace, ok := lookPath("strace")
 	if !ok {
 		t.Skip("strace is not installed")
 	}
 	if b.person != asRoot {
-		// A traced program does not get newuidmap's rights.
-		t.Skip("needs root")
+		t.Skip("needs root") // a program that a user traces does not get newuidmap's rights
 	}
 	if err := exec.Command(strace, "-f", "-o", "/dev/null", "true").Run(); err != nil {
 		t.Skipf("tracing is not permitted: %v", err)
 	}
+	return killer{strace}
+}
+
+// kill carries the program out until one of its processes is in the nth call, and
+// ends that there. It may also come to its end, and fail.
+func (k killer) kill(t *testing.T, s *store, call string, nth int, args ...string) {
+	t.Helper()
+	victim := s.cmd(args...)
+	victim.Args = []string{k.strace, "-f", "-qq", "-o", "/dev/null",
+		"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)}
+	if s.as != nil { // strace stays root, so that newuidmap gets its rights
+		u, err := user.LookupId(fmt.Sprint(s.as.Uid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		victim.Args = append(victim.Args, "-u", u.Username)
+	}
+	victim.Args = append(append(victim.Args, s.cais), args...)
+	victim.Path = k.strace
+	victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
+	said, err := os.Create(filepath.Join(t.TempDir(), "said")) // not a pipe: a monitor would hold it open
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	victim.Stdout, victim.Stderr = said, said
+	err = victim.Run()
+	if !timer.Stop() {
+		out, _ := os.ReadFile(said.Name())
+		t.Errorf("cais %s hung: %s", strings.Join(args, " "), out)
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+}
+
+// TestKill ends pull, run, rm and load by SIGKILL in a system call that a seed
+// chooses, in whichever process of theirs comes to it. After each, what follows
+// must work and nothing may be left: 20 seeds, 200 in make torture.
+func TestKill(t *testing.T) {
+	b := setUp(t)
+	k := newKiller(t, b)
 	seeds := 20
 	if os.Getenv("CAIS_TORTURE") != "" {
 		seeds = 200
@@ -110,12 +168,12 @@ func TestKill(t *testing.T) {
 		call := killed[rnd.IntN(len(killed))]
 		nth := 1 + rnd.IntN(30)
 		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
-			s.killOne(t, strace, verb, call, nth, ref)
+			s.killOne(t, k, verb, call, nth, ref)
 		})
 	}
 }
 
-func (s *store) killOne(t *testing.T, strace, verb, call string, nth int, ref string) {
+func (s *store) killOne(t *testing.T, k killer, verb, call string, nth int, ref string) {
 	must := func(args ...string) string {
 		t.Helper()
 		out, err := s.cmd(args...).CombinedOutput()
@@ -136,24 +194,13 @@ func (s *store) killOne(t *testing.T, strace, verb, call string, nth int, ref st
 	case "load":
 		args = []string{"load", "-q", "-i", filepath.Join(s.images, "busybox.tar")}
 	}
-	victim := s.cmd(args...)
-	victim.Args = append([]string{strace, "-f", "-qq", "-o", "/dev/null",
-		"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)}, append([]string{s.cais}, args...)...)
-	victim.Path = strace
-	victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
-	out, err := victim.CombinedOutput()
-	if !timer.Stop() {
-		t.Errorf("%s hung: %s", verb, out)
-	}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
+	k.kill(t, s, call, nth, args...)
 
 	// What follows works, with the same names.
 	must("ps", "-a")
 	must("images")
+	s.lapse(t)
+	must("system", "check")
 	switch verb {
 	case "pull":
 		must("pull", "-q", ref)
@@ -194,16 +241,7 @@ func (b *bench) pushMulti(t *testing.T, to string) {
 // says: 20 seeds, 200 in make torture.
 func TestKillImages(t *testing.T) {
 	b := setUp(t)
-	strace, ok := lookPath("strace")
-	if !ok {
-		t.Skip("strace is not installed")
-	}
-	if b.person != asRoot {
-		t.Skip("needs root") // a traced program does not get newuidmap's rights
-	}
-	if err := exec.Command(strace, "-f", "-o", "/dev/null", "true").Run(); err != nil {
-		t.Skipf("tracing is not permitted: %v", err)
-	}
+	k := newKiller(t, b)
 	seeds := 20
 	if os.Getenv("CAIS_TORTURE") != "" {
 		seeds = 200
@@ -211,19 +249,23 @@ func TestKillImages(t *testing.T) {
 	srv := httptest.NewServer(registry.New(registry.Logger(quiet())))
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
-	s := b.storeFor(t, true)
-	for seed := range seeds {
-		rnd := rand.New(rand.NewPCG(uint64(seed), 43))
-		verb := []string{"push", "load", "commit", "rmi", "prune"}[seed%5]
-		call := killed[rnd.IntN(len(killed))]
-		nth := 1 + rnd.IntN(60)
-		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
-			s.killImages(t, strace, verb, call, nth, fmt.Sprintf("%s/app%d:1", host, seed))
+	for _, who := range []person{asRoot, withSubs} {
+		t.Run(string(who), func(t *testing.T) {
+			s := b.storeAs(t, who, true)
+			for seed := range seeds {
+				rnd := rand.New(rand.NewPCG(uint64(seed), 43))
+				verb := []string{"push", "load", "commit", "rmi", "prune"}[seed%5]
+				call := killed[rnd.IntN(len(killed))]
+				nth := 1 + rnd.IntN(60)
+				t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
+					s.killImages(t, k, verb, call, nth, fmt.Sprintf("%s/%s%d:1", host, who, seed))
+				})
+			}
 		})
 	}
 }
 
-func (s *store) killImages(t *testing.T, strace, verb, call string, nth int, ref string) {
+func (s *store) killImages(t *testing.T, k killer, verb, call string, nth int, ref string) {
 	must := func(args ...string) string {
 		t.Helper()
 		out, err := s.cmd(args...).CombinedOutput()
@@ -252,25 +294,13 @@ func (s *store) killImages(t *testing.T, strace, verb, call string, nth int, ref
 			args = []string{"image", "prune", "-af"}
 		}
 	}
-	victim := s.cmd(args...)
-	victim.Args = append([]string{strace, "-f", "-qq", "-o", "/dev/null",
-		"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)}, append([]string{s.cais}, args...)...)
-	victim.Path = strace
-	victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
-	out, err := victim.CombinedOutput()
-	if !timer.Stop() {
-		t.Errorf("%s hung: %s", verb, out)
-	}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
+	k.kill(t, s, call, nth, args...)
 
 	must(args2(args, verb)...) // the same again works
 	must("image", "prune", "-f")
 	s.cmd("rmi", "made:1", ref).Run() // one of them is there, or none
 	must("rm", "keeps")
+	s.lapse(t)
 	if out := must("system", "check"); out != "" {
 		t.Errorf("system check: %s", out)
 	}
@@ -280,6 +310,22 @@ func (s *store) killImages(t *testing.T, strace, verb, call string, nth int, ref
 	}
 	if got := must("run", "--rm", "--network", "none", "busybox", "cat", "/srv/hello"); got != "hello from the second layer\n" {
 		t.Errorf("the next run says %q", got)
+	}
+	if err := s.leftovers(); err != nil {
+		t.Errorf("left behind: %v", err)
+	}
+}
+
+// lapse lets the seconds go by for which a directory without a lock may be one that
+// is being made: who is killed between the two leaves such.
+func (s *store) lapse(t *testing.T) {
+	t.Helper()
+	dirs, _ := filepath.Glob(filepath.Join(s.root, "storage", "overlay", "staging", "*")) // the pattern is a good one
+	for _, dir := range dirs {
+		then := time.Now().Add(-time.Minute)
+		if err := os.Chtimes(dir, then, then); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

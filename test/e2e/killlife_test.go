@@ -6,12 +6,9 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 )
 
 // TestKillLife does the same with what changes containers and volumes. After each,
@@ -19,16 +16,7 @@ import (
 // 20 seeds, 200 in make torture.
 func TestKillLife(t *testing.T) {
 	b := setUp(t)
-	strace, ok := lookPath("strace")
-	if !ok {
-		t.Skip("strace is not installed")
-	}
-	if b.person != asRoot {
-		t.Skip("needs root") // a traced program does not get newuidmap's rights
-	}
-	if err := exec.Command(strace, "-f", "-o", "/dev/null", "true").Run(); err != nil {
-		t.Skipf("tracing is not permitted: %v", err)
-	}
+	k := newKiller(t, b)
 	seeds := 20
 	if os.Getenv("CAIS_TORTURE") != "" {
 		seeds = 200
@@ -41,12 +29,12 @@ func TestKillLife(t *testing.T) {
 		call := killed[rnd.IntN(len(killed))]
 		nth := 1 + rnd.IntN(30)
 		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
-			s.killLife(t, strace, verb, call, nth)
+			s.killLife(t, k, verb, call, nth)
 		})
 	}
 }
 
-func (s *store) killLife(t *testing.T, strace, verb, call string, nth int) {
+func (s *store) killLife(t *testing.T, k killer, verb, call string, nth int) {
 	must := func(args ...string) string {
 		t.Helper()
 		out, err := s.cmd(args...).CombinedOutput()
@@ -79,28 +67,7 @@ func (s *store) killLife(t *testing.T, strace, verb, call string, nth int) {
 	default:
 		must("run", "-d", "--name", "victim", "-v", "killvol:/v", "-v", "/anon", "busybox", "sleep", "1")
 	}
-	args := how[verb]
-	victim := s.cmd(args...)
-	victim.Args = append([]string{strace, "-f", "-qq", "-o", "/dev/null",
-		"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, nth)}, append([]string{s.cais}, args...)...)
-	victim.Path = strace
-	victim.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-victim.Process.Pid, syscall.SIGKILL) })
-	// Not to a pipe: a monitor that it started would hold that open.
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	victim.Stdout, victim.Stderr = null, null
-	err = victim.Run()
-	if !timer.Stop() {
-		t.Errorf("%s hung", verb)
-	}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
+	k.kill(t, s, call, nth, how[verb]...)
 
 	// What follows works, with the same names.
 	must("ps", "-a")

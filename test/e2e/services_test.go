@@ -45,15 +45,7 @@ func TestServices(t *testing.T) {
 	mirror := mirrorOf(t, dir)
 	for _, who := range []person{asRoot, withSubs} {
 		t.Run(string(who), func(t *testing.T) {
-			s := b.storeFor(t, false)
-			if who != asRoot {
-				u, err := user.Lookup("cais-sub")
-				if err != nil {
-					t.Skip(err)
-				}
-				s.become(t, u)
-			}
-			services(t, s, tar, mirror)
+			services(t, b.storeAs(t, who, false), tar, mirror)
 		})
 	}
 }
@@ -69,8 +61,10 @@ func (s *store) become(t *testing.T, u *user.User) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chmod(filepath.Dir(s.home), 0o755); err != nil {
-		t.Fatal(err)
+	for d := filepath.Dir(s.home); strings.HasPrefix(d, os.TempDir()+"/"); d = filepath.Dir(d) { // those of t.TempDir
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
