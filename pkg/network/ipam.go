@@ -12,6 +12,7 @@ import (
 type Wanted struct {
 	IP, IP6     netip.Addr // given by the user; zero: any
 	Last, Last6 netip.Addr // had before: taken again if they are free
+	No6         bool       // no IPv6 address, whatever the network has
 }
 
 // Allocate chooses the addresses of a new endpoint of n. used are those of the
@@ -20,7 +21,7 @@ func Allocate(n *Network, used map[netip.Addr]bool, w Wanted) (ip4, ip6 netip.Ad
 	if ip4, err = one(n, n.Pool4(), used, w.IP, w.Last, n.IPv4); err != nil {
 		return ip4, ip6, err
 	}
-	ip6, err = one(n, n.Pool6(), used, w.IP6, w.Last6, n.IPv6)
+	ip6, err = one(n, n.Pool6(), used, w.IP6, w.Last6, n.IPv6 && !w.No6)
 	return ip4, ip6, err
 }
 

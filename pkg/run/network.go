@@ -272,7 +272,7 @@ func (s *Service) hold(ctx context.Context, rec *container.Record, name, hostnam
 				e.Interface = try
 			}
 		}
-		want := network.Wanted{}
+		want := network.Wanted{No6: rec.Request.Sysctls[noIPv6] == "1"}
 		want.IP, _ = netip.ParseAddr(a.IP) // checked before, or empty
 		want.IP6, _ = netip.ParseAddr(a.IP6)
 		if e := old.Endpoint(n.ID); e != nil {
@@ -341,14 +341,36 @@ func (s *Service) describe(c *connection, rec *container.Record, list []plan.Att
 			c.net.HostIPs = append(c.net.HostIPs, netip.MustParseAddr(text).AsSlice())
 		}
 	}
-	if !ipv6 {
-		c.net.Sysctls = append(c.net.Sysctls, "net.ipv6.conf.all.disable_ipv6=1")
-	}
+	c.net.Sysctls = ownSysctls(rec.Request.Sysctls, c.net.Engine, ipv6)
 	if s.ownNames(rec, nets) {
 		config := s.nameConfig(rec, list, nets)
 		c.net.Names = wire.Names{On: true, Config: config.Marshal()}
 	}
 	return nil
+}
+
+// Settings of the kernel's for a network namespace.
+const (
+	noIPv6      = "net.ipv6.conf.all.disable_ipv6"
+	noIPv6Later = "net.ipv6.conf.default.disable_ipv6" // of devices that come later
+	congestion  = "net.ipv4.tcp_congestion_control"
+)
+
+// ownSysctls are the settings that a container's network wants and that its user
+// does not make himself.
+func ownSysctls(user map[string]string, engine string, ipv6 bool) []string {
+	var list []string
+	if _, own := user[noIPv6]; !own {
+		off := "=1" // programs do not ask for addresses that they cannot reach
+		if ipv6 {
+			off = "=0"
+		}
+		list = append(list, noIPv6+off, noIPv6Later+off)
+	}
+	if _, own := user[congestion]; !own && engine != engineBridge {
+		list = append(list, congestion+"=reno") // see gateway: each connection ends at the next device
+	}
+	return list
 }
 
 // interfaceOf is an endpoint as the monitor is told.

@@ -65,10 +65,10 @@ func (p *Plane) configure(list []*iface, first bool) error {
 			return err
 		}
 		defer c.Close()
+		if err := p.sysctls(); err != nil {
+			return err
+		}
 		if first {
-			if err := p.family6(); err != nil {
-				return err
-			}
 			if err := c.Do(netlink.SetUp(1)); err != nil { // the loopback
 				return err
 			}
@@ -80,11 +80,6 @@ func (p *Plane) configure(list []*iface, first bool) error {
 		}
 		if err := p.routes(c, first); err != nil {
 			return err
-		}
-		for _, s := range p.net.Sysctls {
-			if err := sysctl(s, ""); err != nil {
-				return err
-			}
 		}
 		if first && p.net.Names.On && p.names != nil {
 			udp, tcp, err = nameSockets()
@@ -111,22 +106,15 @@ func (p *Plane) stopNames() {
 	}
 }
 
-// family6 switches IPv6 off where the container has none, so that programs do not
-// ask for addresses that they cannot reach.
-func (p *Plane) family6() error {
-	for _, i := range p.ifs {
-		if i.w.IP6 != nil {
-			return nil
+// sysctls writes the net's settings.
+func (p *Plane) sysctls() error {
+	for _, s := range p.net.Sysctls {
+		err := sysctl(s, "")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EROFS) {
+			return err // the kernel knows it, and it could be set
 		}
 	}
-	err := netns.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
-	if err == nil {
-		err = netns.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")
-	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
-		return nil // the kernel has none; or nothing can be set here, and names without AAAA do
-	}
-	return err
+	return nil
 }
 
 // addresses sets up one device in the container.

@@ -25,8 +25,8 @@ type Net struct {
 	NoHost bool
 	// HostIPs are the addresses that mean the host besides the gateways.
 	HostIPs [][]byte
-	// Sysctls are key=value, written in the container's namespace once all
-	// interfaces are there.
+	// Sysctls are key=value, written in the container's namespace before its
+	// interfaces have addresses. What the kernel does not know is left out.
 	Sysctls []string
 	// Program is cais-netstack, for engine netstack and where relay turns out to be
 	// impossible; "": it is not installed.
