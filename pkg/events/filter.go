@@ -14,7 +14,7 @@ type Filter map[string][]string
 // filterKeys are Docker's, then Podman's.
 var filterKeys = [...]string{
 	"container", "image", "volume", "network", "type", "event", "label", "scope", "daemon",
-	"plugin", "service", "node", "secret", "config", "pod",
+	"plugin", "service", "node", "secret", "config", "pod", "status",
 }
 
 // ParseFilter reads KEY=VALUE. It fails with Invalid for a key that Docker does
@@ -46,7 +46,7 @@ func matches(e Event, key, v string) bool {
 	switch key {
 	case "type":
 		return e.Type == v
-	case "event":
+	case "event", "status":
 		// "exec_start" means "exec_start: sh -c …" too.
 		if strings.HasPrefix(v, "health_status") || strings.HasPrefix(v, "exec_") {
 			return strings.HasPrefix(e.Action, v)

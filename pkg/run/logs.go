@@ -26,6 +26,11 @@ func (s *Service) Logs(ctx context.Context, ref string, o LogsOptions, emit func
 	if c.Record.LogPath == "" {
 		return errs.New(errs.Unsupported, "configured logging driver does not support reading")
 	}
+	if !o.Follow {
+		if err := s.settle(ctx, c); err != nil {
+			return err
+		}
+	}
 	return logs.Read(ctx, logs.Options{
 		Path: c.Record.LogPath, Alive: filepath.Join(c.Dir, "alive"),
 		Follow: o.Follow, Since: o.Since, Until: o.Until, Tail: o.Tail,

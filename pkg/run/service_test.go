@@ -15,6 +15,8 @@ import (
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
+	"cais.dev/cais/pkg/logs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
 )
@@ -298,6 +300,42 @@ func TestHealWritesTheExitThatAMonitorCouldNot(t *testing.T) {
 	}
 	if code, err := s.Wait(t.Context(), "web"); code != 137 || err != nil {
 		t.Errorf("wait: %d, %v", code, err)
+	}
+}
+
+// What a run wrote is looked for when it is over or a moment old.
+func TestSettle(t *testing.T) {
+	s, _ := newService(t)
+	c := s.mustCreate(t, CreateOptions{Name: "web"})
+	began := time.Now()
+	state := `{"v":1,"status":"running","pid":0,"startedAt":"` + began.Format(time.RFC3339Nano) + `"}`
+	if err := os.WriteFile(filepath.Join(s.store.Dir(c.ID), "run", "state.json"), []byte(state), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alive, err := lock.Try(filepath.Join(s.store.Dir(c.ID), "alive"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alive.Release()
+	read := func() error {
+		return s.Logs(t.Context(), "web", LogsOptions{Tail: -1}, func(logs.Entry) error { return nil })
+	}
+	if err := read(); err != nil || time.Since(began) < moment {
+		t.Errorf("read %s after the start, %v; want %s", time.Since(began), err, moment)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("stop")
+	cancel(stop)
+	got, err := s.Find(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.State.StartedAt = time.Now().Add(time.Hour) // the clock was set back
+	if err := s.settle(ctx, got); !errors.Is(err, stop) {
+		t.Errorf("cancelled: %v, want %v", err, stop)
+	}
+	if err := s.settle(t.Context(), got); err != nil {
+		t.Errorf("with a clock that was set back: %v", err)
 	}
 }
 

@@ -77,6 +77,28 @@ func (s *Service) lastWord(ctx context.Context, c *container.Container, ses *ses
 	return exit.Code, s.removed(ctx, c)
 }
 
+// moment is how long Docker takes from a program's start to the next command's
+// look at it, in round figures.
+const moment = 100 * time.Millisecond
+
+// settle waits until a run that has just begun is over or a moment old. What a
+// short program writes is there when a script that was written for Docker looks
+// for it right after start; here it would often look first.
+func (s *Service) settle(ctx context.Context, c *container.Container) error {
+	left := moment - time.Since(c.StartedAt())
+	if !c.Running() || left <= 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, min(left, moment), errSettled)
+	defer cancel()
+	if err := s.waitDead(ctx, c.ID); !errors.Is(err, errSettled) {
+		return err
+	}
+	return nil
+}
+
+var errSettled = errors.New("the run is a moment old")
+
 // waitExit waits for the end of a container that was killed.
 func (s *Service) waitExit(ctx context.Context, c *container.Container) error {
 	if c.Settings.Restart.Name != "" && c.Settings.Restart.Name != "no" {
