@@ -114,7 +114,7 @@ func exec(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Service,
 		return ses.Close()
 	}
 	defer ses.Close()
-	exit, err := stream(ctx, s, ses, w)
+	exit, err := stream(ctx, s, catchSignals(), ses, w)
 	if errors.Is(err, session.ErrDetached) {
 		return nil
 	}

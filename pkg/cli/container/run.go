@@ -185,6 +185,10 @@ func (c *runner) run(ctx context.Context) error {
 	if c.req.TTY {
 		so.Size = size(c.s)
 	}
+	var g signals
+	if !c.o.Detach {
+		g = catchSignals()
+	}
 	co := c.options(img, c.req.AutoRemove)
 	co.Attach = !c.o.Detach
 	made, started, err := svc.Run(ctx, co, so)
@@ -200,7 +204,7 @@ func (c *runner) run(ctx context.Context) error {
 		fmt.Fprintln(c.s.Out, made.ID)
 		return nil
 	}
-	return attend(ctx, c.s, svc, ending{made.ID, made, c.req.AutoRemove}, started.Session, w)
+	return attend(ctx, c.s, svc, g, ending{made.ID, made, c.req.AutoRemove}, started.Session, w)
 }
 
 // pulls reports whether the policy wants the image from its registry, given

@@ -110,6 +110,7 @@ func startAttached(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run
 	if w.tty {
 		so.Size = size(s)
 	}
+	g := catchSignals()
 	st, err := svc.Start(ctx, c.ID, so)
 	if err != nil {
 		return startFailure(err, ui.CodeFailure)
@@ -121,7 +122,7 @@ func startAttached(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run
 		}
 	}
 	defer ses.Close()
-	return attend(ctx, s, svc, ending{id: c.ID, remove: c.Record.AutoRemove()}, ses, w)
+	return attend(ctx, s, svc, g, ending{id: c.ID, remove: c.Record.AutoRemove()}, ses, w)
 }
 
 // attachTo is what an attach to a container connects: its own flags decide.
@@ -145,8 +146,8 @@ type ending struct {
 
 // attend copies the streams of a container until it ends or the user detaches,
 // and takes it away at its end, if that is left to us.
-func attend(ctx context.Context, s ui.Streams, svc *run.Service, e ending, ses *session.Session, w wanted) error {
-	exit, err := stream(ctx, s, ses, w)
+func attend(ctx context.Context, s ui.Streams, svc *run.Service, g signals, e ending, ses *session.Session, w wanted) error {
+	exit, err := stream(ctx, s, g, ses, w)
 	if errors.Is(err, session.ErrDetached) {
 		return nil
 	}
@@ -211,10 +212,11 @@ func attach(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Servic
 	if err := w.checkTerminal(s); err != nil {
 		return err
 	}
+	g := catchSignals()
 	ses, err := svc.Attach(ctx, ref, w.attach())
 	if err != nil {
 		return err
 	}
 	defer ses.Close()
-	return attend(ctx, s, svc, ending{id: c.ID, remove: c.Record.AutoRemove()}, ses, w)
+	return attend(ctx, s, svc, g, ending{id: c.ID, remove: c.Record.AutoRemove()}, ses, w)
 }

@@ -66,62 +66,50 @@ func detachKeys(e *engine.Engine, flag string) ([]byte, error) {
 // signals are what a command passes on while it is attached.
 type signals struct {
 	ch   chan os.Signal
-	stop func()
+	late *time.Timer
 }
 
-// ownSignals takes the signals that can be caught over from the program, which
-// would end at the first one.
-func ownSignals(ctx context.Context) signals {
+// catchSignals takes the signals that would end the program and do not cancel its
+// context. Call it before there is a process to pass them on to: whoever ends in
+// between leaves that alone.
+func catchSignals() signals {
 	ch := make(chan os.Signal, 16)
-	signal.Notify(ch, first...)
-	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of write, not our end
+	signal.Notify(ch, caught...)
 	// Go switches threads four times for each signal that is asked for: more than
-	// 1 ms for all of them, which a short command does not wait for.
-	late := time.AfterFunc(100*time.Millisecond, func() { signal.Notify(ch, rest()...) })
-	ui.OwnSignals(ctx)
-	return signals{ch, func() { late.Stop() }}
+	// 1 ms for all of them, which a short command does not wait for. Until then Go
+	// ignores them or ends the program, as the kernel would.
+	return signals{ch, time.AfterFunc(100*time.Millisecond, func() { signal.Notify(ch, rest()...) })}
 }
 
-// first are the signals that somebody may send to a command that has just been
-// started. Until the rest is asked for, Go ignores it or ends the program, as the
-// kernel would.
-var first = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
+// caught are the signals that somebody may send to a command that has just been
+// started, beside those that cancel its context.
+var caught = []os.Signal{syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
 
 // rest are the other signals that can be caught and passed on.
 func rest() []os.Signal {
 	var list []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		switch n {
-		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGPIPE, syscall.SIGWINCH,
+		case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, // come by way of the context
+			syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGPIPE, syscall.SIGWINCH,
 			syscall.SIGCHLD, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT:
 			continue
 		}
-		if !slices.Contains(first, os.Signal(n)) {
+		if !slices.Contains(caught, os.Signal(n)) {
 			list = append(list, n)
 		}
 	}
 	return list
 }
 
-// fatal does to this process what sig does to one that never asked for it.
-func fatal(sig os.Signal) {
-	switch sig {
-	case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT:
-		signal.Reset(sig)
-		_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal)) // ourselves: it cannot fail
-	}
-}
-
 // proxied are the signals to pass on: SIGWINCH is the session's, the runtime's
-// own and those about children are nobody's. Once ctx is done, signals have their
-// default effect again, without the price of telling Go so.
+// own and those about children are nobody's.
 func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.CancelCauseFunc, proxy bool) <-chan os.Signal {
 	out := make(chan os.Signal, 16)
 	go func() {
 		var last time.Time
 		for sig := range g.ch {
-			if ctx.Err() != nil { // the process has ended, and what is left to do is ours
-				fatal(sig)
+			if ctx.Err() != nil { // the process has ended
 				continue
 			}
 			if !proxy {
@@ -146,11 +134,13 @@ func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.Cance
 	return out
 }
 
-// stream connects our streams with the session until it ends. It returns the
-// process's exit.
-func stream(ctx context.Context, s ui.Streams, ses *session.Session, w wanted) (session.Exit, error) {
-	g := ownSignals(ctx)
-	defer g.stop()
+// stream connects our streams with the session until it ends, and passes on what
+// g has caught and catches. It returns the process's exit.
+func stream(ctx context.Context, s ui.Streams, g signals, ses *session.Session, w wanted) (session.Exit, error) {
+	defer g.late.Stop()
+	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of write, not our end
+	ui.OwnSignals(ctx, g.ch)
+	defer ui.OwnSignals(ctx, nil) // what is left to do then is ours
 	if early, ok := errors.AsType[*ui.SignalError](context.Cause(ctx)); ok && w.proxy {
 		// It came while the process started, and is the process's like any later one.
 		ctx = context.WithoutCancel(ctx)

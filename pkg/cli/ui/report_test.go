@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"cais.dev/cais/pkg/errs"
 )
@@ -68,21 +70,29 @@ func TestReportNamesTheSignal(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
+	hangUp := func() {
+		t.Helper()
+		if err := syscall.Kill(syscall.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctx, stop := WithSignals(t.Context())
 	defer stop()
-	if err := syscall.Kill(syscall.Getpid(), syscall.SIGHUP); err != nil {
-		t.Fatal(err)
+	own := make(chan os.Signal, 1)
+	OwnSignals(ctx, own)
+	hangUp()
+	if sig := <-own; sig != syscall.SIGHUP || ctx.Err() != nil {
+		t.Errorf("the owner got %v; %v", sig, ctx.Err())
 	}
+	OwnSignals(ctx, nil)
+	hangUp()
 	<-ctx.Done()
 	if sig, ok := errors.AsType[*SignalError](context.Cause(ctx)); !ok || sig.Signal != syscall.SIGHUP {
 		t.Errorf("cause %v, want hangup", context.Cause(ctx))
 	}
-	ctx, stop = WithSignals(t.Context())
-	defer stop()
-	OwnSignals(ctx)
-	if ctx.Err() != nil {
-		t.Error(ctx.Err())
-	}
+	s, now := &signals{cancel: func(error) {}}, time.Now()
+	s.take(syscall.SIGHUP, now)
+	s.take(syscall.SIGHUP, now.Add(twice)) // the same once more; a later one would end this process
 }
 
 type lined struct{}

@@ -6,46 +6,68 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 type signalsKey struct{}
 
-// signals cancels a context at the first signal; the second one ends the
-// process in the kernel's way.
-type signals struct {
-	ch   chan os.Signal
-	once sync.Once
-}
+// twice is how soon a signal after the first is taken for the same: timeout(1)
+// sends one to the command and one to its group, and people press a key twice.
+const twice = time.Second
 
-func (s *signals) stop() {
-	s.once.Do(func() {
-		signal.Stop(s.ch)
-		close(s.ch)
-	})
+// signals cancels a context at the first signal, unless it has an owner.
+type signals struct {
+	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex
+	owner chan<- os.Signal // who gets the signals instead; nil: nobody
+	first time.Time        // when the first came
 }
 
 // WithSignals returns a context that SIGINT, SIGTERM and SIGHUP cancel, with a
-// [SignalError] as the cause. After the first one, signals have their default
-// effect again. stop gives up the handling.
+// [SignalError] as the cause. One that comes more than a second after the first
+// has its default effect. stop gives up the handling.
 func WithSignals(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	s := &signals{ch: make(chan os.Signal, 1)}
-	signal.Notify(s.ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	s := &signals{cancel: cancel}
+	ch := make(chan os.Signal, 16)
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
-		if sig, ok := (<-s.ch).(syscall.Signal); ok {
-			cancel(&SignalError{sig})
-			s.stop()
+		for sig := range ch {
+			s.take(sig.(syscall.Signal), time.Now())
 		}
 	}()
-	return context.WithValue(ctx, signalsKey{}, s), s.stop
+	return context.WithValue(ctx, signalsKey{}, s), func() {
+		signal.Stop(ch)
+		close(ch)
+	}
 }
 
-// OwnSignals ends what [WithSignals] began, for a command that handles signals
-// by itself, such as one that forwards them to a container: call it after
-// signal.Notify, so that no signal finds its default effect between. A signal
-// that has cancelled ctx already stays one.
-func OwnSignals(ctx context.Context) {
+func (s *signals) take(sig syscall.Signal, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.owner != nil:
+		select {
+		case s.owner <- sig:
+		default: // a burst of signals is not worth blocking for
+		}
+	case s.first.IsZero():
+		s.first = now
+		s.cancel(&SignalError{sig})
+	case now.Sub(s.first) > twice:
+		signal.Reset(sig)
+		_ = syscall.Kill(os.Getpid(), sig) // ourselves: it cannot fail
+	}
+}
+
+// OwnSignals sends the signals of [WithSignals] to ch from here on, for a command
+// that passes them on to a container; with nil they cancel ctx again. Each signal
+// goes one of the two ways: when it returns, ctx tells whether one came before.
+func OwnSignals(ctx context.Context, ch chan<- os.Signal) {
 	if s, ok := ctx.Value(signalsKey{}).(*signals); ok {
-		s.stop()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.owner, s.first = ch, time.Time{}
 	}
 }

@@ -65,7 +65,8 @@ func (m *Monitor) Discard() {
 
 // Spawn starts a monitor for o.Job, or gives the job to o.Monitor. It returns
 // when the container's child exists and waits at its gate, or, with o.Go, when
-// the container runs; a *StartError says why it does not.
+// the container runs; a *StartError says why it does not. Once it has asked, the
+// end of ctx does not make it leave: it would not know whether the container runs.
 func Spawn(ctx context.Context, o SpawnOptions) (*Session, error) {
 	m := o.Monitor
 	if m == nil {
@@ -73,6 +74,10 @@ func Spawn(ctx context.Context, o SpawnOptions) (*Session, error) {
 		if m, err = Ready(ctx, o.Exe, o.RunDir); err != nil {
 			return nil, err
 		}
+	}
+	if ctx.Err() != nil {
+		m.Discard()
+		return nil, context.Cause(ctx)
 	}
 	s := newSession(m.conn, o.Job.Dir)
 	s.tty, s.openStdin, s.stdin = o.Job.TTY, o.Job.OpenStdin, o.Attach.Stdin && o.Job.OpenStdin
@@ -82,6 +87,7 @@ func Spawn(ctx context.Context, o SpawnOptions) (*Session, error) {
 	if err := errors.Join(m.err, asked); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	ctx = context.WithoutCancel(ctx)
 	var err error
 	if o.Go {
 		var r wire.Running
