@@ -124,7 +124,7 @@ func ofHome(err error, home string, uid int) error {
 func helpTopic(root *cobra.Command, path []string) error {
 	cmd, rest, err := root.Find(path)
 	if err != nil || len(rest) > 0 {
-		return ui.UnknownCommand(root.Name(), strings.Join(path, " "))
+		return ui.UnknownCommand(root.Name(), strings.Join(path, " "), names(tree))
 	}
 	return cmd.Help()
 }
@@ -164,7 +164,7 @@ func makeRoot(name string, e *engine.Engine, s ui.Streams, g *globals, args []st
 	}
 	n, ok := find(tree, args[0])
 	if !ok {
-		return nil, ui.UnknownCommand(name, args[0])
+		return nil, ui.UnknownCommand(name, args[0], names(tree))
 	}
 	cmd, err := n.branch(e, s, name+" "+n.name, args[1:])
 	if err != nil {
@@ -193,7 +193,7 @@ func newRoot(name string, s ui.Streams) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return ui.UnknownCommand(name, args[0])
+				return ui.UnknownCommand(name, args[0], names(tree))
 			}
 			return cmd.Help()
 		},
@@ -243,6 +243,17 @@ func find(nodes []node, name string) (node, bool) {
 	return nodes[i], true
 }
 
+// names are those of the nodes that cais has.
+func names(nodes []node) []string {
+	var all []string
+	for _, n := range nodes {
+		if n.later == "" && !n.hidden {
+			all = append(all, n.name)
+		}
+	}
+	return all
+}
+
 // all builds n and everything below it.
 func (n node) all(e *engine.Engine, s ui.Streams) *cobra.Command {
 	cmd := n.self(e, s)
@@ -262,7 +273,7 @@ func (n node) branch(e *engine.Engine, s ui.Streams, path string, args []string)
 	}
 	c, ok := find(n.children, args[0])
 	if !ok {
-		return nil, ui.UnknownCommand(path, args[0])
+		return nil, ui.UnknownCommand(path, args[0], names(n.children))
 	}
 	below, err := c.branch(e, s, path+" "+c.name, args[1:])
 	if err != nil {
@@ -335,7 +346,7 @@ func group(n node, s ui.Streams) *cobra.Command {
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && args[0] != "help" {
-				return ui.UnknownCommand(cmd.CommandPath(), args[0])
+				return ui.UnknownCommand(cmd.CommandPath(), args[0], names(n.children))
 			}
 			if len(args) == 0 {
 				cmd.SetOut(s.Err)

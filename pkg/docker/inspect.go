@@ -118,7 +118,7 @@ func containerConfig(f ContainerFacts) *ContainerConfig {
 		StopTimeout: req.StopTimeout, Shell: img.Shell,
 	}
 	if req.Entrypoint != nil {
-		c.Entrypoint = *req.Entrypoint
+		c.Entrypoint = append([]string(nil), *req.Entrypoint...) // null when it was cleared
 	}
 	if len(c.Cmd) == 0 && req.Entrypoint == nil {
 		c.Cmd = img.Cmd
@@ -234,9 +234,11 @@ func hostConfig(f ContainerFacts) *HostConfig {
 		Devices: []DeviceMapping{}, DeviceCgroupRules: req.DeviceCgroupRules,
 		MemoryReservation: r.MemoryReservation, MemorySwap: memorySwap(r), MemorySwappiness: r.MemorySwappiness,
 		OomKillDisable: req.OOMKillDisable, PidsLimit: r.PidsLimit, Ulimits: ulimits(req.Ulimits),
-		MaskedPaths: notNil(f.Masked), ReadonlyPaths: notNil(f.ReadOnly),
 		BlkioDeviceReadBps: throttles(r.ReadBPS), BlkioDeviceWriteBps: throttles(r.WriteBPS),
 		BlkioDeviceReadIOps: throttles(r.ReadIOPS), BlkioDeviceWriteIOps: throttles(r.WriteIOPS),
+	}
+	if h.MaskedPaths, h.ReadonlyPaths = f.Masked, f.ReadOnly; !req.Privileged { // null then, in Docker, too
+		h.MaskedPaths, h.ReadonlyPaths = notNil(f.Masked), notNil(f.ReadOnly)
 	}
 	if f.CgroupPrivate {
 		h.CgroupnsMode = "private"

@@ -105,7 +105,7 @@ func exec(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Service,
 	}
 	ses, err := svc.Exec(ctx, ref, o.ExecOptions)
 	if err != nil {
-		return startFailure(err, ui.CodeFailure)
+		return startFailure(&ui.ExecError{Err: err}, ui.CodeFailure)
 	}
 	if o.Detach {
 		if ses == nil {

@@ -390,7 +390,10 @@ func (f *RunFlags) setMetadata(r *plan.Request, o *RunOptions, _ Env) (err error
 
 func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 	add := func(texts []string, parse func(string) (plan.Mount, error)) error {
-		for _, s := range texts {
+		for i, s := range texts {
+			if slices.Contains(texts[:i], s) {
+				continue // scripts that put flags together say the same twice
+			}
 			m, err := parse(s)
 			if err != nil {
 				return err

@@ -48,7 +48,11 @@ func New(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return g.printVersion()
 			}
 			if len(args) > 0 {
-				return ui.UnknownCommand(cmd.CommandPath(), args[0])
+				var known []string
+				for _, c := range cmd.Commands() {
+					known = append(known, c.Name())
+				}
+				return ui.UnknownCommand(cmd.CommandPath(), args[0], known)
 			}
 			return cmd.Help()
 		},

@@ -44,7 +44,7 @@ func NewCompletion(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				return root.GenPowerShellCompletionWithDesc(s.Out)
 			}
-			return ui.UnknownCommand(cmd.CommandPath(), args[0])
+			return ui.UnknownCommand(cmd.CommandPath(), args[0], shells)
 		},
 	}
 	cmd.Flags().BoolVar(&plain, "no-descriptions", false, "Offer names only")

@@ -46,6 +46,16 @@ func Exit(code int, err error) error {
 	return &ExitError{Code: code, Err: err}
 }
 
+// ExecError is why a command did not start in a container that runs. Docker has
+// other words for it than for a container's own command.
+type ExecError struct{ Err error }
+
+// Error returns the cause's text.
+func (e *ExecError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *ExecError) Unwrap() error { return e.Err }
+
 // UsageError is a command line that does not make sense.
 type UsageError struct {
 	Command string // "cais stop"
@@ -183,14 +193,16 @@ func (r Reporting) line(err error) string {
 		if errors.As(err, &own) {
 			return "Error response from daemon: " + own.DockerText()
 		}
-		return dockerText(text, errs.KindOf(err))
+		_, inside := errors.AsType[*ExecError](err)
+		return dockerText(text, errs.KindOf(err), inside)
 	}
 	return "Error: " + text
 }
 
 // dockerText gives the errors that scripts look for in Docker's words. Errors
-// of the engine carry its prefix, others do not.
-func dockerText(text string, kind errs.Kind) string {
+// of the engine carry its prefix, others do not. inside says that the error is
+// exec's.
+func dockerText(text string, kind errs.Kind, inside bool) string {
 	const engine = "Error response from daemon: "
 	if name, ok := strings.CutPrefix(text, "no such object: "); ok {
 		return "Error: No such object: " + name
@@ -218,8 +230,12 @@ func dockerText(text string, kind errs.Kind) string {
 				". Stop the container before attempting removal or force remove"
 		}
 	}
-	if rest, ok := strings.CutPrefix(text, `exec "`); ok { // of a command in a container, which run and exec start alike
-		return "OCI runtime exec failed: exec failed: unable to start container process: exec: \"" + rest + ": unknown"
+	if rest, ok := strings.CutPrefix(text, `exec "`); ok {
+		failed := engine + "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed"
+		if inside {
+			failed = "OCI runtime exec failed: exec failed"
+		}
+		return failed + ": unable to start container process: exec: \"" + rest + ": unknown"
 	}
 	switch kind {
 	case errs.NotFound, errs.Conflict, errs.Denied, errs.Unavailable:

@@ -40,6 +40,8 @@ func TestReport(t *testing.T) {
 		{"the container's code", &ExitError{Code: 42}, 42, "", ""},
 		{"a code and a text", Exit(125, missing), 125, "Error: no such container: x\n", "Error response from daemon: No such container: x\n"},
 		{"no such command", Exit(127, errs.New(errs.NotFound, `exec "x": executable file not found in $PATH`)), 127, "Error: exec \"x\": executable file not found in $PATH\n",
+			"Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: \"x\": executable file not found in $PATH: unknown\n"},
+		{"no such command of exec", Exit(127, &ExecError{errs.New(errs.NotFound, `exec "x": executable file not found in $PATH`)}), 127, "Error: exec \"x\": executable file not found in $PATH\n",
 			"OCI runtime exec failed: exec failed: unable to start container process: exec: \"x\": executable file not found in $PATH: unknown\n"},
 		{"usage", &UsageError{Command: "cais stop", Usage: "cais stop CONTAINER", Code: 1, Err: errors.New("'cais stop' requires at least 1 argument")}, 1,
 			"Error: 'cais stop' requires at least 1 argument\n\nUsage:  cais stop CONTAINER\n\nRun 'cais stop --help' for more information\n",
@@ -99,3 +101,15 @@ type lined struct{}
 
 func (lined) Error() string { return "y" }
 func (lined) Line() string  { return "ERROR: y" }
+
+func TestMeant(t *testing.T) {
+	known := []string{"run", "rm", "restart", "rename", "ps", "image", "images"}
+	for name, want := range map[string]string{
+		"rnu": "Did you mean run?", "restrat": "Did you mean restart?", "iamges": "Did you mean images?",
+		"xyz": "", "bogus": "", "reset": "", "x": "",
+	} {
+		if got := errs.HintOf(meant(errors.New("unknown"), name, known, "")); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

@@ -28,11 +28,11 @@ func Place(src Source, to string, dest Info, destErr error) (dir, name string, e
 	case destErr == nil && dest.IsDir():
 		return to, "", nil
 	case destErr == nil && src.Dir:
-		return "", "", errs.New(errs.Invalid, "cannot copy directory")
+		return "", "", errs.New(errs.Invalid, "cannot copy directory: "+to+" is a file")
 	case destErr == nil && slash:
-		return "", "", errs.New(errs.Invalid, "not a directory")
+		return "", "", errs.New(errs.Invalid, to+" is not a directory")
 	case destErr != nil && slash && !src.Dir:
-		return "", "", errs.New(errs.Invalid, "no such directory")
+		return "", "", errs.New(errs.Invalid, "no such directory: "+to)
 	}
 	return path.Dir(clean), path.Base(clean), nil
 }

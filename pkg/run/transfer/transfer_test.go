@@ -129,12 +129,12 @@ func TestPlace(t *testing.T) {
 		{Source{"f", false}, "/d", dir, nil, "/d", "", ""},
 		{Source{"f", false}, "/d/g", file, nil, "/d", "g", ""},
 		{Source{"f", false}, "/d/g", Info{}, missing, "/d", "g", ""},
-		{Source{"f", false}, "/d/g/", Info{}, missing, "", "", "no such directory"},
-		{Source{"f", false}, "/d/g/", file, nil, "", "", "not a directory"},
+		{Source{"f", false}, "/d/g/", Info{}, missing, "", "", "no such directory: /d/g/"},
+		{Source{"f", false}, "/d/g/", file, nil, "", "", "/d/g/ is not a directory"},
 		{Source{"s", true}, "/d", dir, nil, "/d", "", ""},
 		{Source{"s", true}, "/n", Info{}, missing, "/", "n", ""},
 		{Source{"s", true}, "/n/", Info{}, missing, "/", "n", ""},
-		{Source{"s", true}, "/f", file, nil, "", "", "cannot copy directory"},
+		{Source{"s", true}, "/f", file, nil, "", "", "cannot copy directory: /f is a file"},
 	} {
 		d, n, err := Place(c.src, c.to, c.dest, c.err)
 		if c.fails != "" {
