@@ -212,13 +212,13 @@ func (s *Service) mountOf(ctx context.Context, c *container.Container, _ *lock.L
 	t.ReadOnly = spec.Root.Readonly
 	mine := map[string]bool{}
 	for _, m := range c.Record.Request.Mounts {
-		mine[clean(m.Target)] = m.Type == "bind"
+		mine[path.Clean(m.Target)] = m.Type == "bind"
 	}
 	for _, v := range c.Record.Volumes {
-		mine[clean(v.Target)] = true
+		mine[path.Clean(v.Target)] = true
 	}
 	for _, m := range spec.Mounts {
-		if m.Type != "bind" || !mine[clean(m.Destination)] {
+		if m.Type != "bind" || !mine[path.Clean(m.Destination)] {
 			continue // the kernel's file systems are not there when nobody runs
 		}
 		b := transfer.Bind{Source: m.Source, Target: m.Destination}

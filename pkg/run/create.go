@@ -15,6 +15,7 @@ import (
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/layer/tree"
 	"cais.dev/cais/pkg/lock"
 	"cais.dev/cais/pkg/plainjson"
 	"cais.dev/cais/pkg/run/plan"
@@ -283,14 +284,14 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 // look reads what planning needs from the image's tree.
 func (d *decided) look(lower []string, in *plan.Inputs) error {
 	d.rootMode = 0o755
-	v, err := openView(lower)
+	image, err := tree.Open(lower...)
 	if err != nil {
 		return err
 	}
-	defer v.Close()
-	if len(v.root) > 0 {
-		var st syscall.Stat_t
-		if err := syscall.Fstat(int(v.root[0].Fd()), &st); err != nil {
+	defer image.Close()
+	if root := image.Root(); !root.Empty() {
+		st, err := root.Stat()
+		if err != nil {
 			return err
 		}
 		d.rootMode = fs.FileMode(st.Mode & 0o777)
@@ -299,11 +300,14 @@ func (d *decided) look(lower []string, in *plan.Inputs) error {
 		}
 		d.rootUID, d.rootGID = int(st.Uid), int(st.Gid)
 	}
-	if in.Passwd, err = v.readFile("/etc/passwd", plan.MaxUserFile); err != nil {
-		return err
+	in.Passwd, err = image.ReadFile("/etc/passwd", plan.MaxUserFile)
+	if err == nil {
+		in.Group, err = image.ReadFile("/etc/group", plan.MaxUserFile)
 	}
-	in.Group, err = v.readFile("/etc/group", plan.MaxUserFile)
-	return err
+	if err != nil {
+		return fmt.Errorf("read the image's users: %w", err)
+	}
+	return nil
 }
 
 // fill puts everything but the record into the container's directory.
@@ -409,9 +413,6 @@ func (s *Service) shareable(id, ref string) error {
 	return nil
 }
 
-// procNames are the kinds' names below /proc/PID/ns.
-var procNames = map[string]string{"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts", "user": "user", "cgroup": "cgroup"}
-
 // namespaces returns the paths of the namespaces of other containers that req
 // joins. One that does not run yet gets pid 0; start looks again.
 func (s *Service) namespaces(req plan.Request) map[string]string {
@@ -428,7 +429,11 @@ func (s *Service) namespaces(req plan.Request) map[string]string {
 		if paths == nil {
 			paths = map[string]string{}
 		}
-		paths[kind] = fmt.Sprintf("/proc/%d/ns/%s", pid, procNames[kind])
+		file := kind
+		if kind == "network" {
+			file = "net"
+		}
+		paths[kind] = fmt.Sprintf("/proc/%d/ns/%s", pid, file)
 	}
 	return paths
 }

@@ -285,3 +285,10 @@ func fillMountPoints(dir string) error {
 	all = append(all, writeEtc(filepath.Join(dir, "etc"), map[string]string{hostsFile: "", hostnameFile: "", resolvFile: ""}))
 	return errors.Join(append(all, os.Chmod(dir, 0o755))...)
 }
+
+func makeDir(dir string, mode fs.FileMode) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(dir, mode) // whatever the umask
+}

@@ -313,12 +313,14 @@ func (j *filesJob) put(ctx context.Context, root transfer.Root) error {
 	return root.Unpack(ctx, stream(0), dir, o)
 }
 
+const oPath = 0x200000 // O_PATH, which package syscall lacks
+
 // root opens the container's root.
 func (j *filesJob) root() (*os.File, error) {
 	if j.Tree != nil {
 		return j.Tree.Mount()
 	}
-	f, err := os.OpenFile("/proc/"+strconv.Itoa(j.PID)+"/root", sysOPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	f, err := os.OpenFile("/proc/"+strconv.Itoa(j.PID)+"/root", oPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 		return nil, errs.New(errs.Conflict, endedMeanwhile)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/userns"
+	"cais.dev/cais/pkg/volume"
 )
 
 // CleanupRole is argv[0] of this program when it does what neither a command as
@@ -22,12 +23,11 @@ const CleanupRole = "cais-cleanup"
 const (
 	helperContainer = "container" // ID: finish an ended container
 	helperRemove    = "remove"    // DIR...: remove trees
-	helperVolume    = "volume"    // DIR TARGET LAYER...: make a volume's content from an image
+	helperFill      = "fill"      // DATA TARGET LAYER...: copy what an image has into a volume
 	helperFiles     = "files"     // JOB: a container's files, as tar
 	helperMap       = "map"       // DIR: copy an image's tree with other owners
 	helperOwn       = "own"       // UID:GID PATH...: give files to their owner
 	helperChown     = "chown"     // UID:GID DIR...: give whole trees to their owner
-	helperFill      = "fill"      // DATA TARGET LAYER...: the same, in a directory that is there
 )
 
 // cleanupArgv starts this program in CleanupRole, with the global flags that it
@@ -117,16 +117,11 @@ func helper(ctx context.Context, words []string) error {
 			return errors.New("cais-cleanup chown: too few arguments")
 		}
 		return giveTrees(ctx, args[0], args[1:])
-	case helperVolume:
-		if len(args) < 2 {
-			return errors.New("cais-cleanup volume: too few arguments")
-		}
-		return fillVolume(ctx, args[0], args[1], args[2:])
 	case helperFill:
 		if len(args) < 2 {
 			return errors.New("cais-cleanup fill: too few arguments")
 		}
-		return refillVolume(ctx, args[0], args[1], args[2:])
+		return volume.Fill(ctx, args[0], args[1], args[2:])
 	}
 	return fmt.Errorf("cais-cleanup: %q is unknown", words[0])
 }

@@ -7,19 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/layer/tree"
 	"cais.dev/cais/pkg/lock"
 	"cais.dev/cais/pkg/run/plan"
-	"cais.dev/cais/pkg/sys"
 )
 
 // A container with a user namespace of its own sees other owners than the image's
@@ -103,68 +99,23 @@ func mapTree(ctx context.Context, dir string) error {
 	if err := json.Unmarshal(text, &job); err != nil {
 		return err
 	}
-	v, err := openView(job.Layers)
+	v, err := tree.Open(job.Layers...)
 	if err != nil {
 		return err
 	}
 	defer v.Close()
-	e, err := v.lookup("/")
+	at := filepath.Join(dir, "root")
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return err
+	}
+	to, err := os.Open(at)
 	if err != nil {
 		return err
 	}
-	defer e.close()
-	m := &mapper{ids: job.IDs, links: map[inode]string{}}
-	return m.entry(ctx, e, filepath.Join(dir, "root"))
-}
-
-type inode struct{ dev, ino uint64 }
-
-// mapper copies entries with other owners. Nobody else reaches what it makes yet.
-type mapper struct {
-	ids   plan.IDs
-	links map[inode]string // files with several names, by where the first went
-}
-
-func (m *mapper) entry(ctx context.Context, e entry, dst string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	st := &e.stat
-	kind := st.Mode & syscall.S_IFMT
-	if kind != syscall.S_IFDIR && st.Nlink > 1 {
-		key := inode{uint64(st.Dev), st.Ino} //nolint:unconvert // its type is the architecture's
-		if first, ok := m.links[key]; ok {
-			return os.Link(first, dst)
-		}
-		m.links[key] = dst
-	}
-	var err error
-	switch kind {
-	case syscall.S_IFDIR:
-		if err = os.Mkdir(dst, 0o700); err == nil {
-			err = m.children(ctx, e, dst)
-		}
-	case syscall.S_IFREG:
-		err = cloneFile(e.leaf, dst)
-	case syscall.S_IFLNK:
-		var to string
-		if to, err = sys.ReadLink(e.leaf); err == nil {
-			err = os.Symlink(to, dst)
-		}
-	default:
-		err = syscall.Mknod(dst, st.Mode, int(st.Rdev))
-		if errors.Is(err, syscall.EPERM) && kind != syscall.S_IFIFO {
-			return nil // a device, which a user namespace may not have
-		}
-	}
-	if err != nil {
-		return err
-	}
-	st.Uid, st.Gid = outside(m.ids.UIDs, st.Uid), outside(m.ids.GIDs, st.Gid)
-	if err := copyMeta(e, dst); err != nil {
-		return err
-	}
-	return m.capability(e, dst)
+	defer to.Close()
+	return v.Root().Copy(ctx, to, func(uid, gid uint32) (uint32, uint32) {
+		return outside(job.IDs.UIDs, uid), outside(job.IDs.GIDs, gid)
+	})
 }
 
 // outside is the id of an owner; one that the container does not have becomes
@@ -175,62 +126,6 @@ func outside(maps []plan.IDMap, id uint32) uint32 {
 	}
 	to, _ := plan.Map(maps, 0)
 	return to
-}
-
-func (m *mapper) children(ctx context.Context, e entry, dst string) error {
-	names, err := e.dir.names()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		c, err := e.dir.child(name)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(m.entry(ctx, c, filepath.Join(dst, name)), c.close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// capability gives a file's capabilities to the container's root instead of ours:
-// struct vfs_ns_cap_data of linux/capability.h ends in the id that they are for.
-func (m *mapper) capability(e entry, dst string) error {
-	if e.leaf == nil || e.stat.Mode&syscall.S_IFMT != syscall.S_IFREG {
-		return nil
-	}
-	const name, v2, size = "security.capability", 2, 20
-	value := sys.Xattr(e.leaf, name)
-	if len(value) != size || value[3] != v2 {
-		return nil
-	}
-	root, _ := plan.Map(m.ids.UIDs, 0)
-	value = append(slices.Clone(value), byte(root), byte(root>>8), byte(root>>16), byte(root>>24))
-	value[3] = 3
-	if err := syscall.Setxattr(dst, name, value, 0); err != nil && !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOTSUP) {
-		return &os.PathError{Op: "setxattr " + name, Path: dst, Err: err}
-	}
-	return nil
-}
-
-// cloneFile copies a file's content, without its blocks where the file system can
-// share them.
-func cloneFile(leaf *os.File, dst string) error {
-	src, err := os.Open("/proc/self/fd/" + strconv.Itoa(int(leaf.Fd())))
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	const ficlone = 0x40049409 // linux/fs.h
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, out.Fd(), ficlone, src.Fd()); errno != 0 {
-		_, err = io.Copy(out, src)
-	}
-	return errors.Join(err, out.Close())
 }
 
 // own gives what is the container's own, outside of its namespace, to its root.

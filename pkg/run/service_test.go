@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"cais.dev/cais/pkg/container"
@@ -73,7 +74,11 @@ func (f *fakeImages) Protected(context.Context) ([]string, error) {
 func newService(t *testing.T) (*Service, *fakeImages) {
 	t.Helper()
 	root := t.TempDir()
-	images := &fakeImages{lower: layers(t, []string{"etc/passwd=root:x:0:0::/root:/bin/sh\n", "data/x=1"}), notes: map[string]Protection{}}
+	layer := t.TempDir()
+	if err := os.CopyFS(layer, fstest.MapFS{"etc/passwd": {Data: []byte("root:x:0:0::/root:/bin/sh\n")}, "data/x": {Data: []byte("1")}}); err != nil {
+		t.Fatal(err)
+	}
+	images := &fakeImages{lower: []string{layer}, notes: map[string]Protection{}}
 	return New(Options{Store: container.Store{Root: root, Run: filepath.Join(root, "run")}, Images: images}), images
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -308,7 +309,7 @@ func (s *Service) etcMounts(dir string, req plan.Request) []lower.File {
 	}
 	taken := map[string]bool{}
 	for _, m := range req.Mounts {
-		taken[clean(m.Target)] = true
+		taken[path.Clean(m.Target)] = true
 	}
 	var files []lower.File
 	for _, name := range []string{hostsFile, hostnameFile, resolvFile, passwdFile} {

@@ -66,7 +66,7 @@ func (s *Service) CreateVolume(ctx context.Context, v *volume.Volume) (*volume.V
 		if err != nil {
 			return nil, err
 		}
-		if err := volume.MakeData(dir); err != nil {
+		if _, err := volume.MakeData(dir); err != nil {
 			return nil, errors.Join(err, s.removeTree(ctx, dir))
 		}
 		made, err := s.vols.Finish(dir, v)

@@ -200,13 +200,13 @@ func (s Store) Begin() (dir string, err error) {
 	return dir, os.Chmod(dir, 0o701) // U's other ids pass through
 }
 
-// MakeData makes the empty content of a volume in dir.
-func MakeData(dir string) error {
-	at := filepath.Join(dir, data)
+// MakeData makes the empty content of a volume in dir, and says where.
+func MakeData(dir string) (at string, err error) {
+	at = filepath.Join(dir, data)
 	if err := os.Mkdir(at, 0o700); err != nil {
-		return err
+		return "", err
 	}
-	return os.Chmod(at, 0o755) // whatever the umask
+	return at, os.Chmod(at, 0o755) // whatever the umask
 }
 
 // Finish gives the volume in dir its record and its name. made is false if there

@@ -13,7 +13,7 @@ func create(t *testing.T, s Store, v *Volume) bool {
 	t.Helper()
 	dir, err := s.Begin()
 	if err == nil {
-		err = MakeData(dir)
+		_, err = MakeData(dir)
 	}
 	if err != nil {
 		t.Fatal(err)

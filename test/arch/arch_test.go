@@ -157,6 +157,7 @@ var siblings = map[string][]string{
 
 	"pkg/build/files":    {"pkg/build/source", "pkg/layer/tree", "pkg/storage/unpack"},
 	"pkg/layer/changes":  {"pkg/layer/tree", "pkg/layer/tarsplit"},
+	"pkg/volume":         {"pkg/layer/tree"},
 	"pkg/storage/unpack": {"pkg/layer/tarsplit"},
 }
 
