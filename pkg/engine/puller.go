@@ -139,6 +139,14 @@ func (s *pullStore) Stage(ctx context.Context, l pull.Layer) (pull.Staged, error
 	return pull.Staged{Handle: st, Blob: st.BlobDigest, Size: st.BlobSize}, nil
 }
 
+func (s *pullStore) StageTwin(ctx context.Context, diffID string) (*pull.Staged, error) {
+	st, err := s.store.StageTwin(ctx, diffID)
+	if st == nil || err != nil {
+		return nil, err
+	}
+	return &pull.Staged{Handle: st}, nil // no blob was read
+}
+
 // handles returns the store's own values.
 func handles(layers []pull.Staged) []*storage.Staged {
 	var all []*storage.Staged

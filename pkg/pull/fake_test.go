@@ -26,11 +26,13 @@ type fakeStore struct {
 	put    []Image
 	staged map[*fakeStaged]bool
 	locks  map[string]chan struct{}
+	twins  map[string][]byte // recorded, by diffID
 
 	stages  int     // calls of Stage
 	commits [][]int // sizes of batches
 	opened  int
 
+	twinErr      error // of layers that are not there
 	beforeCommit func(parent string) error
 	locked       func(digest string)
 }
@@ -41,7 +43,7 @@ type fakeStaged struct {
 }
 
 func newFake() *fakeStore {
-	return &fakeStore{layers: map[string]bool{}, images: map[string]*Local{}, staged: map[*fakeStaged]bool{}, locks: map[string]chan struct{}{}}
+	return &fakeStore{layers: map[string]bool{}, images: map[string]*Local{}, staged: map[*fakeStaged]bool{}, locks: map[string]chan struct{}{}, twins: map[string][]byte{}}
 }
 
 func (f *fakeStore) Local(_ context.Context, name string) (*Local, error) {
@@ -128,6 +130,17 @@ func (f *fakeStore) Stage(ctx context.Context, l Layer) (Staged, error) {
 	return Staged{Handle: s, Blob: digest(blob), Size: int64(len(blob))}, nil
 }
 
+func (f *fakeStore) StageTwin(_ context.Context, diffID string) (*Staged, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.twins[diffID] == nil {
+		return nil, f.twinErr
+	}
+	s := &fakeStaged{diffID: diffID, data: f.twins[diffID]}
+	f.staged[s] = true
+	return &Staged{Handle: s}, nil
+}
+
 func digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return "sha256:" + hex.EncodeToString(sum[:])
@@ -153,6 +166,7 @@ func (f *fakeStore) Commit(_ context.Context, parent string, layers []Staged) (s
 		delete(f.staged, s)
 		parent = f.LayerID(parent, s.diffID)
 		f.layers[parent] = true
+		f.twins[s.diffID] = s.data
 	}
 	return parent, nil
 }

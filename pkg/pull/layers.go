@@ -279,8 +279,18 @@ func (w *work) layer(ctx context.Context, i int, started func()) (r result) {
 	return r
 }
 
-// stage downloads and unpacks a layer, once more if what came was wrong.
+// stage downloads and unpacks a layer, once more if what came was wrong. It asks
+// nobody if the store has the same above another layer.
 func (w *work) stage(ctx context.Context, i int) (Staged, error) {
+	twin, err := w.st.StageTwin(ctx, w.list[i].diffID)
+	switch {
+	case err == nil && twin != nil:
+		return *twin, nil
+	case ctx.Err() != nil:
+		return Staged{}, context.Cause(ctx)
+	case err != nil: // the other may have been removed meanwhile, or be damaged
+		w.e.emit(Event{Kind: Retrying, Layer: w.name(i), Text: err.Error()})
+	}
 	for attempt := 0; ; attempt++ {
 		s, err := w.try(ctx, i, attempt)
 		if err == nil {

@@ -46,6 +46,9 @@ type Store interface {
 	// called once if there are any.
 	LockDigest(ctx context.Context, digest string, waiting func()) (release func(), err error)
 	Stage(ctx context.Context, l Layer) (Staged, error)
+	// StageTwin stages the layer diffID from one with the same content that the
+	// store has above another; nil: it has none.
+	StageTwin(ctx context.Context, diffID string) (*Staged, error)
 	// Commit records staged layers, bottom first, on top of the layer parent. If
 	// that one is gone, the error is ErrParentGone.
 	Commit(ctx context.Context, parent string, layers []Staged) (top string, err error)

@@ -112,6 +112,47 @@ func TestPull(t *testing.T) {
 	}
 }
 
+// A layer is known by what it unpacks to: neither another compression nor another
+// place in an image has it downloaded again, or unpacked from an archive.
+func TestPullKnownLayers(t *testing.T) {
+	s := newSetup(t)
+	img := threeLayers()
+	faultproxy.Push(s.reg, "app", "1", img)
+	s.pull(t, Request{Ref: s.ref(t, "app:1")})
+
+	plain := img.Layers[1]
+	plain.Blob = faultproxy.NewBlob("application/vnd.oci.image.layer.v1.tar", plain.Tar)
+	for name, other := range map[string]faultproxy.Image{
+		"same place, other compression": faultproxy.NewImage("linux/amd64", []string{"sh"}, img.Layers[0], plain, img.Layers[2]),
+		"other place":                   faultproxy.NewImage("linux/amd64", nil, faultproxy.NewLayer("n", "new"), img.Layers[2], plain),
+	} {
+		faultproxy.Push(s.reg, "other", "1", other)
+		s.proxy.Reset()
+		staged := s.store.stages
+		if r := s.pull(t, Request{Ref: s.ref(t, "other:1")}); "sha256:"+r.ID != other.Config.Digest {
+			t.Errorf("%s: %+v", name, r)
+		}
+		for _, l := range other.Layers {
+			asked, known := len(s.proxy.Requests("/blobs/"+l.Digest)), l.DiffID != other.Layers[0].DiffID || l.DiffID == img.Layers[0].DiffID
+			if known && asked > 0 || !known && asked != 1 {
+				t.Errorf("%s: layer %s: %d requests", name, l.DiffID, asked)
+			}
+		}
+		if n := s.store.stages - staged; n > 1 {
+			t.Errorf("%s: %d layers were unpacked from blobs", name, n)
+		}
+	}
+
+	// One that cannot be used is as good as none.
+	s.store.twins, s.store.twinErr = map[string][]byte{}, errors.New("damaged")
+	faultproxy.Push(s.reg, "third", "1", faultproxy.NewImage("linux/amd64", nil, img.Layers[2]))
+	s.proxy.Reset()
+	s.pull(t, Request{Ref: s.ref(t, "third:1")})
+	if n := len(s.proxy.Requests("/blobs/" + img.Layers[2].Digest)); n != 1 {
+		t.Errorf("the layer was downloaded %d times", n)
+	}
+}
+
 func equal[T comparable](a, b []T) bool {
 	if len(a) != len(b) {
 		return false

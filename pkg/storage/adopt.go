@@ -145,7 +145,8 @@ func (r *Reader) LayerDirs(ctx context.Context, id string) ([]string, error) {
 	if id == "" {
 		return nil, nil
 	}
-	img := &Image{ID: id, TopLayer: id, dir: filepath.Join(r.dir(r.roots()[0], "images"), "none")}
+	img := r.noImage()
+	img.ID, img.TopLayer = id, id
 	dirs, err := r.LowerDirs(ctx, img)
 	if err != nil {
 		return nil, fmt.Errorf("find layer %s: %w", short(id), err)
@@ -232,7 +233,7 @@ func (s *Store) ReleaseLayers(ids ...string) ([]string, error) {
 
 // LayerDir returns the directory of the layer id alone; empty if it is not there.
 func (r *Reader) LayerDir(id string) string {
-	home, err := r.layerDir(&Image{ID: id, dir: filepath.Join(r.dir(r.roots()[0], "images"), "none")}, id)
+	home, err := r.layerDir(r.noImage(), id)
 	if err != nil {
 		return ""
 	}

@@ -54,7 +54,7 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Problem, error) {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	own := &Image{dir: filepath.Join(s.reader.dir(s.reader.roots()[0], "images"), "none")}
+	own := s.reader.noImage()
 	for _, id := range ids {
 		l := layers[id]
 		if strings.HasPrefix(id, holderPrefix) {

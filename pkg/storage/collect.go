@@ -209,7 +209,7 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (c Collected, err
 			}
 		}
 		c.Layers = append(c.Layers, l.ID)
-		c.Bytes += bytesOf(l)
+		c.Bytes += s.freed(l)
 	}
 	return c, nil
 }

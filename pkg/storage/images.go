@@ -329,10 +329,27 @@ func (s *Store) delete(ctx context.Context, img *Image, keepLayers bool) ([]Remo
 	lines = append(lines, Removed{Deleted: "sha256:" + img.ID})
 	for i, id := range ids {
 		if slices.Contains(gone, id) {
-			lines = append(lines, Removed{Deleted: chains[i], Bytes: bytesOf(layers[i])})
+			lines = append(lines, Removed{Deleted: chains[i], Bytes: s.freed(layers[i])})
 		}
 	}
 	return lines, s.forget(img.ID)
+}
+
+// filesOf is what layers have in common whose files are links to each other's.
+func filesOf(l library.Layer) string {
+	if twin, ok := l.Flags[twinFlag].(string); ok {
+		return twin
+	}
+	return l.ID
+}
+
+// freed is what the layer's removal has freed: nothing if another has its files.
+func (s *Store) freed(l library.Layer) int64 {
+	others, err := s.lib.LayersByUncompressedDigest(l.UncompressedDigest)
+	if err == nil && slices.ContainsFunc(others, func(o library.Layer) bool { return o.ID != l.ID && filesOf(o) == filesOf(l) }) {
+		return 0
+	}
+	return bytesOf(l)
 }
 
 // bytesOf is [Layer.Bytes] of the library's record.

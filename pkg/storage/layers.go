@@ -50,6 +50,7 @@ func parseLayers(doc []byte) ([]Layer, error) {
 			switch key {
 			case "id":
 				l.ID = s.str()
+				l.files = cmp.Or(l.files, l.ID)
 			case "parent":
 				l.Parent = s.str()
 			case "diff-digest":
@@ -70,6 +71,8 @@ func parseLayers(doc []byte) ([]Layer, error) {
 						s.skip()
 					case sizeFlag:
 						l.Content = s.integer()
+					case twinFlag:
+						l.files = s.str()
 					default:
 						s.skip()
 					}
@@ -277,6 +280,11 @@ func (r *Reader) follow(img *Image, lower string) (ids []string, ok bool) {
 		ids = append(ids, id)
 	}
 	return ids, true
+}
+
+// noImage is for layers that are looked for on behalf of none: in our own store first.
+func (r *Reader) noImage() *Image {
+	return &Image{dir: filepath.Join(r.dir(r.roots()[0], "images"), "none")}
 }
 
 // searchRoots puts the store that the image is in first.

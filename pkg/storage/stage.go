@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	digest "github.com/opencontainers/go-digest"
+	library "go.podman.io/storage"
 	"go.podman.io/storage/drivers"
 	"go.podman.io/storage/pkg/archive"
 
@@ -27,6 +28,8 @@ type LayerSource struct {
 	Size       int64  // what the manifest says of Body's length; checked and not exceeded; <= 0: unknown
 	Body       io.Reader
 	Unlimited  bool              // no limit on what it may unpack to
+	twin       string            // a directory that this very tar was unpacked into; see StageTwin
+	twinOf     string            // whose files those are
 	Progress   func(bytes int64) // called now and then with the bytes of tar unpacked so far; may be nil
 }
 
@@ -41,8 +44,9 @@ type Staged struct {
 	Content    int64    // bytes in its files
 	Warnings   []string // what was left out or changed, for the user
 
-	out   *graphdriver.DriverWithDifferOutput
-	split *os.File // tar-split; nil: none
+	twinOf string // of whose files these are links; empty: of none
+	out    *graphdriver.DriverWithDifferOutput
+	split  *os.File // tar-split; nil: none
 }
 
 // A layer may unpack to limitFactor times its compressed size, or to limitSize.
@@ -80,6 +84,30 @@ func (s *Store) StageLayer(ctx context.Context, src LayerSource) (*Staged, error
 	}
 	d.staged.out, d.staged.split = out, d.split
 	return d.staged, nil
+}
+
+// StageTwin stages a layer that the store has above another parent, as the one with
+// this diffID on top of whatever it will be committed on. Its files are the other's,
+// by links where the file system has both. It is nil if the store has none, or none
+// of which it knows the tar.
+func (s *Store) StageTwin(ctx context.Context, diffID string) (*Staged, error) {
+	known, err := s.lib.LayersByUncompressedDigest(digest.Digest(diffID))
+	if errors.Is(err, library.ErrLayerUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range known {
+		dir := s.reader.LayerDir(l.ID)
+		r, err := s.reader.LayerTar(s.reader.noImage(), Layer{ID: l.ID})
+		if dir == "" || err != nil {
+			continue // it is incomplete, or being removed, or cannot be made again
+		}
+		st, err := s.StageLayer(ctx, LayerSource{DiffID: diffID, Body: struct{ io.Reader }{r}, Unlimited: true, twin: dir, twinOf: filesOf(l)})
+		return st, errors.Join(err, r.Close())
+	}
+	return nil, nil
 }
 
 func shortDigest(src LayerSource) string {
@@ -121,7 +149,7 @@ func (d *differ) ApplyDiff(dest string, _ *archive.TarOptions, o *graphdriver.Di
 	stream := newTarStream(blob, d.limit, d.src.Progress)
 	res, err := unpack.Tar(d.ctx, dest, stream, unpack.Options{
 		Rootless: d.store.o.Rootless, Single: d.store.o.Single, IgnoreChown: d.store.o.IgnoreChown,
-		Range: d.store.idRange(), TarSplit: split,
+		Range: d.store.idRange(), TarSplit: split, Twin: d.src.twin,
 	})
 	stream.close()
 	if err != nil {
@@ -133,7 +161,7 @@ func (d *differ) ApplyDiff(dest string, _ *archive.TarOptions, o *graphdriver.Di
 	}
 	d.staged = &Staged{
 		DiffID: diffID, BlobDigest: blob.digest(), BlobSize: blob.n.Load(),
-		Size: stream.size, Entries: res.Entries, Content: res.Content, Warnings: res.Warnings,
+		Size: stream.size, Entries: res.Entries, Content: res.Content, Warnings: res.Warnings, twinOf: d.src.twinOf,
 	}
 	if res.NoTarSplit {
 		_ = d.split.Close()

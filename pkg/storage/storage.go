@@ -73,8 +73,9 @@ type Layer struct {
 	Content    int64  // bytes in its files, which is what Docker shows; -1 unknown
 	Created    time.Time
 
-	incomplete bool // its files are not all there: the next writer removes it
-	ours       bool // a pull of cais's made it
+	incomplete bool   // its files are not all there: the next writer removes it
+	ours       bool   // a pull of cais's made it
+	files      string // equal for layers whose files are links to each other's
 }
 
 // pulledFlag is on layers that a pull of cais's made; its value is the time.
@@ -82,6 +83,10 @@ const pulledFlag = "cais-pull"
 
 // sizeFlag is on layers whose files' bytes were counted; its value is the sum.
 const sizeFlag = "cais-size"
+
+// twinFlag is on layers whose files are links to another's; its value is that one's
+// id, or what it has itself in this flag. It may be gone since.
+const twinFlag = "cais-twin"
 
 // Bytes is what the layer counts for in lists: its content, or as much as is
 // known.

@@ -295,11 +295,15 @@ func (s *Store) commit(parent string, l *Staged) (string, error) {
 		}
 		l.out.TarSplit = os.NewFile(uintptr(fd), "tar-split") // the library closes it, also when it fails
 	}
+	flags := map[string]any{pulledFlag: time.Now().Unix(), sizeFlag: l.Content}
+	if l.twinOf != "" {
+		flags[twinFlag] = l.twinOf
+	}
 	_, err := s.lib.ApplyStagedLayer(library.ApplyStagedLayerOptions{
 		ID: id, ParentLayer: parent, DiffOutput: l.out,
 		LayerOptions: &library.LayerOptions{
 			OriginalDigest: l.out.CompressedDigest, OriginalSize: &l.BlobSize, UncompressedDigest: l.out.UncompressedDigest,
-			Flags: map[string]any{pulledFlag: time.Now().Unix(), sizeFlag: l.Content},
+			Flags: flags,
 		},
 		DiffOptions: nil,
 	})

@@ -57,12 +57,17 @@ func (r *Reader) Usage(ctx context.Context) (*Usage, error) {
 			id = l.Parent
 		}
 	}
-	count := map[string]int{}   // images that have the layer
-	active := map[string]bool{} // layers that images in use have
+	// Layers that share their files are told by those: they are there once.
+	count := map[string]int{}   // images that have the files
+	active := map[string]bool{} // files that images in use have
 	for _, img := range imgs {
+		own := map[string]bool{}
 		walk(img.TopLayer, func(l Layer) {
-			count[l.ID]++
-			active[l.ID] = active[l.ID] || users[img.ID] > 0
+			if !own[l.files] {
+				own[l.files] = true
+				count[l.files]++
+			}
+			active[l.files] = active[l.files] || users[img.ID] > 0
 		})
 	}
 	u := &Usage{}
@@ -70,7 +75,7 @@ func (r *Reader) Usage(ctx context.Context) (*Usage, error) {
 		i := ImageUsage{Image: img, Containers: users[img.ID]}
 		walk(img.TopLayer, func(l Layer) {
 			i.Size += l.Bytes()
-			if count[l.ID] > 1 {
+			if count[l.files] > 1 {
 				i.Shared += l.Bytes()
 			}
 		})
@@ -82,27 +87,32 @@ func (r *Reader) Usage(ctx context.Context) (*Usage, error) {
 	kept := map[string]bool{}
 	for _, img := range imgs {
 		for _, m := range img.Mapped {
-			walk(m, func(l Layer) { kept[l.ID] = true })
+			walk(m, func(l Layer) { kept[l.files] = true })
 		}
 	}
 	for _, c := range refs {
-		walk(c.Layer, func(l Layer) { kept[l.ID] = true })
+		walk(c.Layer, func(l Layer) { kept[l.files] = true })
 	}
 	held := map[string]bool{}
 	for id := range layers {
 		if strings.HasPrefix(id, holderPrefix) {
-			walk(id, func(l Layer) { held[l.ID] = true })
+			walk(id, func(l Layer) { held[l.files] = true })
 		}
 	}
-	for id, l := range layers {
+	seen := map[string]bool{}
+	for _, l := range layers {
+		if seen[l.files] {
+			continue
+		}
+		seen[l.files] = true
 		switch {
-		case count[id] > 0:
+		case count[l.files] > 0:
 			u.Size += l.Bytes()
-			if !active[id] {
+			if !active[l.files] {
 				u.Reclaimable += l.Bytes()
 			}
-		case kept[id]:
-		case held[id]:
+		case kept[l.files]:
+		case held[l.files]:
 			u.Cache += l.Bytes()
 		default:
 			u.Unreferenced++

@@ -41,6 +41,10 @@ func (x *extractor) dropParent() {
 
 // resolve opens a directory; symlinks on the way stay inside the root.
 func (x *extractor) resolve(dir string) (int, error) {
+	return openDir(x.root, dir)
+}
+
+func openDir(root int, dir string) (int, error) {
 	if dir == "" {
 		dir = "."
 	}
@@ -49,7 +53,7 @@ func (x *extractor) resolve(dir string) (int, error) {
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 	}
 	for {
-		fd, err := unix.Openat2(x.root, dir, &how)
+		fd, err := unix.Openat2(root, dir, &how)
 		// EAGAIN: something on the system was renamed while ".." was resolved.
 		if err != unix.EINTR && err != unix.EAGAIN {
 			return fd, err

@@ -48,6 +48,9 @@ type Options struct {
 	MaxEntries int
 	// TarSplit receives the tar-split entries; nil: none are made.
 	TarSplit io.Writer
+	// Twin is a directory of the same file system that this very tar was unpacked
+	// into: its files are linked, not written again. Empty: there is none.
+	Twin string
 }
 
 // Result is what was found in a layer.
@@ -121,6 +124,14 @@ func unpack(ctx context.Context, dir string, r io.Reader, o Options) (res Result
 		x.split = tarsplit.NewWriter(o.TarSplit)
 	}
 	defer x.dropParent()
+	if o.Twin != "" {
+		t, err := openTwin(o)
+		if err != nil {
+			return res, err
+		}
+		defer t.close()
+		x.twin = t
+	}
 	if err := x.run(ctx, r); err != nil {
 		return res, err
 	}
@@ -165,6 +176,7 @@ type extractor struct {
 	implied []string  // made for entries that name no parents
 	opaques map[string]bool
 	newest  unix.Timespec
+	twin    *twin // nil: there is none, or it is of no use
 
 	uids, gids map[uint32]bool
 }
@@ -308,6 +320,9 @@ func (x *extractor) entry(h *tar.Header, data io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeRegA, tar.TypeCont:
+		if x.twin != nil && x.create(parent, base, func() error { return x.twin.link(dir, base, parent, h) }) == nil {
+			return nil
+		}
 		return x.file(parent, base, h, mtime, data)
 	case tar.TypeDir:
 		return x.dir(parent, name, base, h, mtime)
