@@ -253,6 +253,12 @@ func (b *bench) skopeo(w *who, podman *peer) *peer {
 
 // docker starts a daemon by hand, once.
 func (b *bench) docker() *peer {
+	return b.dockerAt("d", &b.dockerd, "--bridge=none", "--iptables=false")
+}
+
+// dockerAt is a client of the daemon *d, which is started in a directory of its own
+// if there is none.
+func (b *bench) dockerAt(name string, running **exec.Cmd, options ...string) *peer {
 	p := &peer{name: "docker", dir: "/"}
 	daemon, ok := lookPath("dockerd")
 	client := "/usr/bin/docker" // the daemon's own, if another one is first in PATH
@@ -260,10 +266,10 @@ func (b *bench) docker() *peer {
 		p.err = errNotInstalled
 		return p
 	}
-	dir := filepath.Join(b.dir, "d")
+	dir := filepath.Join(b.dir, name)
 	sock := "unix://" + filepath.Join(dir, "s")
 	p.base, p.env = []string{client}, append(os.Environ(), "DOCKER_HOST="+sock, "HOME="+b.dir)
-	if b.dockerd == nil {
+	if *running == nil {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			p.err = err
 			return p
@@ -273,15 +279,15 @@ func (b *bench) docker() *peer {
 			p.err = err
 			return p
 		}
-		d := exec.Command(daemon, "--bridge=none", "--iptables=false", "--data-root", filepath.Join(dir, "data"),
-			"--exec-root", filepath.Join(dir, "exec"), "-p", filepath.Join(dir, "pid"), "-H", sock, "--storage-driver", "overlay2")
+		d := exec.Command(daemon, append(options, "--data-root", filepath.Join(dir, "data"),
+			"--exec-root", filepath.Join(dir, "exec"), "-p", filepath.Join(dir, "pid"), "-H", sock, "--storage-driver", "overlay2")...)
 		d.Stdout, d.Stderr = log, log
 		d.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 		if err := d.Start(); err != nil {
 			p.err = err
 			return p
 		}
-		b.dockerd = d
+		*running = d
 		b.undo = append(b.undo, func() {
 			d.Process.Signal(syscall.SIGTERM)
 			d.Wait()

@@ -75,7 +75,7 @@ func (b *bench) report(path string) error {
 		p("| %s | %s | %s | %s | %s |", r.what, r.value, r.target, r.verdict, r.detail)
 	}
 	p("\n## Versions\n")
-	for _, v := range [][]string{{b.cais, "--version"}, {"crun", "--version"}, {"runc", "--version"}, {"podman", "--version"}, {"/usr/sbin/dockerd", "--version"}} {
+	for _, v := range [][]string{{b.cais, "--version"}, {"crun", "--version"}, {"runc", "--version"}, {"podman", "--version"}, {"pasta", "--version"}, {"slirp4netns", "--version"}, {"/usr/sbin/dockerd", "--version"}} {
 		name, ok := lookPath(v[0])
 		if strings.HasPrefix(v[0], "/") {
 			name, ok = v[0], true
