@@ -40,7 +40,7 @@ type Bases struct {
 	// none for the platform.
 	Local    func(ctx context.Context, name string, p oci.Platform) (*Local, error)
 	Registry metadata
-	// Layout finds an image of an OCI layout; nil: there are none.
+	// Layout finds an image of an OCI layout: DIR[:TAG][@DIGEST].
 	Layout func(ctx context.Context, layout string, p oci.Platform) (dockerfile.Base, error)
 	// Allow refuses what the policy does not allow; nil allows all.
 	Allow    func(transport, scope string) error
@@ -51,9 +51,8 @@ type Bases struct {
 // Resolve finds what an image is.
 func (r *Bases) Resolve(ctx context.Context, img dockerfile.Image) (base dockerfile.Base, err error) {
 	if img.Layout != "" {
-		if r.Layout == nil {
-			return base, errs.New(errs.Unsupported, "OCI layouts are not supported here")
-		}
+		step := r.Progress.Step("[internal] load metadata for oci-layout://" + img.Layout)
+		defer func() { step.Done(err) }()
 		return r.Layout(ctx, img.Layout, img.Platform)
 	}
 	ref, err := oci.Parse(img.Ref)

@@ -21,26 +21,30 @@ func (b *Builder) HasLayer(parent, diffID string) bool {
 	return b.store.LayerDir(storage.LayerID(parent, diffID)) != ""
 }
 
-// PutLayer makes l a layer of the store on parent, unless it is there, and returns
+// PutLayer makes body, whose digest is diffID, a layer of the store on parent, unless it is there, and returns
 // its id. body is opened only if it is needed.
-func (b *Builder) PutLayer(ctx context.Context, parent string, l pull.Layer, body func() (pull.Layer, func() error, error)) (id string, err error) {
-	id = storage.LayerID(parent, l.DiffID)
-	if b.store.LayerDir(id) != "" {
+func (b *Builder) PutLayer(ctx context.Context, parent, diffID string, body func() (pull.Layer, func() error, error)) (id string, err error) {
+	return b.store.putLayer(ctx, parent, diffID, body)
+}
+
+func (s *buildStore) putLayer(ctx context.Context, parent, diffID string, body func() (pull.Layer, func() error, error)) (id string, err error) {
+	id = storage.LayerID(parent, diffID)
+	if s.LayerDir(id) != "" {
 		return id, nil
 	}
-	if _, err := b.store.pull.open(ctx); err != nil {
+	if _, err := s.pull.open(ctx); err != nil {
 		return "", err
 	}
 	l, end, err := body()
 	if err != nil {
 		return "", err
 	}
-	st, err := b.store.pull.Stage(ctx, l)
+	st, err := s.pull.Stage(ctx, l)
 	if endErr := end(); err == nil {
 		err = endErr
 	}
 	if err != nil {
 		return "", err
 	}
-	return b.store.pull.Commit(ctx, parent, []pull.Staged{st})
+	return s.pull.Commit(ctx, parent, []pull.Staged{st})
 }

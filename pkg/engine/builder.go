@@ -59,7 +59,7 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 		return nil, err
 	}
 	ps := &pullStore{e: e, unlimited: o.Unlimited, noSync: o.NoSync}
-	bs := &buildStore{r: r, o: so, e: e, pull: ps, puller: pull.New(pull.Options{
+	bs := &buildStore{r: r, o: so, e: e, pull: ps, allow: policy.Check, puller: pull.New(pull.Options{
 		Registry: client, Images: ps, Open: ps.open, Allow: policy.Check, Spool: so.GraphRoot,
 	})}
 	return &Builder{
@@ -74,7 +74,7 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 				return &build.Network{Path: n.Path(), Resolv: n.Resolv, HostIP: n.HostIP, Close: n.Close}, nil
 			},
 		}),
-		Bases: &build.Bases{Local: bs.local, Registry: client, Allow: policy.Check, Pull: o.Pull, Progress: o.Progress},
+		Bases: &build.Bases{Local: bs.local, Registry: client, Layout: bs.layout, Allow: policy.Check, Pull: o.Pull, Progress: o.Progress},
 		close: func() error { client.Close(); return ps.close() },
 	}, nil
 }
@@ -86,6 +86,7 @@ type buildStore struct {
 	o      storage.Options
 	pull   *pullStore
 	puller *pull.Puller
+	allow  func(transport, scope string) error
 	mu     sync.Mutex // two pulls of one image are one
 }
 
@@ -175,6 +176,9 @@ func (s *buildStore) Fetch(ctx context.Context, img *graph.Image, p oci.Platform
 	}
 	if want != "" && s.HasLayers(ctx, want) {
 		return want, nil
+	}
+	if img.Layout != "" {
+		return s.fetchLayout(ctx, img, p, step)
 	}
 	ref, err := oci.Parse(img.Ref)
 	if err != nil {

@@ -80,9 +80,8 @@ func (a *archive) dockerImages() ([]archived, error) {
 	return all, nil
 }
 
-// ociImages reads index.json. Of several images with one name, or none, the
-// platform chooses.
-func (a *archive) ociImages(platform *oci.Platform) ([]archived, error) {
+// ociIndex reads index.json.
+func (a *archive) ociIndex() (*oci.Index, error) {
 	raw, err := a.read("index.json", oci.MaxManifest)
 	if err != nil {
 		return nil, err
@@ -93,6 +92,45 @@ func (a *archive) ociImages(platform *oci.Platform) ([]archived, error) {
 	}
 	if x == nil {
 		return nil, errs.New(errs.Invalid, "index.json is not an index")
+	}
+	return x, nil
+}
+
+// ociImageOf is the image of OpenLayoutImage.
+func (a *archive) ociImageOf(tag, digest string, platform *oci.Platform) (archived, error) {
+	if digest != "" {
+		if err := oci.ValidateDigest(digest); err != nil {
+			return archived{}, err
+		}
+		img, _, err := a.ociImage(oci.Descriptor{Digest: digest}, platform)
+		return img, err
+	}
+	x, err := a.ociIndex()
+	if err != nil {
+		return archived{}, err
+	}
+	var tags []string
+	for _, d := range x.Manifests {
+		have := d.Annotations["org.opencontainers.image.ref.name"]
+		if ref, ok := annotatedName(d); ok {
+			have = ref.Tag
+		}
+		if have == cmp.Or(tag, "latest") || tag == "" && len(x.Manifests) == 1 {
+			img, _, err := a.ociImage(d, platform)
+			return img, err
+		}
+		tags = append(tags, have)
+	}
+	return archived{}, errs.WithHint(errs.New(errs.NotFound, fmt.Sprintf("the layout has no image with the tag %q", cmp.Or(tag, "latest"))),
+		fmt.Sprintf("It has %q; an image's digest can be given after @.", tags))
+}
+
+// ociImages reads index.json. Of several images with one name, or none, the
+// platform chooses.
+func (a *archive) ociImages(platform *oci.Platform) ([]archived, error) {
+	x, err := a.ociIndex()
+	if err != nil {
+		return nil, err
 	}
 	var order []string
 	groups := map[string][]oci.Descriptor{}

@@ -39,7 +39,7 @@ func OpenArchive(ctx context.Context, in io.Reader, spool string, platform *oci.
 	if err != nil {
 		return nil, err
 	}
-	return a.describe(platform)
+	return a.describe(a.images(platform))
 }
 
 // OpenLayout opens an OCI layout that is a directory.
@@ -48,16 +48,27 @@ func OpenLayout(dir string, platform *oci.Platform) (*Opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.describe(platform)
+	return a.describe(a.images(platform))
 }
 
-func (a *archive) describe(platform *oci.Platform) (_ *Opened, err error) {
+// OpenLayoutImage opens one image of an OCI layout that is a directory: the one with
+// that digest, else that tag, else "latest" or the only one.
+func OpenLayoutImage(dir, tag, digest string, platform *oci.Platform) (*Opened, error) {
+	a, err := openLayout(dir)
+	if err != nil {
+		return nil, err
+	}
+	img, err := a.ociImageOf(tag, digest, platform)
+	return a.describe([]archived{img}, "", err)
+}
+
+// describe is given what a's images are, and closes a if that is an error.
+func (a *archive) describe(list []archived, _ string, err error) (_ *Opened, _ error) {
 	defer func() {
 		if err != nil {
 			_ = a.close() // only read from
 		}
 	}()
-	list, _, err := a.images(platform)
 	if err != nil {
 		return nil, err
 	}
@@ -94,15 +105,7 @@ func (o *Opened) Index() (*oci.Index, error) {
 	if !o.a.has("index.json") {
 		return nil, errs.New(errs.NotFound, "the archive has no index.json")
 	}
-	raw, err := o.a.read("index.json", oci.MaxManifest)
-	if err != nil {
-		return nil, err
-	}
-	_, x, err := oci.ParseManifest(raw, "")
-	if err == nil && x == nil {
-		err = errs.New(errs.Invalid, "index.json is not an index")
-	}
-	return x, err
+	return o.a.ociIndex()
 }
 
 // Blob opens a blob of an OCI layout.

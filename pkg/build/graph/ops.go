@@ -9,8 +9,8 @@ import (
 type Image struct {
 	Ref string // normal form, "docker.io/library/debian:12" or with "@sha256:…"
 
-	// Layout, if set, is the named context (--build-context
-	// name=oci-layout://dir) whose OCI layout has the image; Ref is then only for people.
+	// Layout, if set, is the OCI layout that has the image (--build-context
+	// name=oci-layout://DIR[:TAG][@DIGEST], without the scheme); Ref is then only for people.
 	Layout string
 
 	// Digest is the manifest that Ref means for the node's platform, as the

@@ -224,7 +224,7 @@ func (r *remoteCache) fetch(ctx context.Context, b *engine.Builder, g *graph.Gra
 			}
 			blob = oci.Descriptor{}
 		}
-		id, err := b.PutLayer(ctx, parent, pull.Layer{DiffID: d}, func() (pull.Layer, func() error, error) {
+		id, err := b.PutLayer(ctx, parent, d, func() (pull.Layer, func() error, error) {
 			if blob.Digest == "" {
 				return pull.Layer{}, nil, errs.New(errs.NotFound, fmt.Sprintf("layer %d is not in the cache", i))
 			}
