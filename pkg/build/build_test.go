@@ -477,7 +477,7 @@ func TestDate(t *testing.T) {
 		RootFS:  oci.RootFS{DiffIDs: []string{"base1", "base2", "new"}},
 		History: []oci.History{{Created: at(1), CreatedBy: "base"}, {CreatedBy: "ENV", EmptyLayer: true}, {CreatedBy: "RUN"}, {CreatedBy: "CMD", EmptyLayer: true}},
 	}
-	date(&conf, graph.Result{BaseHistory: 1, Config: oci.Image{History: conf.History}}, []time.Time{at(5)}, at(9))
+	date(&conf, graph.Result{BaseHistory: 1, Config: oci.Image{History: conf.History}}, []time.Time{at(5)})
 	if len(conf.History) != 5 || conf.History[1].CreatedBy != "" || conf.History[1].EmptyLayer {
 		t.Fatalf("the missing entry of the base: %+v", conf.History)
 	}

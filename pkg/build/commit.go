@@ -172,7 +172,7 @@ func (b *build) built(ctx context.Context, r graph.Result) (*Built, error) {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, s.DiffID)
 		out.Layers = append(out.Layers, BuiltLayer{DiffID: s.DiffID, Size: s.Size})
 	}
-	date(&config, r, made, b.begun)
+	date(&config, r, made)
 	if out.Config, err = json.Marshal(config); err != nil {
 		return nil, err
 	}
@@ -194,6 +194,9 @@ func (b *build) built(ctx context.Context, r graph.Result) (*Built, error) {
 	if !b.req.Record {
 		return out, nil
 	}
+	if config.Created.IsZero() {
+		config.Created = b.begun // the store wants one
+	}
 	return out, b.record(ctx, f, sums, out, config.Created)
 }
 
@@ -204,8 +207,8 @@ func digestHex(doc []byte) string {
 
 // date fills in the times that only the build knows: a layer's is when it was
 // made, and what comes after it has the same, so that the same layers give the same
-// image.
-func date(config *oci.Image, r graph.Result, made []time.Time, now time.Time) {
+// image. One without layers has no time, as in BuildKit.
+func date(config *oci.Image, r graph.Result, made []time.Time) {
 	config.History = slices.Clone(config.History)
 	// Images without a history, or with less than they have layers: entries are
 	// made up, as their number must be that of the layers.
@@ -239,9 +242,6 @@ func date(config *oci.Image, r graph.Result, made []time.Time, now time.Time) {
 	}
 	if config.Created.IsZero() {
 		config.Created = last
-	}
-	if config.Created.IsZero() {
-		config.Created = now
 	}
 	for i := range config.History { // before the first layer
 		if config.History[i].Created.IsZero() && i >= len(config.History)-(len(r.Config.History)-r.BaseHistory) {

@@ -168,6 +168,9 @@ func (b *build) exec(ctx context.Context, n *node, op *graph.Exec, base *fileSys
 // plan decides what the command gets.
 func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
 	b, op := c.b, c.op
+	if len(op.Args) == 0 { // RUN []
+		return nil, errs.New(errs.Invalid, "there is no command")
+	}
 	scratch, err := c.m.Scratch("root")
 	if err != nil {
 		return nil, err

@@ -140,6 +140,17 @@ func (e *Engine) Events() (events.Log, error) {
 	return events.In(p.Root), nil
 }
 
+// Note adds to the events; nothing fails for want of them.
+func (e *Engine) Note(list ...events.Event) {
+	log, err := e.Events()
+	if err == nil {
+		err = log.Append(list...)
+	}
+	if err != nil {
+		e.Log().Debug("an event is lost", "error", err)
+	}
+}
+
 // Containers returns the service for the life of containers.
 func (e *Engine) Containers() (*run.Service, error) { return e.s.containers() }
 

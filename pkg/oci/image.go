@@ -35,7 +35,7 @@ type Healthcheck struct {
 
 // Image is a whole image config document.
 type Image struct {
-	Created time.Time `json:"created"`
+	Created time.Time `json:"created,omitzero"`
 	Author  string    `json:"author,omitempty"`
 	Platform
 	Config  Config    `json:"config"`
@@ -55,7 +55,7 @@ type RootFS struct {
 
 // History is one step of an image's making.
 type History struct {
-	Created    time.Time `json:"created"`
+	Created    time.Time `json:"created,omitzero"`
 	CreatedBy  string    `json:"created_by,omitempty"`
 	Author     string    `json:"author,omitempty"`
 	Comment    string    `json:"comment,omitempty"`

@@ -62,7 +62,7 @@ func New(patterns []string) (*Matcher, error) {
 		p = path.Clean(p)
 		p, not := strings.CutPrefix(p, "!")
 		if p == "" {
-			return nil, errs.New(errs.Invalid, `ignore pattern "!": it names nothing`)
+			return nil, errs.New(errs.Invalid, `illegal exclusion pattern: "!"`)
 		}
 		if _, err := path.Match(p, "."); err != nil {
 			return nil, errs.New(errs.Invalid, "ignore pattern \""+text+"\": "+err.Error())

@@ -123,6 +123,9 @@ func (j *job) run(ctx context.Context) (err error) {
 		j.showWarnings()
 		err = j.explain(err)
 	}()
+	if err := j.removeID(); err != nil {
+		return err
+	}
 	if err := j.prepare(); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"cais.dev/cais/pkg/build/graph"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/events"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/push"
 	"cais.dev/cais/pkg/storage"
@@ -351,6 +353,33 @@ func (x *exporter) discard(ctx context.Context) error {
 	return errors.Join(all, st.Close())
 }
 
+// removeID removes an earlier build's --iidfile: if this one fails, a script must not
+// take its image for ours.
+func (j *job) removeID() error {
+	if j.o.iidFile == "" {
+		return nil
+	}
+	if err := os.Remove(j.o.iidFile); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// note adds the image, or the list of images, and its names to the events.
+func (x *exporter) note(id string) {
+	if !slices.ContainsFunc(x.j.outputs, stored) {
+		return
+	}
+	list := []events.Event{{Type: events.Image, Action: "create", ID: id, Attributes: map[string]string{"name": id}}}
+	for _, n := range x.names() {
+		if ref, err := oci.Parse(n); err == nil {
+			n = ref.Familiar()
+		}
+		list = append(list, events.Event{Type: events.Image, Action: "tag", ID: id, Attributes: map[string]string{"name": n}})
+	}
+	x.j.e.Note(list...)
+}
+
 // report writes what scripts want to know.
 func (x *exporter) report() error {
 	id := ""
@@ -360,6 +389,7 @@ func (x *exporter) report() error {
 	case len(x.images) > 1:
 		id = x.root.Digest
 	}
+	x.note(id)
 	if f := x.j.o.iidFile; f != "" {
 		if err := os.WriteFile(f, []byte(id), 0o644); err != nil {
 			return err

@@ -82,7 +82,7 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				return img
 			}
-			o.told = func(img *storage.Image, removed []storage.Removed) { note(e, removalEvents(img, removed)...) }
+			o.told = func(img *storage.Image, removed []storage.Removed) { e.Note(removalEvents(img, removed)...) }
 			return changing(cmd.Context(), e, func(st *storage.Store) error {
 				if all {
 					imgs, err := everything(cmd.Context(), e)
@@ -242,7 +242,7 @@ func NewTag(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				for _, n := range names {
 					if img, err := findImage(cmd.Context(), st.Reader(), n); err == nil {
-						note(e, imageEvent("tag", "sha256:"+img.ID, familiar(n), nil))
+						e.Note(imageEvent("tag", "sha256:"+img.ID, familiar(n), nil))
 					}
 				}
 				return nil

@@ -183,7 +183,7 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	for k, v := range shown.Config.Labels {
 		attrs[k] = v
 	}
-	note(e, events.Event{Type: events.Container, Action: "commit", ID: c.Record.ID, Attributes: attrs})
+	e.Note(events.Event{Type: events.Container, Action: "commit", ID: c.Record.ID, Attributes: attrs})
 	return id, nil
 }
 
@@ -241,17 +241,6 @@ func configOfContainer(c *docker.ContainerConfig) oci.Config {
 		User: c.User, ExposedPorts: c.ExposedPorts, Env: env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Volumes: c.Volumes,
 		WorkingDir: c.WorkingDir, Labels: c.Labels, StopSignal: c.StopSignal, Healthcheck: c.Healthcheck, OnBuild: c.OnBuild,
 		Shell: c.Shell, ArgsEscaped: c.ArgsEscaped,
-	}
-}
-
-// note adds to the events; nothing fails for want of them.
-func note(e *engine.Engine, list ...events.Event) {
-	log, err := e.Events()
-	if err == nil {
-		err = log.Append(list...)
-	}
-	if err != nil {
-		e.Log().Debug("an event is lost", "error", err)
 	}
 }
 
@@ -355,7 +344,7 @@ func importTar(ctx context.Context, e *engine.Engine, s ui.Streams, o importOpti
 	if err = errors.Join(err, st.Close()); err != nil {
 		return "", fmt.Errorf("import %s: %w", o.source, err)
 	}
-	note(e, imageEvent("import", cmp.Or(o.name, "sha256:"+id), cmp.Or(o.name, "sha256:"+id), nil))
+	e.Note(imageEvent("import", cmp.Or(o.name, "sha256:"+id), cmp.Or(o.name, "sha256:"+id), nil))
 	return id, nil
 }
 
@@ -415,7 +404,7 @@ func NewUntag(e *engine.Engine, s ui.Streams) *cobra.Command {
 					return err
 				}
 				for _, n := range names {
-					note(e, imageEvent("untag", "sha256:"+img.ID, familiar(n), nil))
+					e.Note(imageEvent("untag", "sha256:"+img.ID, familiar(n), nil))
 				}
 				return nil
 			})

@@ -273,7 +273,7 @@ func prune(ctx context.Context, e *engine.Engine, o PruneOptions) (p Pruned, err
 		cache()
 	}
 	told = append(told, events.Event{Type: events.Image, Action: "prune", Attributes: map[string]string{"reclaimed": fmt.Sprint(p.Bytes)}})
-	note(e, told...)
+	e.Note(told...)
 	return p, errors.Join(failed...)
 }
 

@@ -153,17 +153,11 @@ func pairs(list []string) map[string]string {
 	return m
 }
 
-// tell notes what happened to a network. That it cannot be noted changes nothing.
+// tell notes what happened to a network.
 func tell(e *engine.Engine, action string, n *network.Network, more map[string]string) {
-	log, err := e.Events()
-	if err != nil {
-		return
-	}
 	attrs := map[string]string{"name": n.Name, "type": n.Driver}
 	for k, v := range more {
 		attrs[k] = v
 	}
-	if err := log.Append(events.Event{Type: events.Network, Action: action, ID: n.ID, Attributes: attrs}); err != nil {
-		e.Log().Warn("an event is not noted", "error", err)
-	}
+	e.Note(events.Event{Type: events.Network, Action: action, ID: n.ID, Attributes: attrs})
 }
