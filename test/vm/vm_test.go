@@ -65,7 +65,7 @@ func TestGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("TESTVM_PACKAGES", "nfs-kernel-server nfs-common") // a home on NFS wants a server
+	t.Setenv("TESTVM_PACKAGES", "nfs-kernel-server nfs-common systemd-resolved")
 	if out, err := exec.Command(script, "build").CombinedOutput(); err != nil {
 		t.Skipf("the guest cannot be made here: %v\n%s", err, out)
 	}
