@@ -13,6 +13,7 @@ import (
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -165,7 +166,7 @@ func parse(mountinfo, own string) []*hierarchy {
 		if !ok || len(l) < 5 || len(r) < 3 || r[0] != "cgroup" && r[0] != "cgroup2" {
 			continue
 		}
-		hy := &hierarchy{version: 1, mount: unescape(l[4])}
+		hy := &hierarchy{version: 1, mount: sys.UnescapeMount(l[4])}
 		key := ""
 		if r[0] == "cgroup2" {
 			hy.version = 2
@@ -191,7 +192,7 @@ func parse(mountinfo, own string) []*hierarchy {
 		seen[key] = true
 		// mountinfo says which directory of the hierarchy the mount shows.
 		hy.base = hy.mount
-		if rel, ok := relative(unescape(l[3]), where); ok {
+		if rel, ok := relative(sys.UnescapeMount(l[3]), where); ok {
 			hy.base = filepath.Join(hy.mount, rel)
 		}
 		list = append(list, hy)
@@ -207,14 +208,6 @@ func relative(root, p string) (string, bool) {
 		return "/", true
 	}
 	return strings.CutPrefix(p, root+"/")
-}
-
-// unescape undoes mountinfo's \040 for blanks, tabs, newlines and backslashes.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 // delegated returns the highest directory above our own that was given to us

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 	"cais.dev/cais/pkg/userns"
 	"cais.dev/cais/pkg/volume"
 )
@@ -94,7 +95,7 @@ func helper(ctx context.Context, words []string) error {
 	case helperRemove:
 		var all []error
 		for _, dir := range args {
-			all = append(all, os.RemoveAll(dir))
+			all = append(all, sys.RemoveTree(dir))
 		}
 		return errors.Join(all...)
 	case helperFiles:

@@ -12,6 +12,7 @@ import (
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // RemoveOptions say what to remove.
@@ -163,11 +164,8 @@ func (s *Service) openWork(id string) {
 // the user first spares most containers, which wrote nothing or little, a
 // process in the user's namespace.
 func (s *Service) removeTree(ctx context.Context, dir string) error {
-	err := os.Remove(dir) // nothing but an empty directory, mostly
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err = os.RemoveAll(dir); err == nil || !errors.Is(err, fs.ErrPermission) || !s.needU() {
+	err := sys.RemoveTree(dir)
+	if err == nil || !errors.Is(err, fs.ErrPermission) || !s.needU() {
 		return err
 	}
 	return s.inU(ctx, helperRemove, dir)

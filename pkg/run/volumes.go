@@ -12,6 +12,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
+	"cais.dev/cais/pkg/sys"
 	"cais.dev/cais/pkg/volume"
 )
 
@@ -178,6 +179,9 @@ func (s *Service) names(ids []string) []string {
 // removeVolume removes one that nobody uses. The caller holds the volumes' lock
 // alone.
 func (s *Service) removeVolume(ctx context.Context, name string) error {
+	if err := sys.NoMounts(s.vols.Dir(name)); err != nil { // now, while it has its name
+		return err
+	}
 	dir, err := s.vols.Remove(name)
 	if err != nil {
 		return err
