@@ -144,6 +144,7 @@ func TestNetworkFlagErrors(t *testing.T) {
 		"--add-host a":                                          `bad format for add-host: "a"`,
 		"--add-host a:":                                         `invalid IP address in add-host: ""`,
 		"--add-host :1.2.3.4":                                   `bad format for add-host: ":1.2.3.4"`,
+		"--add-host a#b:1.2.3.4":                                `bad format for add-host: "a#b:1.2.3.4"`,
 		"--add-host a:foo":                                      `invalid IP address in add-host: "foo"`,
 		"--add-host a:1.2.3.4:5":                                `invalid IP address in add-host: "1.2.3.4:5"`,
 	} {

@@ -14,6 +14,7 @@ import (
 // requests that did not come from flags.
 func Check(req Request) error {
 	for _, err := range []error{
+		checkNames(req),
 		checkNetwork(req),
 		checkModes(req),
 		checkMounts(req.Mounts),
@@ -25,6 +26,16 @@ func Check(req Request) error {
 	} {
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkNames refuses names that would be more than a name in /etc/hosts.
+func checkNames(req Request) error {
+	for what, name := range map[string]string{"hostname": req.Hostname, "domainname": req.Domainname} {
+		if strings.ContainsAny(name, " \t\r\n\x00#") {
+			return errs.New(errs.Invalid, fmt.Sprintf("invalid %s %q: it goes into /etc/hosts", what, name))
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -43,7 +44,7 @@ func userHost() Host {
 }
 
 const (
-	passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:w:/var/www:/bin/sh\nbig:x:4294967296:1::/:\n0:x:55:55::/evil:/bin/sh\nshort:x:7\n"
+	passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:w:/var/www:/bin/sh\nbig:x:4294967296:1::/:\n0:x:55:55::/evil:/bin/sh\nshort:x:7\n1234:x:0:0::/:/bin/sh\n"
 	group  = "root:x:0:root\nbin:x:1:root,bin\nweb:x:33:\nextra:x:44:web,bin\n"
 )
 
@@ -176,7 +177,7 @@ func TestResolveUser(t *testing.T) {
 		{user: "33", want: identity{uid: 33, gid: 33, home: "/var/www", groups: []uint32{44}}},
 		{user: "web:bin", want: identity{uid: 33, gid: 1, home: "/var/www"}},
 		{user: "web:", want: identity{uid: 33, gid: 33, home: "/var/www", groups: []uint32{44}}},
-		{user: "1234", want: identity{uid: 1234, home: "/"}},
+		{user: "1234", want: identity{uid: 1234, home: "/"}}, // not the user named "1234", who is root
 		{user: "1234:5678", add: []string{"44", "web", "44"}, want: identity{uid: 1234, gid: 5678, home: "/", added: []uint32{44, 33}}},
 		{user: "0", want: identity{home: "/root", groups: []uint32{1}}}, // not the user named "0"
 		{user: "55", want: identity{uid: 55, gid: 55, home: "/evil"}},
@@ -212,6 +213,38 @@ func TestResolveUser(t *testing.T) {
 	}
 }
 
+// Nothing that an image says selects what a container gets of the host, or who
+// watches it: its config is like one without, but for what runs.
+func TestImageDataSelectsNothing(t *testing.T) {
+	words := map[string]string{}
+	for _, key := range []string{
+		KeepGroupsAnnotation, "run.oci.hooks.stderr", "run.oci.seccomp.receiver", "module.wasm.image/variant", "io.kubernetes.cri-o.userns-mode",
+		"io.podman.annotations.privileged", "io.podman.annotations.seccomp", "io.containers.autoupdate", "org.systemd.property.Delegate", "cdi.k8s.io/gpu",
+		"dev.cais.runtime", "com.docker.compose.project", "devices", "volumes", "log-driver", "runtime", "hooks", "privileged", "cap-add",
+	} {
+		words[key] = "1"
+	}
+	hostile := oci.Config{Cmd: []string{"sh"}, Labels: words}
+	for key := range words {
+		hostile.Env = append(hostile.Env, key+"=1")
+	}
+	hostile.Env = append(hostile.Env, "NVIDIA_VISIBLE_DEVICES=all", "CAIS_INIT=exec", "CAIS_ROOT=/", "_CAIS_USERNS=1", "LISTEN_FDS=9", "container=x", "NOTIFY_SOCKET=/run/systemd/notify")
+	for _, h := range []Host{rootHost(), userHost()} {
+		want, _, err := Spec(Request{}, oci.Config{Cmd: hostile.Cmd}, h, inputs())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, warnings, err := Spec(Request{}, hostile, h, inputs())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Process.Env = want.Process.Env
+		if !reflect.DeepEqual(got, want) || len(warnings) > 0 {
+			t.Errorf("got %+v %v\nwant %+v", got, warnings, want)
+		}
+	}
+}
+
 func TestUnmappedIDs(t *testing.T) {
 	h := userHost()
 	h.UIDs, h.GIDs, h.SingleID = []IDMap{{0, 1000, 1}}, []IDMap{{0, 1000, 1}}, true
@@ -219,7 +252,7 @@ func TestUnmappedIDs(t *testing.T) {
 	if err != nil || !slices.Equal(s.Process.User.AdditionalGids, []uint32{0}) {
 		t.Errorf("root in image groups: %v, %+v", err, s)
 	}
-	for _, req := range []Request{{User: "web"}, {User: "0:33"}, {GroupAdd: []string{"44"}}} {
+	for _, req := range []Request{{User: "web"}, {User: "33:0"}, {User: "0:33"}, {GroupAdd: []string{"44"}}} {
 		req.Args = []string{"x"}
 		if _, _, err := Spec(req, oci.Config{}, h, inputs()); errs.KindOf(err) != errs.Unsupported || errs.HintOf(err) == "" {
 			t.Errorf("%+v: got %v, want Unsupported with a hint", req, err)
@@ -302,6 +335,8 @@ func TestCheckRefuses(t *testing.T) {
 		{Request{Resources: Resources{CpusetCpus: "1-"}}, "invalid value 1- for cpuset cpus"},
 		{Request{Resources: Resources{CpusetMems: "x"}}, "invalid value x for cpuset mems"},
 		{Request{Resources: Resources{BlkioWeight: 5}}, "range of blkio weight"},
+		{Request{Hostname: "a\n1.2.3.4 b"}, `invalid hostname "a\n1.2.3.4 b"`},
+		{Request{Domainname: "a b"}, `invalid domainname "a b"`},
 		{Request{OOMScoreAdj: 1001}, "range for oom score adj"},
 		{Request{ShmSize: -1}, "SHM size"},
 		{Request{AutoRemove: true, Restart: RestartPolicy{Name: "always"}}, "cannot specify both --restart and --rm"},

@@ -86,14 +86,16 @@ func TestMapTurn(t *testing.T) {
 }
 
 func TestKeepID(t *testing.T) {
-	for _, tt := range []struct{ name, mode, passwd, user, line string }{
-		{"me", "keep-id", "root:x:0:0::/root:\n", "1000:1000", "me:*:1000:1000:me:/w:/bin/sh\n"},
-		{"me", "keep-id", "you:x:1000:1000::/:\n", "1000:1000", ""},
-		{"me", "keep-id:uid=7,gid=8", "", "7:8", "me:*:7:8:me:/w:/bin/sh\n"},
-		{"a\nb", "keep-id", "", "1000:1000", ""},
-		{"me", "auto", "", "", ""},
+	for _, tt := range []struct{ name, mode, workdir, passwd, user, line string }{
+		{"me", "keep-id", "/w", "root:x:0:0::/root:\n", "1000:1000", "me:*:1000:1000:me:/w:/bin/sh\n"},
+		{"me", "keep-id", "/w", "you:x:1000:1000::/:\n", "1000:1000", ""},
+		{"me", "keep-id:uid=7,gid=8", "/w", "", "7:8", "me:*:7:8:me:/w:/bin/sh\n"},
+		{"a\nb", "keep-id", "/w", "", "1000:1000", ""},
+		{"me", "keep-id", "/w\nroot2::0:0", "", "1000:1000", ""}, // the image says where
+		{"me", "keep-id", "/w:/bin/evil", "", "1000:1000", ""},
+		{"me", "auto", "/w", "", "", ""},
 	} {
-		u, line := KeepID(Request{UserNS: tt.mode}, user(), tt.name, "/w", []byte(tt.passwd))
+		u, line := KeepID(Request{UserNS: tt.mode}, user(), tt.name, tt.workdir, []byte(tt.passwd))
 		if u != tt.user || line != tt.line {
 			t.Errorf("%q %s: %q %q", tt.name, tt.mode, u, line)
 		}
