@@ -81,11 +81,15 @@ type helper struct {
 }
 
 func startHelper(name, pid string, maps []wire.IDMap) (helper, error) {
-	h := helper{name: name}
 	path, err := LookHelper(name)
 	if err != nil {
-		return h, err
+		return helper{name: name}, err
 	}
+	return startHelperAt(path, name, pid, maps)
+}
+
+func startHelperAt(path, name, pid string, maps []wire.IDMap) (helper, error) {
+	h := helper{name: name}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return h, err

@@ -125,6 +125,12 @@ func newContainer(t testing.TB, args ...string) *container {
 // start starts the container with out as stdout and stderr.
 func (c *container) start(t testing.TB, out *os.File) (*launch.Proc, error) {
 	t.Helper()
+	return startPlan(c.plan(t), noSlots(), out)
+}
+
+// plan is the container's, as a monitor gets it.
+func (c *container) plan(t testing.TB) *wire.Plan {
+	t.Helper()
 	p, err := Run(c.spec, c.o)
 	if err != nil {
 		t.Fatal(err)
@@ -132,21 +138,20 @@ func (c *container) start(t testing.TB, out *os.File) (*launch.Proc, error) {
 	if p, err = wire.UnmarshalPlan(p.Marshal()); err != nil {
 		t.Fatal(err)
 	}
-	slots := noSlots()
-	if out != nil {
-		slots[wire.SlotStdout], slots[wire.SlotStderr] = int(out.Fd()), int(out.Fd())
-	}
+	return p
+}
+
+// startPlan starts p with out as stdout and stderr, and opens its gate.
+func startPlan(p *wire.Plan, slots *[wire.NumSlots]int, out *os.File) (*launch.Proc, error) {
+	slots[wire.SlotStdout], slots[wire.SlotStderr] = int(out.Fd()), int(out.Fd())
 	pr, err := launch.Start(p, slots)
 	if err != nil {
 		return nil, err
 	}
-	if !pr.Gated {
-		t.Fatal("the plan has no gate")
+	if pr.Gated {
+		err = pr.Release()
 	}
-	if err := pr.Release(); err != nil {
-		return nil, err
-	}
-	return pr, nil
+	return pr, err
 }
 
 func noSlots() *[wire.NumSlots]int {
@@ -160,12 +165,18 @@ func noSlots() *[wire.NumSlots]int {
 // run returns the container's output and exit code, and the error of its start.
 func (c *container) run(t testing.TB) (string, int, error) {
 	t.Helper()
+	return runPlan(t, c.plan(t), noSlots())
+}
+
+// runPlan is run with a plan that was changed, or with descriptors of its own.
+func runPlan(t testing.TB, p *wire.Plan, slots *[wire.NumSlots]int) (string, int, error) {
+	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	pr, err := c.start(t, w)
+	pr, err := startPlan(p, slots, w)
 	w.Close()
 	if err != nil {
 		return "", -1, err
