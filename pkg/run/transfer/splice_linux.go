@@ -23,70 +23,59 @@ func pipeOf(v any) *os.File {
 	return f
 }
 
-// splice moves up to n bytes from one file to another, of which one is a pipe,
-// and returns how many it moved. It stops early, without an error, where from
-// ends or a file system does not support it.
-func splice(to, from *os.File, n int64) (moved int64, err error) {
-	in, err := from.SyscallConn()
+// splice moves up to n bytes out of pipe into file, or with into the other way,
+// and returns how many it moved. It stops early, without an error, where there are
+// no more or a file system does not support it.
+func splice(pipe *os.File, file rawFile, n int64, into bool) (moved int64, err error) {
+	c, err := pipe.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
-	out, err := to.SyscallConn()
-	if err != nil {
-		return 0, err
+	wait := c.Read
+	if into {
+		wait = c.Write
 	}
 	for moved < n {
-		k, err := spliceOnce(out, in, int(min(n-moved, 1<<30)), pipeOf(to) != nil)
-		moved += k
+		var k int
+		var failed error
+		err := wait(func(fd uintptr) bool { // only the pipe can make us wait
+			from, to := int(fd), int(file)
+			if into {
+				from, to = to, from
+			}
+			k, failed = again(func() (int, error) {
+				k, err := unix.Splice(from, nil, to, nil, int(min(n-moved, 1<<30)), unix.SPLICE_F_MOVE)
+				return int(k), err
+			})
+			return !errors.Is(failed, unix.EAGAIN)
+		})
+		moved += int64(k)
 		switch {
-		case err == nil && k == 0, errors.Is(err, unix.EINVAL):
-			return moved, nil
 		case err != nil:
-			return moved, os.NewSyscallError("splice", err)
+			return moved, err
+		case failed == nil && k == 0, errors.Is(failed, unix.EINVAL):
+			return moved, nil
+		case failed != nil:
+			return moved, os.NewSyscallError("splice", failed)
 		}
 	}
 	return moved, nil
 }
 
-// conn is a descriptor that the runtime waits for.
-type conn interface {
-	Read(f func(fd uintptr) bool) error
-	Write(f func(fd uintptr) bool) error
-}
-
-// spliceOnce waits on the pipe's side: the other is a file.
-func spliceOnce(out, in conn, n int, outIsPipe bool) (moved int64, err error) {
-	var fdIn, fdOut uintptr
-	try := func() bool {
-		moved, err = unix.Splice(int(fdIn), nil, int(fdOut), nil, n, unix.SPLICE_F_MOVE)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	}
-	var werr error
-	if outIsPipe {
-		werr = errors.Join(in.Read(func(fd uintptr) bool { fdIn = fd; return true }), out.Write(func(fd uintptr) bool { fdOut = fd; return try() }))
-	} else {
-		werr = errors.Join(out.Write(func(fd uintptr) bool { fdOut = fd; return true }), in.Read(func(fd uintptr) bool { fdIn = fd; return try() }))
-	}
-	if werr != nil {
-		return 0, werr
-	}
-	return max(moved, 0), err
-}
-
 // receive writes the n bytes that follow in src to f: what is buffered, and then
 // the rest out of the pipe.
-func (u *unpacker) receive(f *os.File, n int64) error {
-	k, err := io.CopyN(onlyWriter{f}, u.src, min(n, int64(u.src.Buffered())))
+func (u *unpacker) receive(f rawFile, n int64) error {
+	k, err := io.CopyN(f, u.src, min(n, int64(u.src.Buffered())))
 	if err != nil {
 		return err
 	}
-	m, err := splice(f, u.pipe, n-k)
+	m, err := splice(u.pipe, f, n-k, false)
 	u.in.n += m
 	if err != nil {
 		return err
 	}
 	if rest := n - k - m; rest > 0 {
-		if _, err := io.CopyN(onlyWriter{f}, u.src, rest); err != nil {
+		if _, err := io.CopyN(f, u.src, rest); err != nil {
 			return err
 		}
 	}

@@ -276,12 +276,15 @@ func (u *unpacker) file(dir int, base string, h *tar.Header, content io.Reader) 
 	if err != nil {
 		return &os.PathError{Op: "create", Path: h.Name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), h.Name)
-	defer f.Close()
+	return errors.Join(u.fill(rawFile(fd), h, content), unix.Close(fd))
+}
+
+// fill gives a new file its content, and then what it has around that.
+func (u *unpacker) fill(f rawFile, h *tar.Header, content io.Reader) (err error) {
 	if u.pipe != nil && h.Size >= spliceFrom && !sparse(h) {
 		u.passed, err = true, u.receive(f, h.Size)
 	} else {
-		_, err = io.CopyBuffer(onlyWriter{f}, content, u.buf)
+		_, err = io.CopyBuffer(f, onlyReader{content}, u.buf)
 	}
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -289,17 +292,17 @@ func (u *unpacker) file(dir int, base string, h *tar.Header, content io.Reader) 
 	if err != nil {
 		return err
 	}
-	if err := u.fown(fd, h); err != nil {
+	if err := u.fown(int(f), h); err != nil {
 		return err
 	}
-	setAttributes(fd, h)
-	if err := unix.Fchmod(fd, uint32(h.Mode&0o7777)); err != nil {
+	setAttributes(int(f), h)
+	if err := unix.Fchmod(int(f), uint32(h.Mode&0o7777)); err != nil {
 		return &os.PathError{Op: "chmod", Path: h.Name, Err: err}
 	}
-	if err := setTime(dir, base, h.ModTime); err != nil {
+	if err := unix.UtimesNanoAt(int(f), "", timespecs(h.ModTime), unix.AT_EMPTY_PATH); err != nil { // Linux 5.8
 		return &os.PathError{Op: "utimes", Path: h.Name, Err: err}
 	}
-	return f.Close()
+	return nil
 }
 
 // sparse reports whether an entry's content is not simply its size in bytes.
@@ -315,8 +318,8 @@ func sparse(h *tar.Header) bool {
 	return false
 }
 
-// onlyWriter hides ReadFrom, which would take a buffer of its own.
-type onlyWriter struct{ io.Writer }
+// onlyReader hides WriteTo, which would take a buffer of its own.
+type onlyReader struct{ io.Reader }
 
 func (u *unpacker) link(dir int, base string, h *tar.Header) error {
 	name, err := u.name(h.Linkname)
@@ -413,5 +416,3 @@ func timespecs(t time.Time) []unix.Timespec {
 func setTime(dir int, base string, t time.Time) error {
 	return unix.UtimesNanoAt(dir, base, timespecs(t), unix.AT_SYMLINK_NOFOLLOW)
 }
-
-func unixTime(ts unix.Timespec) time.Time { return time.Unix(ts.Unix()) }
