@@ -24,6 +24,12 @@ type Env struct {
 	RunUser string
 }
 
+// CDIDirs are where vendors describe their devices: the specification's places,
+// and one of the user's own.
+func CDIDirs(e Env) []string {
+	return []string{"/etc/cdi", "/var/run/cdi", filepath.Join(e.configHome(), "cdi")}
+}
+
 // Locate decides the paths. CAIS_ROOT puts all four below one directory, which
 // is how tests and throw-away stores keep to themselves; otherwise images are
 // where Podman keeps them, before storage.conf (see [Storage]) has its say.

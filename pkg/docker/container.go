@@ -149,7 +149,7 @@ type HostConfig struct {
 	CpusetMems           string
 	Devices              []DeviceMapping
 	DeviceCgroupRules    []string
-	DeviceRequests       []struct{}
+	DeviceRequests       []DeviceRequest
 	MemoryReservation    int64
 	MemorySwap           int64
 	MemorySwappiness     *int64
@@ -191,6 +191,15 @@ type WeightDevice struct {
 type ThrottleDevice struct {
 	Path string
 	Rate uint64
+}
+
+// DeviceRequest is what --gpus and --device of a vendor's device ask for.
+type DeviceRequest struct {
+	Driver       string
+	Count        int
+	DeviceIDs    []string
+	Capabilities [][]string
+	Options      map[string]string
 }
 
 // DeviceMapping is one --device.

@@ -259,6 +259,9 @@ func hostConfig(f ContainerFacts) *HostConfig {
 	for _, d := range req.Devices {
 		h.Devices = append(h.Devices, DeviceMapping{d.Host, d.Container, d.Perms})
 	}
+	if len(req.CDI) > 0 {
+		h.DeviceRequests = []DeviceRequest{{Driver: "cdi", DeviceIDs: req.CDI}}
+	}
 	hostMounts(h, req)
 	return h
 }

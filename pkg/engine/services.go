@@ -162,8 +162,13 @@ func (e *Engine) newContainers() (*run.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	env, err := e.env()
+	if err != nil {
+		return nil, err
+	}
 	return run.New(run.Options{
 		Store:   store,
+		CDIDirs: config.CDIDirs(env),
 		Images:  images{e},
 		Log:     e.Log(),
 		Events:  events.In(store.Root),

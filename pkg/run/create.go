@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"cais.dev/cais/pkg/cdi"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/tree"
@@ -213,6 +214,9 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 		return nil, err
 	}
 	if in.HostHostname, err = os.Hostname(); err != nil {
+		return nil, err
+	}
+	if in.Edits, err = cdi.Find(s.o.CDIDirs, req.CDI); err != nil {
 		return nil, err
 	}
 	if err := probe.Devices(req, &in); err != nil {

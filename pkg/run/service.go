@@ -73,6 +73,7 @@ type Options struct {
 	Events  events.Log // what happens is told there
 	Environ []string   // for the programs it starts
 	Flags   []string   // the global flags for this program in [CleanupRole]
+	CDIDirs []string   // where vendors describe devices
 }
 
 // Service is the life of one user's containers. Its methods may be called at

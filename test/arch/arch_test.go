@@ -106,7 +106,7 @@ var layers = map[string]int{
 	"pkg/logs/jsonfile": 2, "pkg/logs/forward": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
 	"pkg/layer/tree": 2, "pkg/layer/tarsplit": 2, "pkg/layer/changes": 2,
 	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
-	"pkg/events": 2, "pkg/run/procs": 2, "pkg/run/transfer": 2, "pkg/volume": 2,
+	"pkg/events": 2, "pkg/run/procs": 2, "pkg/cdi": 2, "pkg/run/transfer": 2, "pkg/volume": 2,
 
 	"pkg/run": 3, "pkg/pull": 3, "pkg/push": 3, "pkg/commit": 3, "pkg/ociruntime": 3, "pkg/doctor": 3, "pkg/boot": 3,
 
@@ -206,7 +206,7 @@ var gates = []struct {
 }{
 	{"go.podman.io/storage/", []string{"pkg/storage"}, "its interface has 89 methods"},
 	{"github.com/google/go-containerregistry/", []string{"pkg/registry"}, "one edge to the network; images are oci values elsewhere"},
-	{"github.com/opencontainers/runtime-spec/", []string{"pkg/build", "pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup", "pkg/ociruntime"}, "only who makes or lowers a spec knows it"},
+	{"github.com/opencontainers/runtime-spec/", []string{"pkg/build", "pkg/cdi", "pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup", "pkg/ociruntime"}, "only who makes or lowers a spec knows it"},
 	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/build/export", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/layer/merged", "pkg/build/files", "pkg/cgroup", "pkg/userns", "pkg/volume", "pkg/run/transfer", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
 	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"gvisor.dev/gvisor/", []string{"cmd/cais-netstack"}, "4 MB and half a millisecond in every command"},

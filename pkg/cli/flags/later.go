@@ -22,7 +22,6 @@ health-startup-timeout string Docker has no such checks, and these are not here 
 health-log-destination string Docker has no such checks, and these are not here yet
 health-max-log-count string Docker has no such checks, and these are not here yet
 health-max-log-size string Docker has no such checks, and these are not here yet
-gpus string it comes with CDI devices
 use-api-socket bool there is no API socket yet
 pod string there are no pods yet
 secret list there are no secrets yet

@@ -3,6 +3,7 @@
 package flags
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -234,7 +235,20 @@ func (f *RunFlags) security() {
 	list(fs, &r.CapAdd, "cap-add", "", "Add a capability")
 	list(fs, &r.CapDrop, "cap-drop", "", "Drop a capability")
 	list(fs, &f.securityOpt, "security-opt", "", "Security options: no-new-privileges, seccomp=, apparmor=, …")
-	define(fs, "device", "", "list", "Add a device: HOST[:CONTAINER][:rwm]", func(s string) error {
+	define(fs, "gpus", "", "gpu-request", "GPUs to add, as their vendor describes them (CDI): all, a number, device=ID", func(s string) error {
+		fields, err := csv.NewReader(strings.NewReader(s)).Read()
+		if err != nil {
+			return err
+		}
+		names, err := plan.GPUs(fields)
+		r.CDI = append(r.CDI, names...)
+		return err
+	})
+	define(fs, "device", "", "list", "Add a device: HOST[:CONTAINER][:rwm], vendor.com/class=name (CDI)", func(s string) error {
+		if !strings.HasPrefix(s, "/") && strings.Contains(s, "=") {
+			r.CDI = append(r.CDI, s)
+			return plan.CheckCDI(s)
+		}
 		d, err := parseDevice(s)
 		r.Devices = append(r.Devices, d)
 		return err

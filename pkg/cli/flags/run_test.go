@@ -163,6 +163,9 @@ func TestFlagMistakes(t *testing.T) {
 		{"--blkio-weight-device x", "bad format: x"},
 		{"--device-read-bps /dev/sda:x", "invalid rate for device"},
 		{"--isolation hyperv", "invalid isolation"},
+		{"--gpus some", `count must be an integer or "all", not "some"`},
+		{"--gpus 2,device=0", "cannot set both Count and DeviceIDs"},
+		{"--device v.com=x", `invalid device "v.com=x"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
@@ -179,15 +182,31 @@ func TestFlagMistakes(t *testing.T) {
 
 func TestLaterFlagsFailByName(t *testing.T) {
 	for args, want := range map[string]string{
-		"--gpus all":              "--gpus is not supported yet",
-		"--log-driver gelf":       "--log-driver gelf is not supported",
-		"--device vendor/gpu=one": "CDI devices are not supported yet",
-		"-v /a:/b:idmap":          "option idmap is not supported yet",
-		"--pod x":                 "--pod is not supported yet",
+		"--gpus all,options=a": "--gpus options=a is not supported",
+		"--gpus driver=intel":  "--gpus driver=intel is not supported",
+		"--log-driver gelf":    "--log-driver gelf is not supported",
+		"-v /a:/b:idmap":       "option idmap is not supported yet",
+		"--pod x":              "--pod is not supported yet",
 	} {
 		_, _, err := parse(t, true, strings.Fields(args)...)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", args, err, want)
+		}
+	}
+}
+
+func TestGPUs(t *testing.T) {
+	for args, want := range map[string][]string{
+		"--gpus all":                             {"nvidia.com/gpu=all"},
+		"--gpus 2":                               {"nvidia.com/gpu=0", "nvidia.com/gpu=1"},
+		`--gpus "device=0,GPU-1",capabilities=x`: {"nvidia.com/gpu=0", "nvidia.com/gpu=GPU-1"},
+		"--gpus driver=amd,count=-1":             {"amd.com/gpu=all"},
+		"--gpus capabilities=utility":            {"nvidia.com/gpu=all"},
+		"--device v.com/c=x --device /dev/null":  {"v.com/c=x"},
+	} {
+		r, _, err := parse(t, true, strings.Fields(args)...)
+		if err != nil || !slices.Equal(r.CDI, want) {
+			t.Errorf("%s: %q, %v; want %q", args, r.CDI, err, want)
 		}
 	}
 }

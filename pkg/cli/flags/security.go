@@ -103,8 +103,6 @@ func parseDevice(s string) (plan.Device, error) {
 	d := plan.Device{Perms: "rwm"}
 	parts := strings.Split(s, ":")
 	switch {
-	case !strings.HasPrefix(s, "/") && strings.Contains(s, "="):
-		return d, errs.New(errs.Unsupported, "--device "+s+": CDI devices are not supported yet")
 	case len(parts) > 3 || parts[0] == "":
 		return d, fmt.Errorf("invalid device specification: %s", s)
 	}

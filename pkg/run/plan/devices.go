@@ -30,12 +30,16 @@ func (b *builder) devices() error {
 			b.device(n, n.Path, "rwm")
 		}
 	}
+	devices := make([]EditedNode, 0, len(b.req.Devices)+len(b.in.Edits.Nodes))
 	for _, d := range b.req.Devices {
+		devices = append(devices, EditedNode{Device: d})
+	}
+	for _, d := range append(devices, b.in.Edits.Nodes...) {
 		nodes := b.in.Devices[d.Host]
 		if len(nodes) == 0 {
 			return errs.New(errs.Invalid, fmt.Sprintf("error gathering device information while adding custom device %q: no such device", d.Host))
 		}
-		for _, n := range nodes {
+		for _, n := range d.nodes(nodes) {
 			target := path.Join(d.Container, strings.TrimPrefix(n.Path, path.Clean(d.Host)))
 			b.device(n, target, d.Perms)
 			if !b.req.Privileged {

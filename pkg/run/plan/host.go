@@ -130,6 +130,9 @@ type Inputs struct {
 	HostDevices  []DeviceNode
 	BlockDevices map[string]DeviceNode
 
+	// Edits are what the descriptions of Request.CDI say.
+	Edits Edits
+
 	// CgroupPath is where the container's cgroup is below each hierarchy; ""
 	// without one.
 	CgroupPath string

@@ -32,7 +32,7 @@ func Spec(req Request, img oci.Config, host Host, in Inputs) (*specs.Spec, []War
 	// Namespaces first: names, mounts and sysctls depend on them. Capabilities
 	// after user and devices.
 	for _, step := range []func() error{
-		b.namespaces, b.names, b.process, b.limits, b.resources, b.devices, b.capabilities, b.mounts, b.paths, b.sysctls, b.labels,
+		b.namespaces, b.names, b.process, b.limits, b.resources, b.devices, b.capabilities, b.mounts, b.edits, b.paths, b.sysctls, b.labels,
 	} {
 		if err := step(); err != nil {
 			return nil, nil, err

@@ -86,6 +86,7 @@ type Request struct {
 	Cgroups      string   `json:"cgroups,omitempty"` // "", enabled, disabled
 
 	Devices           []Device          `json:"devices,omitempty"`
+	CDI               []string          `json:"cdi,omitempty"` // devices that their vendor describes: vendor.com/class=name
 	DeviceCgroupRules []string          `json:"deviceCgroupRules,omitempty"`
 	Sysctls           map[string]string `json:"sysctls,omitempty"`
 	Ulimits           []Ulimit          `json:"ulimits,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -17,10 +18,14 @@ import (
 // A device that is not there is an error; whether the caller may open it is the
 // kernel's affair.
 func Devices(req plan.Request, in *plan.Inputs) error {
-	if len(req.Devices) > 0 {
-		in.Devices = make(map[string][]plan.DeviceNode, len(req.Devices))
+	devices := slices.Clone(req.Devices)
+	for _, n := range in.Edits.Nodes {
+		devices = append(devices, n.Device)
 	}
-	for _, d := range req.Devices {
+	if len(devices) > 0 {
+		in.Devices = make(map[string][]plan.DeviceNode, len(devices))
+	}
+	for _, d := range devices {
 		nodes, err := named(d.Host)
 		if err != nil {
 			return err
