@@ -42,7 +42,7 @@ func xattrs(keep func(string) bool, list func([]byte) (int, error), get func(str
 	if err != nil {
 		return nil, os.NewSyscallError("listxattr", err)
 	}
-	m := map[string][]byte{}
+	var m map[string][]byte
 	var failed []error
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
 		if !keep(name) {
@@ -51,6 +51,9 @@ func xattrs(keep func(string) bool, list func([]byte) (int, error), get func(str
 		value, err := sized(make([]byte, 256), func(b []byte) (int, error) { return get(name, b) })
 		switch {
 		case err == nil:
+			if m == nil {
+				m = map[string][]byte{}
+			}
 			m[name] = value
 		case err != unix.ENODATA: // it has gone meanwhile
 			failed = append(failed, os.NewSyscallError("getxattr "+name, err))

@@ -454,10 +454,10 @@ func (p *pool) copy(j job, buf []byte) error {
 	if err := unix.Fchmod(to, j.made.Mode&0o7777); err != nil { // after the owner, whose change clears set-id bits
 		return pathError("chmod", j.path, err)
 	}
-	for _, x := range source.Xattrs(f) {
-		err := unix.Fsetxattr(to, x.Name, x.Value, 0)
+	for name, value := range source.Xattrs(int(f.Fd())) {
+		err := unix.Fsetxattr(to, name, value, 0)
 		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) {
-			return pathError("set the attribute "+x.Name+" of", j.path, err)
+			return pathError("set the attribute "+name+" of", j.path, err)
 		}
 	}
 	ts := [2]unix.Timespec{j.made.Mtime, j.made.Mtime}

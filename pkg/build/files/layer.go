@@ -16,6 +16,7 @@ import (
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/tree"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Owner is who a file belongs to.
@@ -352,35 +353,7 @@ func times(fd int, name string, mtime unix.Timespec) error {
 
 // attributes reads what a directory has that an image keeps.
 func attributes(at int, name string) (map[string][]byte, error) {
-	p := "/proc/self/fd/" + strconv.Itoa(at) + "/" + name
-	n, err := unix.Llistxattr(p, nil)
-	if err != nil || n == 0 {
-		if errors.Is(err, unix.ENOTSUP) {
-			err = nil
-		}
-		return nil, err
-	}
-	buf := make([]byte, n+256)
-	if n, err = unix.Llistxattr(p, buf); err != nil {
-		return nil, err
-	}
-	var attrs map[string][]byte
-	for attr := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
-		if attr == "" || attr != "security.capability" && !strings.HasPrefix(attr, "user.") || strings.HasPrefix(attr, "user.overlay.") {
-			continue
-		}
-		value := make([]byte, 1<<16)
-		n, err := unix.Lgetxattr(p, attr, value)
-		if errors.Is(err, unix.ENODATA) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if attrs == nil {
-			attrs = map[string][]byte{}
-		}
-		attrs[attr] = value[:n]
-	}
-	return attrs, nil
+	return sys.XattrsAt(at, name, func(attr string) bool {
+		return attr == "security.capability" || strings.HasPrefix(attr, "user.") && !strings.HasPrefix(attr, "user.overlay.")
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"runtime"
@@ -16,6 +17,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/sys"
 )
 
 // Sum returns the digest of what matches name: for each file its path below the
@@ -192,7 +195,7 @@ func (t *Tree) read(ctx context.Context, name string, e *Entry, buf []byte) erro
 		io.WriteString(h, target)
 	}
 	if e.Type() != unix.S_IFLNK {
-		hashXattrs(h, fd, flags&unix.O_PATH != 0)
+		hashXattrs(h, fd)
 	}
 	if err := t.Same(f, e); err != nil {
 		return err
@@ -221,61 +224,18 @@ func copyTo(ctx context.Context, w io.Writer, f *os.File, buf []byte) error {
 }
 
 // hashXattrs adds the attributes that a copy keeps.
-func hashXattrs(w io.Writer, fd int, byPath bool) {
-	for _, x := range xattrs(fd, byPath) {
-		w.Write(appendString(appendString(nil, x.Name), string(x.Value)))
+func hashXattrs(w io.Writer, fd int) {
+	attrs := Xattrs(fd)
+	for _, name := range slices.Sorted(maps.Keys(attrs)) {
+		w.Write(appendString(appendString(nil, name), string(attrs[name])))
 	}
 }
 
-// Xattr is an extended attribute.
-type Xattr struct {
-	Name  string
-	Value []byte
-}
-
-// Xattrs returns the attributes of f that a copy keeps: capabilities, and what
-// is not the system's own.
-func Xattrs(f *os.File) []Xattr { return xattrs(int(f.Fd()), false) }
-
-func xattrs(fd int, byPath bool) []Xattr {
-	at := "/proc/self/fd/" + itoa(fd) // of O_PATH; follows to the file itself
-	list := func(b []byte) (int, error) {
-		if byPath {
-			return unix.Listxattr(at, b)
-		}
-		return unix.Flistxattr(fd, b)
-	}
-	get := func(name string, b []byte) (int, error) {
-		if byPath {
-			return unix.Getxattr(at, name, b)
-		}
-		return unix.Fgetxattr(fd, name, b)
-	}
-	n, err := list(nil)
-	if err != nil || n == 0 {
-		return nil
-	}
-	buf := make([]byte, n+256)
-	if n, err = list(buf); err != nil {
-		return nil
-	}
-	var out []Xattr
-	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-		if name == "" || !keptXattr(name) {
-			continue
-		}
-		n, err := get(name, nil)
-		if err != nil {
-			continue
-		}
-		v := make([]byte, n+64)
-		if n, err = get(name, v); err != nil {
-			continue
-		}
-		out = append(out, Xattr{name, v[:n]})
-	}
-	slices.SortFunc(out, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return out
+// Xattrs returns the attributes of a file that a copy keeps, as far as they may be
+// read: capabilities, and what is not the system's own.
+func Xattrs(fd int) map[string][]byte {
+	attrs, _ := sys.Xattrs(fd, keptXattr) // what another may not read is not part of a context
+	return attrs
 }
 
 func keptXattr(name string) bool {

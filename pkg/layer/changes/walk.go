@@ -17,6 +17,7 @@ import (
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/tree"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Kind says what happened to a path.
@@ -329,70 +330,29 @@ const override = "user.containers.override_stat"
 // attributes reads e's extended attributes and, where the owner is in one of
 // them, the owner.
 func (e *Entry) attributes() error {
-	path := "/proc/self/fd/" + strconv.Itoa(e.at) + "/" + e.name
-	var list [1024]byte
-	n, err := unix.Llistxattr(path, list[:])
-	buf := list[:max(n, 0)]
-	if errors.Is(err, unix.ERANGE) {
-		buf = make([]byte, 1<<16) // XATTR_LIST_MAX
-		if n, err = unix.Llistxattr(path, buf); err == nil {
-			buf = buf[:n]
-		}
-	}
-	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
-		return nil
-	}
+	redirected := false
+	attrs, err := sys.XattrsAt(e.at, e.name, func(name string) bool {
+		redirected = redirected || name == "trusted.overlay.redirect" || name == "trusted.overlay.metacopy"
+		return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+	})
 	if err != nil {
-		return &os.PathError{Op: "list the attributes of", Path: e.Path, Err: err}
+		return &os.PathError{Op: "read the attributes of", Path: e.Path, Err: err}
 	}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf), "\x00"), "\x00") {
-		switch {
-		case strings.HasPrefix(name, "user.overlay."):
-			continue
-		case name == "trusted.overlay.redirect" || name == "trusted.overlay.metacopy":
-			return errs.New(errs.Unsupported, fmt.Sprintf("%q is a directory or a file of an overlay that was mounted with redirect_dir or metacopy", e.Path))
-		case name != "security.capability" && !strings.HasPrefix(name, "user."):
-			continue
-		}
-		value, err := lgetxattr(path, name)
-		if errors.Is(err, unix.ENODATA) {
-			continue
-		}
-		if err != nil {
-			return &os.PathError{Op: "read the attribute " + name + " of", Path: e.Path, Err: err}
-		}
-		if name == override {
-			f := strings.Split(string(value), ":")
-			if len(f) >= 2 {
-				uid, err1 := strconv.ParseUint(f[0], 10, 32)
-				gid, err2 := strconv.ParseUint(f[1], 10, 32)
-				if err1 == nil && err2 == nil {
-					e.Stat.Uid, e.Stat.Gid = uint32(uid), uint32(gid)
-				}
+	if redirected {
+		return errs.New(errs.Unsupported, fmt.Sprintf("%q is a directory or a file of an overlay that was mounted with redirect_dir or metacopy", e.Path))
+	}
+	if value, ok := attrs[override]; ok {
+		delete(attrs, override)
+		if f := strings.Split(string(value), ":"); len(f) >= 2 {
+			uid, err1 := strconv.ParseUint(f[0], 10, 32)
+			gid, err2 := strconv.ParseUint(f[1], 10, 32)
+			if err1 == nil && err2 == nil {
+				e.Stat.Uid, e.Stat.Gid = uint32(uid), uint32(gid)
 			}
-			continue
 		}
-		if e.Xattrs == nil {
-			e.Xattrs = map[string][]byte{}
-		}
-		e.Xattrs[name] = value
 	}
+	e.Xattrs = attrs
 	return nil
-}
-
-func lgetxattr(path, name string) ([]byte, error) {
-	buf := make([]byte, 256)
-	for {
-		n, err := unix.Lgetxattr(path, name, buf)
-		if errors.Is(err, unix.ERANGE) && len(buf) < 1<<16 {
-			buf = make([]byte, 1<<16)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return buf[:n], nil
-	}
 }
 
 // attrWhiteout reports whether an empty file is a whiteout of the kind that Linux

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/sys"
 )
 
 // PackOptions say how a tree becomes a tar.
@@ -296,26 +298,15 @@ func (k *packer) header(st *unix.Stat_t, name string) *tar.Header {
 	return h
 }
 
-// attributes adds the extended attributes that a copy keeps.
+// attributes adds the extended attributes that a copy keeps, as far as they may be
+// read.
 func attributes(fd int, h *tar.Header) {
-	var list [4 << 10]byte
-	n, err := unix.Flistxattr(fd, list[:])
-	if err != nil || n <= 0 {
-		return
-	}
-	for name := range strings.SplitSeq(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
-		if !kept(name) {
-			continue
-		}
-		value := make([]byte, 64<<10)
-		n, err := unix.Fgetxattr(fd, name, value)
-		if err != nil {
-			continue
-		}
+	attrs, _ := sys.Xattrs(fd, kept)
+	for name, value := range attrs {
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}
 		}
-		h.PAXRecords[xattrPrefix+name] = string(value[:n])
+		h.PAXRecords[xattrPrefix+name] = string(value)
 	}
 }
 
