@@ -29,10 +29,7 @@ func NewPort(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if all {
 				return ui.NoArgs(cmd, args)
 			}
-			if len(args) < 1 || len(args) > 2 {
-				return ui.RangeArgs(cmd, 1, 2)
-			}
-			return nil
+			return ui.RangeArgs(1, 2)(cmd, args)
 		},
 		ValidArgsFunction: complete.Containers(e, 1, (*container.Container).Running),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,11 +18,7 @@ type restarter interface {
 }
 
 type restartOptions struct {
-	selection
-	args    []string
-	signal  string
-	time    int
-	timed   bool // -t was given
+	stopOptions
 	running bool
 }
 
@@ -41,7 +36,7 @@ func NewRestart(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 		ValidArgsFunction: complete.Containers(e, -1, nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.args, o.timed = args, cmd.Flags().Changed("timeout") || cmd.Flags().Changed("time")
+			o.read(cmd, args)
 			svc, err := e.Containers()
 			if err != nil {
 				return err
@@ -50,13 +45,8 @@ func NewRestart(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return restart(cmd.Context(), s, svc, o)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVarP(&o.signal, "signal", "s", "", "Send this `signal` first (the container's own, else TERM)")
-	f.IntVarP(&o.time, "timeout", "t", 0, "Kill after this many `seconds`; -1 waits for ever (the container's own, else 10)")
-	f.IntVar(&o.time, "time", 0, "The same")
-	_ = f.MarkHidden("time")
-	f.BoolVar(&o.running, "running", false, "All containers that run")
-	o.selection.flags(f, "alfc")
+	cmd.Flags().BoolVar(&o.running, "running", false, "All containers that run")
+	o.flags(cmd.Flags(), "alfc")
 	return cmd
 }
 
@@ -70,11 +60,7 @@ func restart(ctx context.Context, s ui.Streams, svc restarter, o restartOptions)
 	if err != nil {
 		return err
 	}
-	so := run.StopOptions{Signal: o.signal}
-	if o.timed {
-		t := time.Duration(o.time) * time.Second
-		so.Timeout = &t
-	}
+	so := o.request()
 	return each(ctx, s.Out, refs, func(ctx context.Context, ref string) (bool, error) {
 		err := svc.Restart(ctx, ref, so)
 		return err == nil, o.forgiven(err)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
@@ -19,12 +20,36 @@ type stopper interface {
 	Stop(ctx context.Context, ref string, o run.StopOptions) error
 }
 
+// stopOptions are what stop and restart take.
 type stopOptions struct {
 	selection
 	args   []string
 	signal string
 	time   int
 	timed  bool // -t was given
+}
+
+// flags defines the flags, which of selection's included.
+func (o *stopOptions) flags(f *pflag.FlagSet, which string) {
+	f.StringVarP(&o.signal, "signal", "s", "", "Send this `signal` first (the container's own, else TERM)")
+	f.IntVarP(&o.time, "timeout", "t", 0, "Kill after this many `seconds`; -1 waits for ever (the container's own, else 10)")
+	f.IntVar(&o.time, "time", 0, "The same")
+	_ = f.MarkHidden("time")
+	o.selection.flags(f, which)
+}
+
+// read takes what was typed.
+func (o *stopOptions) read(cmd *cobra.Command, args []string) {
+	o.args, o.timed = args, cmd.Flags().Changed("timeout") || cmd.Flags().Changed("time")
+}
+
+func (o *stopOptions) request() run.StopOptions {
+	so := run.StopOptions{Signal: o.signal}
+	if o.timed {
+		t := time.Duration(o.time) * time.Second
+		so.Timeout = &t
+	}
+	return so
 }
 
 // NewStop makes "stop", "container stop".
@@ -36,7 +61,7 @@ func NewStop(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              o.selection.args,
 		ValidArgsFunction: complete.Containers(e, -1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.args, o.timed = args, cmd.Flags().Changed("timeout") || cmd.Flags().Changed("time")
+			o.read(cmd, args)
 			svc, err := e.Containers()
 			if err != nil {
 				return err
@@ -45,12 +70,7 @@ func NewStop(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return stop(cmd.Context(), s, svc, o)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVarP(&o.signal, "signal", "s", "", "Send this `signal` first (the container's own, else TERM)")
-	f.IntVarP(&o.time, "timeout", "t", 0, "Kill after this many `seconds`; -1 waits for ever (the container's own, else 10)")
-	f.IntVar(&o.time, "time", 0, "The same")
-	_ = f.MarkHidden("time")
-	o.selection.flags(f, "alifc")
+	o.flags(cmd.Flags(), "alifc")
 	return cmd
 }
 
@@ -60,11 +80,7 @@ func stop(ctx context.Context, s ui.Streams, svc stopper, o stopOptions) error {
 	if err != nil {
 		return err
 	}
-	so := run.StopOptions{Signal: o.signal}
-	if o.timed {
-		t := time.Duration(o.time) * time.Second
-		so.Timeout = &t
-	}
+	so := o.request()
 	return each(ctx, s.Out, refs, func(ctx context.Context, ref string) (bool, error) {
 		err := svc.Stop(ctx, ref, so)
 		return err == nil, o.forgiven(err)

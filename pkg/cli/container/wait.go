@@ -10,7 +10,6 @@ import (
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
-	"cais.dev/cais/pkg/errs"
 )
 
 // waiter is what wait needs of a service.
@@ -58,20 +57,11 @@ func wait(ctx context.Context, s ui.Streams, svc waiter, o selection, refs []str
 
 // NewExists makes "container exists", which answers with its exit code.
 func NewExists(e *engine.Engine, _ ui.Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:               "exists CONTAINER",
-		Short:             "Say by the exit code whether a container exists",
-		Args:              ui.ExactArgs(1),
-		ValidArgsFunction: complete.Containers(e, 1, nil),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Containers()
-			if err != nil {
-				return err
-			}
-			if _, err = svc.Find(cmd.Context(), args[0]); errs.KindOf(err) == errs.NotFound {
-				return &ui.ExitError{Code: 1}
-			}
-			return err
-		},
-	}
+	return ui.NewExists("CONTAINER", complete.Containers(e, 1, nil), func(ctx context.Context, ref string) error {
+		svc, err := e.Containers()
+		if err == nil {
+			_, err = svc.Find(ctx, ref)
+		}
+		return err
+	})
 }

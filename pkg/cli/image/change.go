@@ -286,24 +286,14 @@ func tag(ctx context.Context, st tagger, source string, names []string) error {
 }
 
 // NewExists makes "image exists".
-func NewExists(e *engine.Engine, s ui.Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:               "exists IMAGE",
-		Short:             "Succeed if an image is there, fail with 1 if it is not",
-		Args:              ui.ExactArgs(1),
-		ValidArgsFunction: complete.Images(e, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := e.Reader()
-			if err != nil {
-				return err
-			}
-			_, err = findImage(cmd.Context(), r, args[0])
-			if errs.KindOf(err) == errs.NotFound {
-				return &ui.ExitError{Code: ui.CodeFailure}
-			}
-			return err
-		},
-	}
+func NewExists(e *engine.Engine, _ ui.Streams) *cobra.Command {
+	return ui.NewExists("IMAGE", complete.Images(e, 1), func(ctx context.Context, ref string) error {
+		r, err := e.Reader()
+		if err == nil {
+			_, err = findImage(ctx, r, ref)
+		}
+		return err
+	})
 }
 
 func everything(ctx context.Context, e *engine.Engine) ([]*storage.Image, error) {

@@ -50,12 +50,7 @@ func NewCommit(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Short:             "Make an image from a container's changes",
 		Example:           "  cais commit -c 'CMD [\"/app\"]' web web:changed",
 		ValidArgsFunction: complete.Containers(e, 1, nil),
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := ui.MinArgs(1)(cmd, args); err != nil {
-				return err
-			}
-			return ui.MaxArgs(2)(cmd, args)
-		},
+		Args:              ui.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.format != "" && o.format != "oci" && o.format != "docker" {
 				return ui.Exit(ui.CodeUsage, fmt.Errorf("unknown format %q: want oci or docker", o.format))
@@ -272,12 +267,7 @@ func NewImport(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Use:     "import [OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]",
 		Short:   "Make an image from a tar of files, as export writes it",
 		Example: "  cais export web | cais import - web:flat\n  cais import -c 'CMD [\"/bin/sh\"]' rootfs.tar.xz base:1",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := ui.MinArgs(1)(cmd, args); err != nil {
-				return err
-			}
-			return ui.MaxArgs(2)(cmd, args)
-		},
+		Args:    ui.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.source = args[0]
 			if len(args) > 1 {

@@ -53,20 +53,24 @@ func findList(ctx context.Context, r *storage.Reader, typed string) (*manifestLi
 	return l, img, nil
 }
 
-// put records a list.
-func (l *manifestList) put(st *storage.Store) (string, error) {
+// put records a list and prints its id.
+func (l *manifestList) put(st *storage.Store, s ui.Streams) error {
 	if l.Manifests == nil {
 		l.Manifests = []oci.Descriptor{}
 	}
 	index, err := json.Marshal(l)
 	if err != nil {
-		return "", err
+		return err
 	}
 	instances, err := json.Marshal(l.instances)
 	if err != nil {
-		return "", err
+		return err
 	}
-	return st.PutList(storage.List{ID: l.id, Names: l.names, Index: index, Instances: instances})
+	id, err := st.PutList(storage.List{ID: l.id, Names: l.names, Index: index, Instances: instances})
+	if err == nil {
+		fmt.Fprintln(s.Out, id)
+	}
+	return err
 }
 
 type manifestOptions struct {
@@ -138,6 +142,14 @@ func (o *manifestOptions) apply(d *oci.Descriptor) error {
 		d.Annotations[k] = v
 	}
 	return nil
+}
+
+// applyTo puts them into the list itself.
+func (o *manifestOptions) applyTo(l *manifestList) error {
+	d := oci.Descriptor{Annotations: l.Annotations}
+	err := o.apply(&d)
+	l.Annotations = d.Annotations
+	return err
 }
 
 // find finds an entry by its digest or by the image that it is.

@@ -46,16 +46,10 @@ func NewManifestCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
 				case err != nil:
 					return err
 				}
-				for _, a := range o.annotations {
-					k, v, ok := strings.Cut(a, "=")
-					if !ok {
-						return ui.Exit(ui.CodeUsage, fmt.Errorf("no value given for annotation %q", a))
-					}
-					if l.Annotations == nil {
-						l.Annotations = map[string]string{}
-					}
-					l.Annotations[k] = v
+				if err := o.applyTo(l); err != nil {
+					return err
 				}
+				o.annotations = nil // not of its images
 				return addTo(cmd.Context(), e, s, st, l, args[1:], o)
 			})
 		},
@@ -117,12 +111,7 @@ func addTo(ctx context.Context, e *engine.Engine, s ui.Streams, st *storage.Stor
 			l.instances[d.Digest] = from
 		}
 	}
-	id, err := l.put(st)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(s.Out, id)
-	return nil
+	return l.put(st, s)
 }
 
 // instances are a list's entries for what the user typed: an image of the store,
@@ -232,25 +221,17 @@ func NewManifestAnnotate(e *engine.Engine, s ui.Streams) *cobra.Command {
 					return err
 				}
 				if whole {
-					d := oci.Descriptor{Annotations: l.Annotations}
-					if err := o.apply(&d); err != nil {
-						return err
-					}
-					l.Annotations = d.Annotations
+					err = o.applyTo(l)
 				} else {
-					i, err := l.find(cmd.Context(), e, st.Reader(), args[1], o)
-					if err != nil {
-						return err
-					}
-					if err := o.apply(&l.Manifests[i]); err != nil {
-						return err
+					var i int
+					if i, err = l.find(cmd.Context(), e, st.Reader(), args[1], o); err == nil {
+						err = o.apply(&l.Manifests[i])
 					}
 				}
-				id, err := l.put(st)
-				if err == nil {
-					fmt.Fprintln(s.Out, id)
+				if err != nil {
+					return err
 				}
-				return err
+				return l.put(st, s)
 			})
 		},
 	}
@@ -279,11 +260,7 @@ func NewManifestRemove(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				delete(l.instances, l.Manifests[i].Digest)
 				l.Manifests = slices.Delete(l.Manifests, i, i+1)
-				id, err := l.put(st)
-				if err == nil {
-					fmt.Fprintln(s.Out, id)
-				}
-				return err
+				return l.put(st, s)
 			})
 		},
 	}
@@ -331,22 +308,15 @@ func NewManifestRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 }
 
 // NewManifestExists makes "manifest exists".
-func NewManifestExists(e *engine.Engine, s ui.Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:               "exists LIST",
-		Short:             "Succeed if a manifest list is there, fail with 1 if it is not",
-		Args:              ui.ExactArgs(1),
-		ValidArgsFunction: complete.Images(e, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := e.Reader()
-			if err != nil {
-				return err
-			}
-			_, _, err = findList(cmd.Context(), r, args[0])
-			if k := errs.KindOf(err); k == errs.NotFound || k == errs.Invalid {
-				return &ui.ExitError{Code: ui.CodeFailure}
-			}
-			return err
-		},
-	}
+func NewManifestExists(e *engine.Engine, _ ui.Streams) *cobra.Command {
+	return ui.NewExists("LIST", complete.Images(e, 1), func(ctx context.Context, ref string) error {
+		r, err := e.Reader()
+		if err == nil {
+			_, _, err = findList(ctx, r, ref)
+		}
+		if errs.KindOf(err) == errs.Invalid { // an image
+			return errs.New(errs.NotFound, "no such manifest: "+ref)
+		}
+		return err
+	})
 }

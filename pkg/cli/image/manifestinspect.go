@@ -140,12 +140,7 @@ func NewManifestInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Use:               "inspect [OPTIONS] [LIST] MANIFEST",
 		Short:             "Show a manifest list, here or in a registry, or a manifest",
 		ValidArgsFunction: complete.Images(e, 2),
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := ui.MinArgs(1)(cmd, args); err != nil {
-				return err
-			}
-			return ui.MaxArgs(2)(cmd, args)
-		},
+		Args:              ui.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.tls(cmd)
 			if verbose {

@@ -25,12 +25,7 @@ func NewManifestPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Use:               "push [OPTIONS] LIST [DESTINATION]",
 		Short:             "Send a manifest list with its images to a registry",
 		ValidArgsFunction: complete.Images(e, 1),
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := ui.MinArgs(1)(cmd, args); err != nil {
-				return err
-			}
-			return ui.MaxArgs(2)(cmd, args)
-		},
+		Args:              ui.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.tls(cmd)
 			to, err := oci.Parse(trimTransport(args[len(args)-1]))

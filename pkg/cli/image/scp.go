@@ -60,12 +60,7 @@ func NewScp(e *engine.Engine, s ui.Streams) *cobra.Command {
 			"installed. USER@localhost is another user here: root may copy to and from all, others by sudo.",
 		Example:           "  cais image scp debian server.example.com::\n  sudo cais image scp debian jane@localhost::",
 		ValidArgsFunction: complete.Images(e, 1),
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := ui.MinArgs(1)(cmd, args); err != nil {
-				return err
-			}
-			return ui.MaxArgs(2)(cmd, args)
-		},
+		Args:              ui.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from, err := parseEnd(args[0])
 			if err != nil {

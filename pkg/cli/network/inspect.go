@@ -1,6 +1,8 @@
 package network
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"cais.dev/cais/pkg/cli/complete"
@@ -29,20 +31,11 @@ func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 
 // NewExists makes "network exists".
 func NewExists(e *engine.Engine, _ ui.Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:               "exists NETWORK",
-		Short:             "Tell by the exit code whether there is such a network",
-		Args:              ui.ExactArgs(1),
-		ValidArgsFunction: complete.Networks(e, 1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			store, err := e.Networks()
-			if err != nil {
-				return ui.Exit(ui.CodeUsage, err)
-			}
-			if _, err := store.Find(args[0]); err != nil {
-				return &ui.ExitError{Code: ui.CodeFailure}
-			}
-			return nil
-		},
-	}
+	return ui.NewExists("NETWORK", complete.Networks(e, 1), func(_ context.Context, ref string) error {
+		store, err := e.Networks()
+		if err == nil {
+			_, err = store.Find(ref)
+		}
+		return err
+	})
 }

@@ -3,7 +3,6 @@ package ui
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -68,6 +67,16 @@ func MaxArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
 			return argsError(cmd, "requires at most %s", arguments(n))
+		}
+		return nil
+	}
+}
+
+// RangeArgs is for commands with between low and high arguments.
+func RangeArgs(low, high int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < low || len(args) > high {
+			return argsError(cmd, "requires at least %d and at most %s", low, arguments(high))
 		}
 		return nil
 	}
@@ -141,18 +150,4 @@ func distance(a, b string) int {
 // have yet: it is named, never accepted and ignored.
 func Later(what string) error {
 	return fmt.Errorf("%s is not in this version of cais yet", what)
-}
-
-// Lower makes a sentence's first letter lower case, for errors made from texts
-// that were written to stand alone.
-func Lower(s string) string {
-	if s == "" {
-		return s
-	}
-	return strings.ToLower(s[:1]) + s[1:]
-}
-
-// RangeArgs is the error of commands with between low and high arguments.
-func RangeArgs(cmd *cobra.Command, low, high int) error {
-	return argsError(cmd, "requires at least %d and at most %s", low, arguments(high))
 }

@@ -122,20 +122,10 @@ func dockerVolume(svc *run.Service, v *volume.Volume) *docker.Volume {
 
 // NewExists makes "volume exists", which answers with its exit code.
 func NewExists(e *engine.Engine, _ ui.Streams) *cobra.Command {
-	return &cobra.Command{
-		Use:               "exists VOLUME",
-		Short:             "Say by the exit code whether a volume exists",
-		Args:              ui.ExactArgs(1),
-		ValidArgsFunction: complete.Volumes(e, 1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if _, err := Inspect(e, args[0]); errs.KindOf(err) == errs.NotFound {
-				return &ui.ExitError{Code: 1}
-			} else if err != nil {
-				return err
-			}
-			return nil
-		},
-	}
+	return ui.NewExists("VOLUME", complete.Volumes(e, 1), func(_ context.Context, name string) error {
+		_, err := Inspect(e, name)
+		return err
+	})
 }
 
 // NewRm makes "volume rm".
