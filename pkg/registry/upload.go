@@ -41,16 +41,6 @@ type Content struct {
 	Progress func(sent int64)
 }
 
-// Bytes is content that is in memory.
-func Bytes(digest string, data []byte) Content {
-	return Content{
-		Open:     func(off int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data[off:])), nil },
-		Size:     int64(len(data)),
-		Expected: digest,
-		Digest:   func() (string, int64, error) { return digest, int64(len(data)), nil },
-	}
-}
-
 // PutBlob uploads a blob. What breaks off is resumed where the registry says
 // that it stands, else begun anew.
 func (t *Target) PutBlob(ctx context.Context, c Content) error {

@@ -22,7 +22,7 @@ import (
 
 // unknown is content whose digest is told at its end only.
 func unknown(data []byte) Content {
-	c := Bytes("", data)
+	c := inMemory("", data)
 	c.Size = -1
 	c.Digest = func() (string, int64, error) { return faultproxy.Digest(data), int64(len(data)), nil }
 	return c
@@ -78,7 +78,7 @@ func TestPutBlobFaults(t *testing.T) {
 		{name: "413 for ever", faults: []faultproxy.Fault{{Method: "PATCH", Status: 413}}, err: "413", kind: errs.Denied},
 		{name: "no location", faults: []faultproxy.Fault{{Method: "POST", Status: 202}}, err: "where to upload", kind: errs.Invalid},
 	} {
-		for _, content := range []Content{Bytes(digest, data), unknown(data), Bytes(faultproxy.Digest(small), small)} {
+		for _, content := range []Content{inMemory(digest, data), unknown(data), inMemory(faultproxy.Digest(small), small)} {
 			isSmall := content.Size == int64(len(small))
 			if isSmall && len(c.faults) > 0 && c.faults[0].Method == "PATCH" {
 				continue // it is sent in one PUT
@@ -202,7 +202,7 @@ func TestMountAndManifest(t *testing.T) {
 	}
 	doc := oci.Document{MediaType: img.Manifest.MediaType, Digest: img.Manifest.Digest, Data: img.Manifest.Data}
 	for _, b := range []faultproxy.Blob{img.Layers[0].Blob, img.Config} {
-		if err := target.PutBlob(t.Context(), Bytes(b.Digest, b.Data)); err != nil {
+		if err := target.PutBlob(t.Context(), inMemory(b.Digest, b.Data)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -278,5 +278,15 @@ func TestIdentityTokenStays(t *testing.T) {
 		if token != "mine" {
 			t.Errorf("asked with %q", token)
 		}
+	}
+}
+
+// inMemory is content that is in memory.
+func inMemory(digest string, data []byte) Content {
+	return Content{
+		Open:     func(off int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data[off:])), nil },
+		Size:     int64(len(data)),
+		Expected: digest,
+		Digest:   func() (string, int64, error) { return digest, int64(len(data)), nil },
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,7 +47,7 @@ func TestCorpus(t *testing.T) {
 		}
 		o.Resolver = images(corpus.Images())
 		fmt.Fprintf(&b, "== %s\n", c.Name)
-		found, _ := dockerfile.Check(t.Context(), c.Dockerfile, o)
+		found := check(t.Context(), c.Dockerfile, o)
 		for _, w := range found {
 			fmt.Fprintf(&b, "%s %s %v\n", w.Rule, w.Message, w.Lines)
 		}
@@ -167,7 +168,7 @@ func FuzzConvert(f *testing.F) {
 			t.Fatal(err)
 		}
 		o.Resolver = images(corpus.Images())
-		_, _ = dockerfile.Check(t.Context(), text, o)
+		_ = check(t.Context(), text, o)
 		_, _ = dockerfile.Describe(t.Context(), text, o)
 		_, _ = dockerfile.Targets(text, "Dockerfile")
 		p, err := dockerfile.Convert(t.Context(), text, o)
@@ -248,4 +249,16 @@ func TestSyntax(t *testing.T) {
 	if _, err := dockerfile.Convert(t.Context(), []byte("FROM scratch"), o); errs.KindOf(err) != errs.Unsupported {
 		t.Errorf("BUILDKIT_SYNTAX: %v", err)
 	}
+}
+
+// check returns what the rules say, of the target or of all stages if o names
+// none, by line.
+func check(ctx context.Context, text []byte, o dockerfile.Options) (found []dockerfile.Warning) {
+	o.AllStages = o.Target == ""
+	o.Warn = func(w dockerfile.Warning) { found = append(found, w) }
+	_, _ = dockerfile.Convert(ctx, text, o) // what is found before a mistake counts
+	slices.SortStableFunc(found, func(a, b dockerfile.Warning) int {
+		return slices.CompareFunc(a.Lines, b.Lines, func(a, b graph.Range) int { return a.StartLine - b.StartLine })
+	})
+	return found
 }

@@ -182,13 +182,3 @@ func Targets(text []byte, name string) ([]Target, error) {
 	}
 	return list, nil
 }
-
-// Check runs the lint rules on the target, or on all stages if opts names none.
-// err is a mistake that would end a build; what was found before is returned with it.
-func Check(ctx context.Context, text []byte, opts Options) (found []Warning, err error) {
-	opts.AllStages = opts.Target == ""
-	opts.Warn = func(w Warning) { found = append(found, w) }
-	_, err = Convert(ctx, text, opts)
-	slices.SortStableFunc(found, func(a, b Warning) int { return cmp.Compare(first(a.Lines), first(b.Lines)) })
-	return found, err
-}

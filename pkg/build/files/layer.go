@@ -150,9 +150,6 @@ func (l *Layer) Finish() error {
 	return nil
 }
 
-// Merged is the file system as it is with what was written so far.
-func (l *Layer) Merged() *tree.Tree { return l.merged }
-
 // entry looks up name in the directory d as the finished file system has it.
 func (l *Layer) entry(d *dir, name string) (tree.Entry, bool, error) {
 	e := tree.Entry{Name: name, At: d.fd}

@@ -234,17 +234,6 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 	return cmd
 }
 
-// Prune removes unused volumes that match filters, in the language of --filter;
-// anonymous ones only, unless all is set. It returns their names and the bytes
-// that they took.
-func Prune(ctx context.Context, svc *run.Service, all bool, filters []string) (names []string, bytes int64, err error) {
-	f, err := pruneFilters(filters)
-	if err != nil {
-		return nil, 0, err
-	}
-	return svc.PruneVolumes(ctx, all, f.match)
-}
-
 type listOptions struct {
 	filters []string
 	table   ui.TableOptions

@@ -24,10 +24,7 @@ const maxLinks = 40
 type Tree struct{ root *Dir }
 
 // Dir is a directory of a tree: the directories that make it, top first.
-type Dir struct {
-	layers []int // O_PATH descriptors
-	plain  bool  // a directory of this machine's, where nothing is a whiteout
-}
+type Dir struct{ layers []int } // O_PATH descriptors
 
 // Entry is what a name is in a directory.
 type Entry struct {
@@ -46,14 +43,8 @@ func (e *Entry) IsLink() bool { return e.Stat.Mode&unix.S_IFMT == unix.S_IFLNK }
 func (e *Entry) IsRegular() bool { return e.Stat.Mode&unix.S_IFMT == unix.S_IFREG }
 
 // Open opens layers' directories, top first. No directory at all is an empty tree.
-func Open(dirs ...string) (*Tree, error) { return open(false, dirs) }
-
-// OpenPlain opens one directory of this machine's, in which a device 0:0 and an
-// attribute of overlay's mean nothing.
-func OpenPlain(dir string) (*Tree, error) { return open(true, []string{dir}) }
-
-func open(plain bool, dirs []string) (*Tree, error) {
-	t := &Tree{root: &Dir{plain: plain}}
+func Open(dirs ...string) (*Tree, error) {
+	t := &Tree{root: &Dir{}}
 	for _, dir := range dirs {
 		fd, err := openat(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
@@ -61,7 +52,7 @@ func open(plain bool, dirs []string) (*Tree, error) {
 			return nil, fmt.Errorf("open layer: %w", &os.PathError{Op: "open", Path: dir, Err: err})
 		}
 		t.root.layers = append(t.root.layers, fd)
-		if !plain && Opaque(fd) { // a layer may hide all that is below it
+		if Opaque(fd) { // a layer may hide all that is below it
 			break
 		}
 	}
@@ -132,7 +123,7 @@ func (d *Dir) Child(name string) (Entry, error) {
 		if err == unix.ENOENT {
 			continue
 		}
-		if err == nil && !d.plain && Whiteout(&e.Stat) {
+		if err == nil && Whiteout(&e.Stat) {
 			break
 		}
 		e.At = layer
@@ -143,7 +134,7 @@ func (d *Dir) Child(name string) (Entry, error) {
 
 // Open returns the directory name of d; the caller closes it.
 func (d *Dir) Open(name string) (*Dir, error) {
-	c := &Dir{plain: d.plain}
+	c := &Dir{}
 	for _, layer := range d.layers {
 		fd, err := openat(layer, name, unix.O_PATH|unix.O_NOFOLLOW)
 		if err == unix.ENOENT {
@@ -167,7 +158,7 @@ func (d *Dir) Open(name string) (*Dir, error) {
 			break
 		}
 		c.layers = append(c.layers, fd)
-		if d.plain || Opaque(fd) {
+		if Opaque(fd) {
 			break
 		}
 	}
@@ -179,7 +170,7 @@ func (d *Dir) Open(name string) (*Dir, error) {
 
 // dup returns the same directory with descriptors of its own.
 func (d *Dir) dup() (*Dir, error) {
-	c := &Dir{plain: d.plain}
+	c := &Dir{}
 	for _, fd := range d.layers {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -202,9 +193,6 @@ func (d *Dir) Names() ([]string, error) {
 		names = append(names, list...)
 	}
 	slices.Sort(names)
-	if d.plain {
-		return names, nil
-	}
 	names = slices.Compact(names)
 	var failed error
 	names = slices.DeleteFunc(names, func(name string) bool { // a whiteout is a name, too

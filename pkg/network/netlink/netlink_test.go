@@ -19,7 +19,6 @@ func TestBytes(t *testing.T) {
 	}{
 		"ip link set index 7 up":     {netlink.SetUp(7), "20000000 1000 0100 00000000 00000000 0000 0000 07000000 01000000 01000000"},
 		"ip link del index 7":        {netlink.Delete(7), "20000000 1100 0100 00000000 00000000 0000 0000 07000000 00000000 00000000"},
-		"ip link set 7 master 9":     {netlink.SetMaster(7, 9), "28000000 1000 0100 00000000 00000000 0000 0000 07000000 00000000 00000000 0800 0a00 09000000"},
 		"ip route add default via":   {netlink.AddRoute(netlink.Route{Gateway: []byte{10, 0, 0, 1}, Index: 2}), "2c000000 1800 0106 00000000 00000000 02 00 00 00 fe 03 00 01 00000000 0800 0500 0a000001 0800 0400 02000000"},
 		"ip route add local default": {netlink.AddRoute(netlink.Route{Dst: make([]byte, 4), Index: 1, Local: true}), "2c000000 1800 0106 00000000 00000000 02 00 00 00 fe 03 fe 02 00000000 0800 0100 00000000 0800 0400 01000000"},
 		"ip addr add 10.0.0.1/12": {netlink.AddAddress(3, []byte{10, 0, 0, 1}, 12),

@@ -132,11 +132,6 @@ func SetUp(index int) *Message {
 	return link("bring the device up", syscall.RTM_NEWLINK, 0, index, up, up)
 }
 
-// SetMaster puts a device into a bridge.
-func SetMaster(index, bridge int) *Message {
-	return link("put the device into the bridge", syscall.RTM_NEWLINK, 0, index, 0, 0).U32(iflaMaster, uint32(bridge))
-}
-
 // SetIsolated keeps a bridge's port from the other ports that are isolated.
 func SetIsolated(index int) *Message {
 	return port("isolate the port of the bridge", index, brportIsolated, 1)

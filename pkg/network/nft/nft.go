@@ -34,8 +34,6 @@ const (
 const (
 	Drop   = 0
 	Accept = 1
-	jump   = ^uint32(2) // -3
-	ret    = ^uint32(4) // -5
 )
 
 const (
@@ -75,11 +73,6 @@ func GetTables(family byte) *netlink.Message {
 	return begin("list the nftables tables", getTable, 0x300, family)
 }
 
-// GetTable asks for a table.
-func GetTable(family byte, name string) *netlink.Message {
-	return begin("find the nftables table "+name, getTable, 0, family).Text(1, name)
-}
-
 // GetChain asks for a chain.
 func GetChain(family byte, table, name string) *netlink.Message {
 	return begin("find the nftables chain "+name, getChain, 0, family).Text(1, table).Text(3, name)
@@ -96,11 +89,6 @@ func Base(family byte, table, name, kind string, hook uint32, priority int32, po
 	return begin("add the nftables chain "+name, newChain, create, family).Text(1, table).Text(3, name).
 		Nest(4).BE32(1, hook).BE32(2, uint32(priority)).End().
 		BE32(5, policy).Text(7, kind)
-}
-
-// Chain adds a chain that others jump to.
-func Chain(family byte, table, name string) *netlink.Message {
-	return begin("add the nftables chain "+name, newChain, create, family).Text(1, table).Text(3, name)
 }
 
 // Expr adds one expression to a rule.
@@ -220,23 +208,10 @@ func Verdict(code uint32) Expr {
 	return expr("immediate", func(m *netlink.Message) { m.BE32(1, 0).Nest(2).Nest(2).BE32(1, code).End().End() })
 }
 
-// Jump goes on in a chain, and behind the rule when that has no more.
-func Jump(chain string) Expr {
-	return expr("immediate", func(m *netlink.Message) { m.BE32(1, 0).Nest(2).Nest(2).BE32(1, jump).Text(2, chain).End().End() })
-}
-
-// Return leaves the chain.
-func Return() Expr { return Verdict(ret) }
-
 // TProxy gives the packet to the transparent socket at the address and port in
 // two registers, unless a connection's own socket is there.
 func TProxy(family byte, addr, port uint32) Expr {
 	return expr("tproxy", func(m *netlink.Message) { m.BE32(1, uint32(family)).BE32(2, addr).BE32(3, port) })
-}
-
-// Redirect changes the destination to this machine, at the port in a register.
-func Redirect(port uint32) Expr {
-	return expr("redir", func(m *netlink.Message) { m.BE32(1, port) })
 }
 
 // RejectReset answers with TCP's reset.

@@ -5,8 +5,9 @@ import (
 	"strconv"
 	"strings"
 
-	"cais.dev/cais/pkg/run/wire"
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/run/wire"
 )
 
 // List prints a plan, one step a line, with the names of the system calls: for

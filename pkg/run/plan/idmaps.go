@@ -152,17 +152,6 @@ func specMaps(maps []IDMap) []specs.LinuxIDMapping {
 	return out
 }
 
-// SpecIDs are the ids that a spec's own user namespace has.
-func SpecIDs(spec *specs.Spec) IDs {
-	read := func(in []specs.LinuxIDMapping) (out []IDMap) {
-		for _, r := range in {
-			out = append(out, IDMap{Container: r.ContainerID, Host: r.HostID, Size: r.Size})
-		}
-		return out
-	}
-	return IDs{read(spec.Linux.UIDMappings), read(spec.Linux.GIDMappings)}
-}
-
 // Map is the id outside of a container's id.
 func Map(maps []IDMap, id uint32) (uint32, bool) {
 	for _, r := range maps {

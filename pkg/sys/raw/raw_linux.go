@@ -12,7 +12,6 @@ import (
 // architecture.
 const (
 	sysPidfdSendSignal = 424
-	sysPidfdOpen       = 434
 )
 
 func result(r uintptr, errno syscall.Errno) (int, error) {
@@ -30,12 +29,6 @@ func SetWindowSize(fd int, rows, cols uint16) error {
 		return errno
 	}
 	return nil
-}
-
-// PidfdOpen returns a handle of process pid.
-func PidfdOpen(pid int) (int, error) {
-	r, _, errno := syscall.RawSyscall(sysPidfdOpen, uintptr(pid), 0, 0)
-	return result(r, errno)
 }
 
 // PidfdSignal sends sig to the process that fd refers to.
