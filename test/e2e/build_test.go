@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,19 +44,13 @@ func (s *store) buildLeftovers() []string {
 }
 
 // TestKillBuild ends builds by SIGKILL in a system call that a seed chooses. The
-// next build must succeed, and leave nothing of the killed one: 15 seeds, 200 in make
-// torture.
+// next build must succeed, and leave nothing of the killed one.
 func TestKillBuild(t *testing.T) {
 	b := setUp(t)
 	k := newKiller(t, b)
 	if !b.box.HasShell() {
 		t.Skip("busybox is not installed")
 	}
-	seeds := 15
-	if os.Getenv("CAIS_TORTURE") != "" {
-		seeds = 200
-	}
-	calls := append([]string{"fsconfig", "fsmount", "move_mount", "openat2", "linkat", "pipe2"}, killed...)
 	dir := buildContext(t, `FROM busybox AS a
 RUN --mount=type=cache,target=/c --mount=type=bind,target=/m cat /m/file > /x
 FROM busybox
@@ -67,26 +60,22 @@ COPY --from=a /x /y
 WORKDIR /w
 `)
 	s := b.storeFor(t, true)
-	for seed := range seeds {
-		rnd := rand.New(rand.NewPCG(uint64(seed), 7))
-		call, nth := calls[rnd.IntN(len(calls))], 1+rnd.IntN(60)
-		t.Run(fmt.Sprintf("%03d-%s-%d", seed, call, nth), func(t *testing.T) {
-			k.kill(t, s, call, nth, "build", "-q", "--no-cache", "-t", "victim", dir)
-			if out, err := s.cmd("build", "-q", "-t", "victim", dir).CombinedOutput(); err != nil {
-				t.Fatalf("the next build: %v: %s", err, out)
-			}
-			got, err := s.cmd("run", "--rm", "--network", "none", "victim", "cat", "/f", "/y", "/new/file").CombinedOutput()
-			if want := "hello\ncontent\ncontent\n"; err != nil || string(got) != want {
-				t.Errorf("its image says %q, %v", got, err)
-			}
-			if left := s.buildLeftovers(); len(left) > 0 {
-				t.Errorf("left behind: %q", left)
-			}
-			if err := s.leftovers(); err != nil {
-				t.Errorf("left behind: %v", err)
-			}
-		})
-	}
+	k.seeds(t, 7, []string{"build"}, 60, func(t *testing.T, verb string, kill kill) {
+		kill(t, s, verb, "-q", "--no-cache", "-t", "victim", dir)
+		if out, err := s.cmd("build", "-q", "-t", "victim", dir).CombinedOutput(); err != nil {
+			t.Fatalf("the next build: %v: %s", err, out)
+		}
+		got, err := s.cmd("run", "--rm", "--network", "none", "victim", "cat", "/f", "/y", "/new/file").CombinedOutput()
+		if want := "hello\ncontent\ncontent\n"; err != nil || string(got) != want {
+			t.Errorf("its image says %q, %v", got, err)
+		}
+		if left := s.buildLeftovers(); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+		if err := s.leftovers(); err != nil {
+			t.Errorf("left behind: %v", err)
+		}
+	})
 }
 
 // TestConcurrentBuilds has several processes build the same at once: each step is

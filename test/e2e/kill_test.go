@@ -10,7 +10,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,68 +21,6 @@ import (
 	cunits "cais.dev/cais/pkg/units"
 )
 
-// storeFor makes a store for a test that is not a script, with the image in it if
-// load says so.
-func (b *bench) storeFor(t *testing.T, load bool) *store {
-	t.Helper()
-	return b.storeAs(t, b.person, load)
-}
-
-// storeAs does so for root's test user, too.
-func (b *bench) storeAs(t *testing.T, who person, load bool) *store {
-	t.Helper()
-	s, err := b.newStore(filepath.Join(t.TempDir(), "home"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if who != b.person {
-		u, err := user.Lookup("cais-" + string(who))
-		if err != nil {
-			t.Skip("useradd is not installed: ", err)
-		}
-		s.become(t, u)
-	}
-	t.Cleanup(func() {
-		if err := s.finish(); err != nil {
-			t.Error("left behind: ", err)
-		}
-	})
-	if load {
-		if out, err := s.cmd("load", "-q", "-i", filepath.Join(b.images, "busybox.tar")).CombinedOutput(); err != nil {
-			t.Fatalf("load: %v: %s", err, out)
-		}
-	}
-	return s
-}
-
-// TestConcurrent starts a hundred containers at once.
-func TestConcurrent(t *testing.T) {
-	b := setUp(t)
-	s := b.storeFor(t, true)
-	const n = 100
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var failed []string
-	for i := range n {
-		wg.Go(func() {
-			want := fmt.Sprintf("number %d\n", i)
-			out, err := s.cmd("run", "--rm", "busybox", "echo", "number", fmt.Sprint(i)).CombinedOutput()
-			if err != nil || string(out) != want {
-				mu.Lock()
-				failed = append(failed, fmt.Sprintf("%d: %v: %q", i, err, out))
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	if len(failed) > 0 {
-		t.Errorf("%d of %d failed:\n%s", len(failed), n, strings.Join(failed[:min(10, len(failed))], "\n"))
-	}
-	if err := s.leftovers(); err != nil {
-		t.Errorf("left behind: %v", err)
-	}
-}
-
 // killed are the system calls that a victim may die in: those that change
 // something, or wait for somebody.
 var killed = []string{
@@ -91,6 +28,7 @@ var killed = []string{
 	"fcntl", "flock", "close", "fsync", "ftruncate", "fchmodat", "fchownat", "utimensat",
 	"clone", "execve", "mount", "pivot_root", "setns", "unshare", "wait4", "waitid", "sendmsg",
 	"recvmsg", "connect", "socket", "exit_group", "fchmod", "getdents64", "newfstatat", "setxattr", "epoll_ctl",
+	"fsconfig", "fsmount", "move_mount", "openat2", "pipe2",
 }
 
 // killer kills processes in system calls, in all that a command starts.
@@ -110,6 +48,25 @@ func newKiller(t *testing.T, b *bench) killer {
 		t.Skipf("tracing is not permitted: %v", err)
 	}
 	return killer{strace}
+}
+
+// kill is [killer.kill] with a call and a number.
+type kill func(t *testing.T, s *store, args ...string)
+
+// seeds tests one death for each of 20 seeds, 200 in make torture: of the verbs, one
+// after the other, in the system call that the seed chooses, at most the last-th.
+func (k killer) seeds(t *testing.T, sequence uint64, verbs []string, last int, f func(t *testing.T, verb string, kill kill)) {
+	n := 20
+	if os.Getenv("CAIS_TORTURE") != "" {
+		n = 200
+	}
+	for seed := range n {
+		rnd := rand.New(rand.NewPCG(uint64(seed), sequence))
+		verb, call, nth := verbs[seed%len(verbs)], killed[rnd.IntN(len(killed))], 1+rnd.IntN(last)
+		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
+			f(t, verb, func(t *testing.T, s *store, args ...string) { k.kill(t, s, call, nth, args...) })
+		})
+	}
 }
 
 // kill carries the program out until one of its processes is in the nth call, and
@@ -149,39 +106,22 @@ func (k killer) kill(t *testing.T, s *store, call string, nth int, args ...strin
 
 // TestKill ends pull, run, rm and load by SIGKILL in a system call that a seed
 // chooses, in whichever process of theirs comes to it. After each, what follows
-// must work and nothing may be left: 20 seeds, 200 in make torture.
+// must work and nothing may be left.
 func TestKill(t *testing.T) {
 	b := setUp(t)
 	k := newKiller(t, b)
-	seeds := 20
-	if os.Getenv("CAIS_TORTURE") != "" {
-		seeds = 200
-	}
 	srv := httptest.NewServer(registry.New(registry.Logger(quiet())))
 	defer srv.Close()
 	ref := strings.TrimPrefix(srv.URL, "http://") + "/multi:1"
 	b.pushMulti(t, ref)
 	s := b.storeFor(t, true)
-	for seed := range seeds {
-		rnd := rand.New(rand.NewPCG(uint64(seed), 42))
-		verb := []string{"run", "pull", "rm", "run", "load"}[seed%5]
-		call := killed[rnd.IntN(len(killed))]
-		nth := 1 + rnd.IntN(30)
-		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
-			s.killOne(t, k, verb, call, nth, ref)
-		})
-	}
+	k.seeds(t, 42, []string{"run", "pull", "rm", "run", "load"}, 30, func(t *testing.T, verb string, kill kill) {
+		s.killOne(t, kill, verb, ref)
+	})
 }
 
-func (s *store) killOne(t *testing.T, k killer, verb, call string, nth int, ref string) {
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := s.cmd(args...).CombinedOutput()
-		if err != nil {
-			t.Errorf("cais %s: %v: %s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
+func (s *store) killOne(t *testing.T, kill kill, verb, ref string) {
+	must := s.must(t)
 	var args []string
 	switch verb {
 	case "run":
@@ -194,7 +134,7 @@ func (s *store) killOne(t *testing.T, k killer, verb, call string, nth int, ref 
 	case "load":
 		args = []string{"load", "-q", "-i", filepath.Join(s.images, "busybox.tar")}
 	}
-	k.kill(t, s, call, nth, args...)
+	kill(t, s, args...)
 
 	// What follows works, with the same names.
 	must("ps", "-a")
@@ -238,42 +178,27 @@ func (b *bench) pushMulti(t *testing.T, to string) {
 
 // TestKillImages does the same with what changes images: push, load, commit, rmi
 // and prune. After each, the store must be as it should be and take what system df
-// says: 20 seeds, 200 in make torture.
+// says.
 func TestKillImages(t *testing.T) {
 	b := setUp(t)
 	k := newKiller(t, b)
-	seeds := 20
-	if os.Getenv("CAIS_TORTURE") != "" {
-		seeds = 200
-	}
 	srv := httptest.NewServer(registry.New(registry.Logger(quiet())))
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
 	for _, who := range []person{asRoot, withSubs} {
 		t.Run(string(who), func(t *testing.T) {
 			s := b.storeAs(t, who, true)
-			for seed := range seeds {
-				rnd := rand.New(rand.NewPCG(uint64(seed), 43))
-				verb := []string{"push", "load", "commit", "rmi", "prune"}[seed%5]
-				call := killed[rnd.IntN(len(killed))]
-				nth := 1 + rnd.IntN(60)
-				t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
-					s.killImages(t, k, verb, call, nth, fmt.Sprintf("%s/%s%d:1", host, who, seed))
-				})
-			}
+			pushed := 0
+			k.seeds(t, 43, []string{"push", "load", "commit", "rmi", "prune"}, 60, func(t *testing.T, verb string, kill kill) {
+				pushed++
+				s.killImages(t, kill, verb, fmt.Sprintf("%s/%s%d:1", host, who, pushed))
+			})
 		})
 	}
 }
 
-func (s *store) killImages(t *testing.T, k killer, verb, call string, nth int, ref string) {
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := s.cmd(args...).CombinedOutput()
-		if err != nil {
-			t.Errorf("cais %s: %v: %s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
+func (s *store) killImages(t *testing.T, kill kill, verb, ref string) {
+	must := s.must(t)
 	must("create", "--name", "keeps", "busybox", "true") // busybox itself stays
 	var args []string
 	switch verb {
@@ -294,7 +219,7 @@ func (s *store) killImages(t *testing.T, k killer, verb, call string, nth int, r
 			args = []string{"image", "prune", "-af"}
 		}
 	}
-	k.kill(t, s, call, nth, args...)
+	kill(t, s, args...)
 
 	must(args2(args, verb)...) // the same again works
 	must("image", "prune", "-f")

@@ -2,47 +2,24 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
 // TestKillLife does the same with what changes containers and volumes. After each,
-// both names of the container can be removed, its volume too, and nothing is left:
-// 20 seeds, 200 in make torture.
+// both names of the container can be removed, its volume too, and nothing is left.
 func TestKillLife(t *testing.T) {
 	b := setUp(t)
 	k := newKiller(t, b)
-	seeds := 20
-	if os.Getenv("CAIS_TORTURE") != "" {
-		seeds = 200
-	}
 	s := b.storeFor(t, true)
 	verbs := []string{"start", "stop", "exec", "in", "out", "update", "rename", "rm", "volume", "pause", "restart", "create"}
-	for seed := range seeds {
-		rnd := rand.New(rand.NewPCG(uint64(seed), 44))
-		verb := verbs[seed%len(verbs)]
-		call := killed[rnd.IntN(len(killed))]
-		nth := 1 + rnd.IntN(30)
-		t.Run(fmt.Sprintf("%03d-%s-%s-%d", seed, verb, call, nth), func(t *testing.T) {
-			s.killLife(t, k, verb, call, nth)
-		})
-	}
+	k.seeds(t, 44, verbs, 30, func(t *testing.T, verb string, kill kill) { s.killLife(t, kill, verb) })
 }
 
-func (s *store) killLife(t *testing.T, k killer, verb, call string, nth int) {
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := s.cmd(args...).CombinedOutput()
-		if err != nil {
-			t.Errorf("cais %s: %v: %s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
+func (s *store) killLife(t *testing.T, kill kill, verb string) {
+	must := s.must(t)
 	how := map[string][]string{
 		"start":   {"start", "victim"},
 		"stop":    {"stop", "-t", "0", "victim"},
@@ -67,7 +44,7 @@ func (s *store) killLife(t *testing.T, k killer, verb, call string, nth int) {
 	default:
 		must("run", "-d", "--name", "victim", "-v", "killvol:/v", "-v", "/anon", "busybox", "sleep", "1")
 	}
-	k.kill(t, s, call, nth, how[verb]...)
+	kill(t, s, how[verb]...)
 
 	// What follows works, with the same names.
 	must("ps", "-a")

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 )
 
@@ -243,4 +245,51 @@ func (s *store) cgroups() []string {
 		return nil
 	})
 	return left
+}
+
+// storeFor makes a store for a test that is not a script, with the image in it if
+// load says so.
+func (b *bench) storeFor(t *testing.T, load bool) *store {
+	t.Helper()
+	return b.storeAs(t, b.person, load)
+}
+
+// storeAs does so for root's test user, too.
+func (b *bench) storeAs(t *testing.T, who person, load bool) *store {
+	t.Helper()
+	s, err := b.newStore(filepath.Join(t.TempDir(), "home"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who != b.person {
+		u, err := user.Lookup("cais-" + string(who))
+		if err != nil {
+			t.Skip("useradd is not installed: ", err)
+		}
+		s.become(t, u)
+	}
+	t.Cleanup(func() {
+		if err := s.finish(); err != nil {
+			t.Error("left behind: ", err)
+		}
+	})
+	if load {
+		if out, err := s.cmd("load", "-q", "-i", filepath.Join(b.images, "busybox.tar")).CombinedOutput(); err != nil {
+			t.Fatalf("load: %v: %s", err, out)
+		}
+	}
+	return s
+}
+
+// must returns a function that runs the program, and says what it said; a failure
+// is the test's, which goes on.
+func (s *store) must(t *testing.T) func(args ...string) string {
+	return func(args ...string) string {
+		t.Helper()
+		out, err := s.cmd(args...).CombinedOutput()
+		if err != nil {
+			t.Errorf("cais %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
 }
