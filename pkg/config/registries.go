@@ -14,11 +14,15 @@ import (
 )
 
 // Registries is what containers-registries.conf(5) says, as far as cais goes by
-// it: where images really are, and which registries are insecure or blocked.
-// Search registries and aliases are not among it: a short name is Docker Hub's.
+// it: where images really are, which registries are insecure or blocked, and what
+// names without a registry stand for, for those who do not want Docker Hub's.
 type Registries struct {
 	Entries []Registry
 	Files   []string // which files were read
+
+	search  []string
+	mode    string            // of short names
+	aliases map[string]string // an empty value takes back an earlier one
 }
 
 // Registry is one [[registry]] table.
@@ -47,8 +51,14 @@ type Endpoint struct {
 
 // registriesFile is a file's form; version 1 had lists instead of tables.
 type registriesFile struct {
-	Registry   []Registry `toml:"registry"`
+	Registry   []Registry        `toml:"registry"`
+	Search     []string          `toml:"unqualified-search-registries"`
+	Mode       string            `toml:"short-name-mode"`
+	Aliases    map[string]string `toml:"aliases"`
 	Registries struct {
+		Search struct {
+			Registries []string `toml:"registries"`
+		} `toml:"search"`
 		Insecure struct {
 			Registries []string `toml:"registries"`
 		} `toml:"insecure"`
@@ -112,6 +122,9 @@ func (r *Registries) read(root fs.FS, name string) (found bool, err error) {
 	var f registriesFile
 	if _, err := toml.Decode(string(raw), &f); err != nil {
 		return false, errs.WithHint(errs.E("read "+name, errs.Invalid, err), "See containers-registries.conf(5), or name another file with CONTAINERS_REGISTRIES_CONF.")
+	}
+	if err := r.readShortNames(f); err != nil {
+		return false, errs.E("read "+name, errs.Invalid, err)
 	}
 	for _, host := range f.Registries.Insecure.Registries {
 		f.Registry = append(f.Registry, Registry{Location: host, Insecure: true})

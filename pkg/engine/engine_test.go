@@ -132,6 +132,8 @@ func TestImageRefs(t *testing.T) {
 	}
 }
 
+func (f findFunc) Short(string) ([]string, error) { return nil, nil }
+
 type findFunc func(refs []string) (*storage.Image, error)
 
 func (f findFunc) Image(_ context.Context, refs ...string) (*storage.Image, error) { return f(refs) }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -61,6 +62,7 @@ func (e *Engine) storageOptions() (storage.Options, error) {
 		return storage.Options{}, err
 	}
 	o := storage.Options{
+		ShortNames:    e.shortNames(),
 		GraphRoot:     c.GraphRoot,
 		RunRoot:       c.RunRoot,
 		Driver:        c.Driver,
@@ -284,14 +286,15 @@ func (i images) Protected(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// finder is what finding an image needs of the store.
-type finder interface {
+// Finder is what finding an image needs of the store.
+type Finder interface {
 	Image(ctx context.Context, refs ...string) (*storage.Image, error)
+	Short(typed string) ([]string, error)
 }
 
 // FindImage returns the image that a user means by typed and the full name it
 // was found by, which is empty if that was an id.
-func FindImage(ctx context.Context, r finder, typed string) (img *storage.Image, name string, err error) {
+func FindImage(ctx context.Context, r Finder, typed string) (img *storage.Image, name string, err error) {
 	refs, shown, err := ImageRefs(typed)
 	if err != nil {
 		return nil, "", err
@@ -303,12 +306,16 @@ func FindImage(ctx context.Context, r finder, typed string) (img *storage.Image,
 	if err != nil {
 		return nil, "", err
 	}
-	for _, n := range img.Names {
-		if n == refs[0] {
-			name = n
+	names, err := r.Short(typed)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, n := range append(names, refs[0]) {
+		if slices.Contains(img.Names, n) {
+			return img, n, nil
 		}
 	}
-	return img, name, nil
+	return img, "", nil
 }
 
 // ImageRefs returns what to look for in the store for what the user typed, in

@@ -146,10 +146,11 @@ func New(o Options) *Puller { return &Puller{o} }
 // Request is one image, or all of a repository, to pull.
 type Request struct {
 	Ref      oci.Reference
-	Platform *oci.Platform // nil: this machine's, and others if there is no choice
-	Policy   Policy        // empty: Always
-	AllTags  bool          // all of Ref's repository
-	Events   func(Event)   // progress; called from several goroutines, one at a time; may be nil
+	Or       []oci.Reference // what else may be meant, tried in turn if Ref cannot be had
+	Platform *oci.Platform   // nil: this machine's, and others if there is no choice
+	Policy   Policy          // empty: Always
+	AllTags  bool            // all of Ref's repository
+	Events   func(Event)     // progress; called from several goroutines, one at a time; may be nil
 }
 
 // Result is what became of one image.
@@ -177,10 +178,9 @@ func (p *Puller) Pull(ctx context.Context, req Request) ([]Result, error) {
 	}
 	e := newEmitter(req.Events)
 	if !req.AllTags {
-		req.Ref = req.Ref.WithDefaultTag()
-		r, err := p.one(ctx, req, e)
+		r, err := p.first(ctx, req, e)
 		if err != nil {
-			return nil, wrap(req.Ref, err)
+			return nil, err
 		}
 		return []Result{r}, nil
 	}
@@ -202,6 +202,36 @@ func (p *Puller) Pull(ctx context.Context, req Request) ([]Result, error) {
 		done = append(done, r)
 	}
 	return done, nil
+}
+
+// first pulls the first image that can be had of those that may be meant. If what is
+// here will do, that comes first.
+func (p *Puller) first(ctx context.Context, req Request, e *emitter) (Result, error) {
+	refs := append([]oci.Reference{req.Ref}, req.Or...)
+	for i := range refs {
+		refs[i] = refs[i].WithDefaultTag()
+	}
+	if len(refs) > 1 && req.Policy != Always {
+		for _, ref := range refs {
+			if local, err := p.o.Images.Local(ctx, storeName(ref)); err == nil && local != nil {
+				refs = []oci.Reference{ref}
+				break
+			}
+		}
+	}
+	var failed error
+	for i, ref := range refs {
+		req.Ref = ref
+		r, err := p.one(ctx, req, e)
+		if err == nil || ctx.Err() != nil {
+			return r, err
+		}
+		if err = wrap(ref, err); i > 0 {
+			err = errs.E("", errs.KindOf(failed), fmt.Errorf("%w; %w", failed, err)) // all that was tried, in one line
+		}
+		failed = err
+	}
+	return Result{}, failed
 }
 
 // wrap names the image unless the error's own words do.
@@ -255,8 +285,7 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 	if err != nil {
 		return res, err
 	}
-	e.emit(Event{Kind: Pulling, Ref: req.Ref})
-	img, err := p.resolve(ctx, req)
+	img, err := p.resolve(ctx, req, e)
 	if err != nil {
 		return res, err
 	}
@@ -307,11 +336,12 @@ type remote struct {
 
 // resolve gets manifest and config, through an index if there is one, and
 // checks that they belong together.
-func (p *Puller) resolve(ctx context.Context, req Request) (*remote, error) {
+func (p *Puller) resolve(ctx context.Context, req Request, e *emitter) (*remote, error) {
 	doc, err := p.o.Registry.Manifest(ctx, req.Ref)
 	if err != nil {
 		return nil, err
 	}
+	e.emit(Event{Kind: Pulling, Ref: req.Ref}) // Docker says so once it is sure, too
 	img := &remote{ref: req.Ref, digest: doc.Digest}
 	m, x, err := oci.ParseManifest(doc.Data, doc.MediaType)
 	if err != nil {

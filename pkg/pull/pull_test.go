@@ -264,6 +264,31 @@ func TestPullPolicies(t *testing.T) {
 	}
 }
 
+// Of several images that may be meant the first that can be had is taken, or the
+// first that is here.
+func TestPullOneOf(t *testing.T) {
+	s := newSetup(t)
+	faultproxy.Push(s.reg, "second", "latest", threeLayers())
+	a, b, c := s.ref(t, "first"), s.ref(t, "second"), s.ref(t, "third")
+	var pulling []string
+	r, err := s.Pull(t.Context(), Request{Ref: a, Or: []oci.Reference{b, c}, Events: func(e Event) {
+		if e.Kind == Pulling {
+			pulling = append(pulling, e.Ref.Path)
+		}
+	}})
+	if err != nil || r[0].Ref.Path != "second" || !equal(pulling, []string{"second"}) {
+		t.Errorf("%+v, %v; said to pull %q", r, err, pulling)
+	}
+	s.proxy.Reset()
+	if r, err := s.Pull(t.Context(), Request{Ref: a, Or: []oci.Reference{b}, Policy: Missing}); err != nil || r[0].Ref.Path != "second" || len(s.proxy.Requests("")) > 0 {
+		t.Errorf("one is here: %+v, %v, %d requests", r, err, len(s.proxy.Requests("")))
+	}
+	_, err = s.Pull(t.Context(), Request{Ref: a, Or: []oci.Reference{c}})
+	if errs.KindOf(err) != errs.NotFound || !strings.Contains(err.Error(), "/first") || !strings.Contains(err.Error(), "/third") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("neither is there: %v", err)
+	}
+}
+
 func TestPullAllTags(t *testing.T) {
 	s := newSetup(t)
 	faultproxy.Push(s.reg, "app", "1", threeLayers())

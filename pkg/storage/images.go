@@ -153,6 +153,9 @@ func (s *Store) RemoveImage(ctx context.Context, o RemoveOptions, refs ...string
 	if err != nil {
 		return nil, err
 	}
+	if refs, err = s.reader.withShort(refs); err != nil {
+		return nil, err
+	}
 	if img.ReadOnly {
 		return nil, errs.New(errs.Denied, "the image is in a read-only store")
 	}

@@ -270,7 +270,28 @@ func (r *Reader) Image(ctx context.Context, refs ...string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if refs, err = r.withShort(refs); err != nil {
+		return nil, err
+	}
 	return find(imgs, refs)
+}
+
+// Short returns the full names that what the user typed stands for besides Docker
+// Hub's.
+func (r *Reader) Short(typed string) ([]string, error) {
+	if r.o.ShortNames == nil {
+		return nil, nil
+	}
+	return r.o.ShortNames(typed)
+}
+
+// withShort puts the names for the last of refs, which is as typed, before all.
+func (r *Reader) withShort(refs []string) ([]string, error) {
+	if len(refs) == 0 {
+		return refs, nil
+	}
+	more, err := r.Short(refs[len(refs)-1])
+	return append(more, refs...), err
 }
 
 // Config returns the image's config document.

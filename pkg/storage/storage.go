@@ -40,6 +40,10 @@ type Options struct {
 	Rootless bool // not root on the host: overlay's marks are user.* attributes
 	Single   bool // the user namespace has one id: owners are recorded in user.containers.override_stat
 
+	// ShortNames returns the full names that a name without a registry stands for;
+	// they come before Docker Hub's. nil: none.
+	ShortNames func(typed string) ([]string, error)
+
 	IgnoreChown bool // owners outside the user namespace become root
 
 	NoSync bool         // do not flush before layers are recorded

@@ -184,9 +184,7 @@ func matchesAny(ref oci.Reference, patterns []string) bool {
 }
 
 // findImage finds what the user typed.
-func findImage(ctx context.Context, r interface {
-	Image(ctx context.Context, refs ...string) (*storage.Image, error)
-}, typed string) (*storage.Image, error) {
+func findImage(ctx context.Context, r engine.Finder, typed string) (*storage.Image, error) {
 	img, _, err := engine.FindImage(ctx, r, typed)
 	return img, err
 }

@@ -34,6 +34,8 @@ func (f *fake) Images(context.Context) ([]*storage.Image, error) {
 	}, nil
 }
 
+func (f *fake) Short(string) ([]string, error) { return nil, nil }
+
 func (f *fake) Image(ctx context.Context, refs ...string) (*storage.Image, error) {
 	all, _ := f.Images(ctx)
 	for _, img := range all {

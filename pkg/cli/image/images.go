@@ -23,7 +23,7 @@ import (
 // lister is what listing needs of the store.
 type lister interface {
 	Images(ctx context.Context) ([]*storage.Image, error)
-	Image(ctx context.Context, refs ...string) (*storage.Image, error)
+	engine.Finder
 	Config(ctx context.Context, img *storage.Image) ([]byte, error)
 	Sizes(ctx context.Context, imgs ...*storage.Image) (map[string]int64, error)
 	Seen() (*storage.Seen, error)

@@ -34,7 +34,8 @@ type pullOptions struct {
 	retryDelay string
 	registry   engine.PullerOptions
 	tlsVerify  bool
-	pulled     func(pull.Result) // notes that an image was pulled; may be nil
+	names      func(typed string) ([]oci.Reference, error) // what may be meant
+	pulled     func(pull.Result)                           // notes that an image was pulled; may be nil
 }
 
 // NewPull makes "pull", "image pull".
@@ -55,7 +56,7 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if cmd.Flags().Changed("retry") || cmd.Flags().Changed("retry-delay") {
 				return ui.Later("pull --retry: cais tries again by itself; setting how often")
 			}
-			o.refs = args
+			o.refs, o.names = args, e.PullNames
 			if credsFD > 2 { // a command that needs the image began this one
 				if err := readCreds(&o.registry, credsFD); err != nil {
 					return err
@@ -162,14 +163,14 @@ func (o pullOptions) requests() ([]pull.Request, error) {
 	}
 	var reqs []pull.Request
 	for _, typed := range o.refs {
-		ref, err := oci.Parse(typed)
+		refs, err := o.names(typed)
 		if err != nil {
 			return nil, err
 		}
-		if o.allTags && (ref.Tag != "" || ref.Digest != "") {
+		if o.allTags && (refs[0].Tag != "" || refs[0].Digest != "") {
 			return nil, errors.New("tag can't be used with --all-tags/-a")
 		}
-		reqs = append(reqs, pull.Request{Ref: ref, Platform: platform, Policy: policy, AllTags: o.allTags})
+		reqs = append(reqs, pull.Request{Ref: refs[0], Or: refs[1:], Platform: platform, Policy: policy, AllTags: o.allTags})
 	}
 	return reqs, nil
 }
@@ -207,13 +208,18 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 	for _, req := range reqs {
 		progress := ui.NewProgress(s)
 		headed := "" // the image whose heading was printed last
+		defaulted := o.quiet || o.allTags || req.Ref.Tag != "" || req.Ref.Digest != ""
+		defaultTag := func() {
+			if !defaulted {
+				fmt.Fprintln(s.Err, "Using default tag: latest")
+				defaulted = true
+			}
+		}
 		head := func(ref oci.Reference) {
 			if o.quiet || headed == ref.String() {
 				return
 			}
-			if headed == "" && !o.allTags && req.Ref.Tag == "" && req.Ref.Digest == "" {
-				fmt.Fprintln(s.Err, "Using default tag: latest")
-			}
+			defaultTag()
 			headed = ref.String()
 			fmt.Fprintln(s.Err, pullingFrom(ref))
 		}
@@ -251,7 +257,11 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 				fmt.Fprintln(s.Err, r.Status())
 			}
 		}
+		if errors.Is(err, engine.ErrOutside) { // it is all said again
+			return err
+		}
 		if err != nil {
+			defaultTag()
 			return err
 		}
 		if o.allTags {

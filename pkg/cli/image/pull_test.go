@@ -12,6 +12,12 @@ import (
 	"cais.dev/cais/pkg/pull"
 )
 
+// one is Docker's way to read a name.
+func one(typed string) ([]oci.Reference, error) {
+	ref, err := oci.Parse(typed)
+	return []oci.Reference{ref}, err
+}
+
 type pullFunc func(req pull.Request) ([]pull.Result, error)
 
 func (f pullFunc) Pull(_ context.Context, req pull.Request) ([]pull.Result, error) { return f(req) }
@@ -45,10 +51,11 @@ func TestPullSays(t *testing.T) {
 			"Digest: " + dig + "\nStatus: Image is up to date for quay.io/a:1\nquay.io/a:1\n",
 			"1: Pulling from a\nWARNING: the registry was not asked, what is here is used: no network\n", ""},
 		{"all tags", pullOptions{refs: []string{"busybox"}, allTags: true, quiet: true}, fetched, "docker.io/library/busybox\n", "", ""},
-		{"failure", pullOptions{refs: []string{"a", "b"}}, fails, "", "", "no such registry"},
+		{"failure", pullOptions{refs: []string{"a", "b"}}, fails, "", "Using default tag: latest\n", "no such registry"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			tt.o.names = one
 			reqs, err := tt.o.requests()
 			if err != nil {
 				t.Fatal(err)
@@ -81,6 +88,7 @@ func TestPullRequests(t *testing.T) {
 		{pullOptions{refs: []string{"a"}, platform: "///"}, "", "///"},
 	}
 	for _, tt := range tests {
+		tt.o.names = one
 		reqs, err := tt.o.requests()
 		if tt.err != "" {
 			if err == nil || !strings.Contains(err.Error(), tt.err) {
