@@ -70,11 +70,8 @@ func appendEntry(b []byte, e *Entry, owners bool) []byte {
 
 // fill sets the sums of all entries, from the index where it knows them.
 func (t *Tree) fill(ctx context.Context, matches []Match) error {
+	idx := t.known()
 	t.mu.Lock()
-	if t.index == nil {
-		t.index = openIndex(t.root, t.o.IndexDir)
-	}
-	idx := t.index
 	var dirty []job
 	for i := range matches {
 		m := &matches[i]

@@ -38,8 +38,9 @@ type Tree struct {
 	root *os.File
 	o    TreeOptions
 
-	mu    sync.Mutex
-	index *index // nil until something is hashed
+	mu    sync.Mutex // of the index's records
+	once  sync.Once
+	index *index // of known; nil until something is walked or hashed
 }
 
 // OpenTree opens dir. The caller closes the tree, which also writes its index.
@@ -59,6 +60,7 @@ func (t *Tree) Ignore() *ignore.Matcher { return t.o.Ignore }
 
 // Close writes the index, if it has news, and closes the directory.
 func (t *Tree) Close() error {
+	t.once.Do(func() {}) // whoever reads it now ends first
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.index != nil {
@@ -66,6 +68,12 @@ func (t *Tree) Close() error {
 		t.index = nil
 	}
 	return t.root.Close()
+}
+
+// known is what earlier builds know of the tree's files.
+func (t *Tree) known() *index {
+	t.once.Do(func() { t.index = openIndex(t.root, t.o.IndexDir) })
+	return t.index
 }
 
 // Query names files, as COPY does.

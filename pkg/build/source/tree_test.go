@@ -240,7 +240,7 @@ func TestIndexIsUsed(t *testing.T) {
 	idx, dir := t.TempDir(), files(t, "a=1", "b=2")
 	first := sum(t, dir, idx, ".")
 	tree := open(t, dir, idx)
-	tree.index = openIndex(tree.root, idx)
+	tree.known()
 	if len(tree.index.known) != 3 {
 		t.Fatalf("%d records, want 3", len(tree.index.known))
 	}

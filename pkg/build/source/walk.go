@@ -20,6 +20,18 @@ type walker struct {
 	ctx     context.Context
 	exclude *ignore.Matcher
 	out     []Entry
+
+	skip  int    // how much of a path is the match's own
+	below string // what exclusions call the match
+}
+
+// add doubles what is full: append would copy and clear five times the memory that
+// twenty thousand entries take.
+func (w *walker) add(e Entry) {
+	if len(w.out) == cap(w.out) {
+		w.out = slices.Grow(w.out, max(16, len(w.out)))
+	}
+	w.out = append(w.out, e)
 }
 
 // match looks at one file or directory; nil if it is left out. name is what it
@@ -34,7 +46,7 @@ func (w *walker) match(real, name string, pivot int, parents bool) (*Match, erro
 	if e.Type() == unix.S_IFSOCK || hidden && (!e.IsDir() || !w.t.o.Ignore.MayReturn(real)) {
 		return nil, nil
 	}
-	below := "" // where exclusions count from
+	below := ""
 	if parents {
 		m.Name = dot(strings.TrimPrefix(name[pivot:], "/"))
 		if m.Name != "." {
@@ -56,7 +68,12 @@ func (w *walker) match(real, name string, pivot int, parents bool) (*Match, erro
 		if err != nil {
 			return nil, err
 		}
-		if err := w.dir(os.NewFile(uintptr(fd), real), real, "", below, state, exState); err != nil {
+		w.skip, w.below = len(real)+1, below
+		if real == "" {
+			w.skip = 0
+		}
+		go w.t.known() // read beside the walk
+		if err := w.dir(os.NewFile(uintptr(fd), real), real, state, exState); err != nil {
 			return nil, err
 		}
 		if (hidden || out) && len(w.out) == 1 {
@@ -119,9 +136,8 @@ func entryOf(st *unix.Stat_t) Entry {
 	}
 }
 
-// dir adds what is in f, which it closes. real is where f is in the tree, rel
-// where in the match, below where for the exclusions.
-func (w *walker) dir(f *os.File, real, rel, below string, state, exState ignore.State) error {
+// dir adds what is in f, which it closes. real is where f is in the tree.
+func (w *walker) dir(f *os.File, real string, state, exState ignore.State) error {
 	defer f.Close()
 	if err := w.ctx.Err(); err != nil {
 		return context.Cause(w.ctx)
@@ -132,7 +148,7 @@ func (w *walker) dir(f *os.File, real, rel, below string, state, exState ignore.
 	}
 	slices.Sort(names)
 	for _, n := range names {
-		if err := w.child(f, n, join(real, n), join(rel, n), join(below, n), state, exState); err != nil {
+		if err := w.child(f, n, join(real, n), state, exState); err != nil {
 			return err
 		}
 	}
@@ -146,7 +162,12 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-func (w *walker) child(dir *os.File, name, real, rel, below string, state, exState ignore.State) error {
+func (w *walker) child(dir *os.File, name, real string, state, exState ignore.State) error {
+	rel := real[w.skip:]
+	below := rel
+	if w.below != "" {
+		below = join(w.below, rel)
+	}
 	hidden, s := w.t.o.Ignore.Match(real, state)
 	if hidden && !w.t.o.Ignore.MayReturn(real) {
 		return nil
@@ -166,17 +187,17 @@ func (w *walker) child(dir *os.File, name, real, rel, below string, state, exSta
 	e.Rel = rel
 	if !e.IsDir() {
 		if !hidden && !out && e.Type() != unix.S_IFSOCK {
-			w.out = append(w.out, e)
+			w.add(e)
 		}
 		return nil
 	}
 	before := len(w.out)
-	w.out = append(w.out, e)
+	w.add(e)
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: real, Err: err}
 	}
-	if err := w.dir(os.NewFile(uintptr(fd), real), real, rel, below, s, ex); err != nil {
+	if err := w.dir(os.NewFile(uintptr(fd), real), real, s, ex); err != nil {
 		return err
 	}
 	if (hidden || out) && len(w.out) == before+1 {
