@@ -77,8 +77,12 @@ func Decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *N
 		n.Driver = DriverNull
 		return n, nil, nil
 	}
-	if _, warnings, err = ReadOptions(n); err != nil {
+	o, warnings, err := ReadOptions(n)
+	if err != nil {
 		return nil, nil, err
+	}
+	if r.Rootless {
+		warnings = append(warnings, o.forRoot()...)
 	}
 	if err := n.checkBridge(all); err != nil {
 		return nil, nil, err
@@ -368,7 +372,8 @@ type Options struct {
 	NoMasq       bool
 	HostIP4      netip.Addr // where ports are published; zero: everywhere
 	HostIP6      netip.Addr
-	Mode4, Mode6 string // nat, nat-unprotected, routed, isolated
+	Mode4, Mode6 string   // nat, nat-unprotected, routed, isolated
+	Trusted      []string // devices of the host
 	Inhibit4     bool
 	IfPrefix     string // "eth"
 	Parent       string
@@ -429,7 +434,12 @@ func ReadOptions(n *Network) (Options, []string, error) {
 			word(&o.Mode6, "nat", "nat-unprotected", "routed", "isolated")
 		case OptInhibit4:
 			o.Inhibit4, err = boolean(val)
-		case OptTrusted, OptDefaultBridge:
+		case OptTrusted:
+			o.Trusted = strings.Split(val, ":")
+			if slices.ContainsFunc(o.Trusted, func(name string) bool { return checkInterface(name) != nil }) {
+				err = fmt.Errorf("it is names of interfaces with colons between")
+			}
+		case OptDefaultBridge:
 		case OptIfPrefix:
 			if o.IfPrefix = val; len(val) > 12 || strings.ContainsAny(val, "/ :\t\n\x00") || val == "" {
 				err = fmt.Errorf("no beginning of an interface's name")
@@ -447,7 +457,7 @@ func ReadOptions(n *Network) (Options, []string, error) {
 		case "parent":
 			o.Parent = val
 			if n.Driver == DriverMacvlan || n.Driver == DriverIPvlan {
-				err = checkParentName(val)
+				err = checkInterface(val)
 			}
 		case "macvlan_mode", "ipvlan_mode", "mode":
 			o.Mode = val
@@ -469,6 +479,20 @@ func ReadOptions(n *Network) (Options, []string, error) {
 	return o, warnings, nil
 }
 
+// forRoot says which of the options have no effect on networks that are not the
+// host's: nothing outside has a way to their containers' own addresses.
+func (o Options) forRoot() []string {
+	var warnings []string
+	for _, w := range []struct{ key, val string }{
+		{OptGatewayMode4, o.Mode4}, {OptGatewayMode6, o.Mode6}, {OptTrusted, strings.Join(o.Trusted, ":")},
+	} {
+		if !slices.Contains([]string{"", "nat", "isolated"}, w.val) {
+			warnings = append(warnings, w.key+"="+w.val+" has no effect without root: containers are reached by published ports only")
+		}
+	}
+	return warnings
+}
+
 // boolean is strconv.ParseBool, where an option without a value is on.
 func boolean(s string) (bool, error) {
 	if s == "" {
@@ -477,7 +501,7 @@ func boolean(s string) (bool, error) {
 	return strconv.ParseBool(s)
 }
 
-func checkParentName(val string) error {
+func checkInterface(val string) error {
 	if val == "" || len(val) > 15 || strings.ContainsAny(val, "/ :\t\n\x00") {
 		return fmt.Errorf("no name of an interface")
 	}

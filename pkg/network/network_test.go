@@ -91,7 +91,12 @@ func TestDecide(t *testing.T) {
 			}
 		})
 	}
-	n, warnings, err := Decide(CreateRequest{Name: "new", IPv6: true, Options: map[string]string{"com.docker.network.what": "1", "other": "2"}}, have, h, ula)
+	n, warnings, err := Decide(CreateRequest{Name: "open", Rootless: true, Options: map[string]string{
+		OptGatewayMode4: "nat-unprotected", OptGatewayMode6: "nat", OptTrusted: "eth0:eth1"}}, have, h, ula)
+	if err != nil || len(warnings) != 2 || !strings.Contains(warnings[0], "nat-unprotected has no effect without root") {
+		t.Errorf("%v %q %+v", err, warnings, n)
+	}
+	n, warnings, err = Decide(CreateRequest{Name: "new", IPv6: true, Options: map[string]string{"com.docker.network.what": "1", "other": "2"}}, have, h, ula)
 	if err != nil || len(warnings) != 1 || !ula.Contains(n.Pool6().Subnet.Addr()) || n.Pool6().Subnet.Bits() != 64 {
 		t.Errorf("%v %q %+v", err, warnings, n)
 	}

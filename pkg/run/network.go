@@ -379,7 +379,8 @@ func interfaceOf(n *network.Network, o network.Options, e network.Endpoint, a pl
 		Endpoint: e.ID, Network: n.ID, Name: e.Interface, Driver: n.Driver, Bridge: bridgeName(n, o), Parent: o.Parent, Mode: o.Mode,
 		MTU: o.MTU, IP4: bytesOf(e.IP), IP6: bytesOf(e.IP6), Bits4: e.Bits, Bits6: e.Bits6,
 		Gateway4: bytesOf(e.Gateway), Gateway6: bytesOf(e.Gateway6), Internal: n.Internal, Isolated: o.NoICC, NoMasq: o.NoMasq,
-		NoBridge: o.Inhibit4 || o.Mode4 == "isolated", Routed: o.Mode4 == "routed" || o.Mode6 == "routed",
+		NoBridge: o.Inhibit4 || o.Mode4 == "isolated", Routed4: o.Mode4 == "routed", Routed6: o.Mode6 == "routed",
+		Open4: o.Mode4 == "nat-unprotected", Open6: o.Mode6 == "nat-unprotected", Trusted: o.Trusted,
 		Named: o.BridgeName != "", NoHost: o.NoHost, NoMetadata: o.NoMetadata,
 	}
 	for kv := range strings.SplitSeq(a.DriverOpts[network.OptEndpointSysctls], ",") {

@@ -213,31 +213,53 @@ func NetworkTable(w *wire.Interface) []*netlink.Message {
 		batch = append(batch, nft.Base(f, n, "host", "filter", nft.Input, 0, nft.Accept))
 		batch = append(batch, hostClosed(rule, in, known, mapped, accept)...)
 	}
+	sides := sidesOf(w)
 	if w.Internal {
 		batch = append(batch, rule("forw", in, drop), rule("forw", out, drop))
 	} else {
+		for _, s := range sides {
+			if s.open {
+				batch = append(batch, rule("forw", subnet(s.family, s.ip, s.bits, false), out, accept))
+			}
+		}
 		batch = append(batch, rule("forw", out, mapped, accept),
 			rule("forw", out, []nft.Expr{nft.Meta(nft.MetaMark, 1), nft.Eq(1, MarkPublished&0xff, MarkPublished>>8, 0, 0)}, accept),
 			rule("forw", out, drop))
 	}
-	for _, s := range []struct {
-		family byte
-		ip     []byte
-		bits   int
-	}{{nft.IP, w.IP4, w.Bits4}, {nft.IP6, w.IP6, w.Bits6}} {
-		if s.ip == nil {
-			continue
-		}
+	for _, s := range sides {
 		from, to := subnet(s.family, s.ip, s.bits, true), subnet(s.family, s.ip, s.bits, false)
-		if !w.Routed {
+		if !s.routed && !s.open {
+			for _, name := range w.Trusted {
+				batch = append(batch, rule("direct", to, []nft.Expr{nft.Meta(nft.MetaIIFName, 1), nft.Eq(1, nft.Name(name)...)}, accept))
+			}
 			notLo := []nft.Expr{nft.Meta(nft.MetaIIF, 1), nft.Ne(1, 1, 0, 0, 0)}
 			batch = append(batch, rule("direct", to, notIn, notLo, drop))
 		}
-		if !w.Internal && !w.NoMasq && !w.Routed {
+		if !w.Internal && !w.NoMasq && !s.routed {
 			batch = append(batch, rule("post", from, notOut, []nft.Expr{nft.Masquerade()}))
 		}
 	}
 	return batch
+}
+
+// side is a network's subnet of one family.
+type side struct {
+	family byte
+	ip     []byte // an address in it
+	bits   int
+	routed bool // no NAT; published ports are reached by the container's address
+	open   bool // all of them are
+}
+
+func sidesOf(w *wire.Interface) []side {
+	var list []side
+	if w.IP4 != nil {
+		list = append(list, side{nft.IP, w.IP4, w.Bits4, w.Routed4, w.Open4})
+	}
+	if w.IP6 != nil {
+		list = append(list, side{nft.IP6, w.IP6, w.Bits6, w.Routed6, w.Open6})
+	}
+	return list
 }
 
 // hostClosed refuses what is for the host itself, also a port that it publishes.

@@ -230,18 +230,7 @@ func testPublish(t *testing.T, engine string) {
 	if got, err := asks(away, "tcp", "172.31.0.2:80"); err == nil {
 		t.Errorf("another network got through: %q", got)
 	}
-	world.Must(func() error {
-		i, err := netlink.Index("down0")
-		if err != nil {
-			return err
-		}
-		c, err := netlink.Dial(netlink.FamilyRoute)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		return c.Do(netlink.AddRoute(netlink.Route{Dst: []byte{172, 31, 0, 0}, Bits: 24, Gateway: net.ParseIP(nettest.Host4).To4(), Index: i}))
-	})
+	routeInto(world)
 	if got, err := asks(world, "tcp", "172.31.0.2:80"); err == nil {
 		t.Errorf("the world got at the container's address: %q", got)
 	}
@@ -254,5 +243,88 @@ func testPublish(t *testing.T, engine string) {
 	talk(t, c, 100000)
 	if _, err := b.Dial("tcp", nettest.Addr(nettest.World4, 8)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a closed port: %v", err)
+	}
+}
+
+// routeInto tells the world the way to the containers' own addresses.
+func routeInto(world *nettest.Place) {
+	world.Must(func() error {
+		i, err := netlink.Index("down0")
+		if err != nil {
+			return err
+		}
+		c, err := netlink.Dial(netlink.FamilyRoute)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Do(netlink.AddRoute(netlink.Route{Dst: []byte{172, 31, 0, 0}, Bits: 16, Gateway: net.ParseIP(nettest.Host4).To4(), Index: i}))
+	})
+}
+
+// greet sends who connects his own address.
+func greet(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = c.Write([]byte(c.RemoteAddr().String()))
+		c.Close()
+	}
+}
+
+// TestGatewayModes is about who reaches a container by its own address, and with
+// which address it goes out.
+func TestGatewayModes(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	routeInto(world)
+	go greet(world.Listen(nettest.Addr(nettest.World4, 9)))
+	for i, tt := range []struct {
+		name           string
+		set            func(*wire.Interface)
+		published, all bool // ports that the world reaches
+		masked         bool // the world sees the host
+	}{
+		{"nat", func(*wire.Interface) {}, false, false, true},
+		{"routed", func(w *wire.Interface) { w.Routed4 = true }, true, false, false},
+		{"routed for IPv6 only", func(w *wire.Interface) { w.Routed6 = true }, false, false, true},
+		{"nat-unprotected", func(w *wire.Interface) { w.Open4 = true }, true, true, true},
+		{"the device is trusted", func(w *wire.Interface) { w.Trusted = []string{"other0", "up0"} }, true, false, true},
+		{"another device is trusted", func(w *wire.Interface) { w.Trusted = []string{"other0"} }, false, false, true},
+	} {
+		n := network(t.TempDir(), byte(2+i))
+		n.Engine = Bridge
+		w := &n.Interfaces[0]
+		w.Bridge = "br-" + tt.name[:1] + string(rune('0'+i))
+		w.IP4, w.Gateway4 = []byte{172, 31, byte(i), 2}, []byte{172, 31, byte(i), 1}
+		w.IP6, w.Gateway6, w.Default6 = nil, nil, false
+		tt.set(w)
+		fd, port := socket(t, "tcp4", "0.0.0.0:0")
+		n.Ports = []wire.Port{{Proto: "tcp", HostIP: make([]byte, 4), HostPort: port, To: w.IP4, Port: 80, Socket: 1}}
+		b := start(t, n, fd)
+		go greet(b.Listen(":80"))
+		go greet(b.Listen(":81"))
+		own := net.IP(w.IP4).String()
+		for port, want := range map[int]bool{80: tt.published, 81: tt.all} {
+			if port == 81 && !tt.published {
+				continue // what is not reached is waited for
+			}
+			if _, err := asks(world, "tcp", nettest.Addr(own, port)); (err == nil) != want {
+				t.Errorf("%s: the world at %s:%d: %v, want it reached: %v", tt.name, own, port, err, want)
+			}
+		}
+		want := own
+		if tt.masked {
+			want = nettest.Host4
+		}
+		seen, err := asks(b, "tcp", nettest.Addr(nettest.World4, 9))
+		if err != nil || seen != want {
+			t.Errorf("%s: the world sees %q, %v; want %q", tt.name, seen, err, want)
+		}
+		b.stop()
 	}
 }

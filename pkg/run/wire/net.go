@@ -56,7 +56,7 @@ type Interface struct {
 	Isolated bool // no frames between its containers: com.docker.network.bridge.enable_icc=false
 	NoMasq   bool // bridge engine: addresses leave as they are
 	NoBridge bool // the bridge gets no address: gateway mode isolated, inhibit_ipv4
-	Routed   bool // bridge engine, gateway mode routed: reached from outside without a port map
+	Routed4  bool // bridge engine, gateway mode routed: reached from outside without a port map
 
 	Sysctls []string // key=value with IFNAME for the interface's name
 	Held    int      // the locked endpoint file, held while the interface lives
@@ -68,6 +68,10 @@ type Interface struct {
 	Named      bool
 	NoHost     bool // bridge engine: the host's own addresses are refused
 	NoMetadata bool // 169.254.169.254 is refused
+
+	Routed6      bool
+	Open4, Open6 bool     // bridge engine, gateway mode nat-unprotected: all ports are reached from outside
+	Trusted      []string // bridge engine: devices of the host from which containers' own addresses are reached
 }
 
 // Port is one published port.
@@ -149,13 +153,17 @@ func (m *Interface) fields(c *coder) {
 	c.flag(&m.Isolated)
 	c.flag(&m.NoMasq)
 	c.flag(&m.NoBridge)
-	c.flag(&m.Routed)
+	c.flag(&m.Routed4)
 	c.strs(&m.Sysctls)
 	c.int(&m.Held)
 	list(c, &m.LinkLocal, func(p *[]byte, c *coder) { c.bytes(p) })
 	c.flag(&m.Named)
 	c.flag(&m.NoHost)
 	c.flag(&m.NoMetadata)
+	c.flag(&m.Routed6)
+	c.flag(&m.Open4)
+	c.flag(&m.Open6)
+	c.strs(&m.Trusted)
 }
 
 func (m *Port) fields(c *coder) {
