@@ -137,7 +137,9 @@ var tree = []node{
 		{name: "inspect", of: "network inspect", quick: true, new: network.NewInspect},
 		{name: "ls", aliases: []string{"list"}, of: "network ls", quick: true, new: network.NewLs},
 		{name: "prune", of: "network prune", new: network.NewPrune},
+		{name: "reload", of: "network reload", new: network.NewReload},
 		{name: "rm", aliases: []string{"remove"}, of: "network rm", new: network.NewRm},
+		{name: "update", of: "network update", new: network.NewUpdate},
 	}},
 
 	{name: "volume", section: management, short: "Manage volumes", children: []node{

@@ -27,6 +27,18 @@ type Network struct {
 	Containers map[string]NetworkContainer
 	Options    map[string]string
 	Labels     map[string]string
+
+	// Podman's, where they are not as usual.
+	DNSEnabled *bool          `json:"dns_enabled,omitempty"`
+	DNSServers []netip.Addr   `json:"network_dns_servers,omitempty"`
+	Routes     []NetworkRoute `json:"routes,omitempty"`
+}
+
+// NetworkRoute is a route that a network's containers get.
+type NetworkRoute struct {
+	Destination netip.Prefix `json:"destination"`
+	Gateway     netip.Addr   `json:"gateway"`
+	Metric      int          `json:"metric,omitempty"`
 }
 
 // IPAM is how a network's addresses are managed.
@@ -83,6 +95,13 @@ func NewNetwork(n *network.Network, running map[string]NetworkContainer) *Networ
 			c.AuxiliaryAddresses[name] = a.String()
 		}
 		out.IPAM.Config = append(out.IPAM.Config, c)
+	}
+	if n.NoNames {
+		out.DNSEnabled = new(bool)
+	}
+	out.DNSServers = n.Servers
+	for _, r := range n.Routes {
+		out.Routes = append(out.Routes, NetworkRoute{r.Dst, r.Gateway, r.Metric})
 	}
 	if n.Name == network.Bridge {
 		out.Options = maps.Clone(out.Options)

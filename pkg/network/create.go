@@ -31,6 +31,9 @@ type CreateRequest struct {
 	ConfigFrom string
 	Options    map[string]string
 	Labels     map[string]string
+	NoNames    bool     // containers do not find each other by name
+	Servers    []string // IP of name servers
+	Routes     []string // SUBNET,GATEWAY[,METRIC]
 
 	// Rootless says that the containers of this user live in a network namespace of
 	// their own, which no interface of the host can enter.
@@ -91,7 +94,10 @@ func Decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *N
 		return nil, nil, err
 	}
 	more, err := n.address(all, h, ula)
-	return n, append(warnings, more...), err
+	if err != nil {
+		return nil, nil, err
+	}
+	return n, append(warnings, more...), n.extras(r)
 }
 
 func checkName(r CreateRequest, all []*Network) error {

@@ -69,6 +69,9 @@ type Network struct {
 	Options    map[string]string `json:"options,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	Device     string            `json:"device,omitempty"` // the default network's bridge
+	NoNames    bool              `json:"noNames,omitempty"`
+	Servers    []netip.Addr      `json:"servers,omitempty"` // asked about other names, instead of this machine's
+	Routes     []Route           `json:"routes,omitempty"`
 }
 
 // Pool is one subnet of a network.

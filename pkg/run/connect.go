@@ -29,7 +29,7 @@ func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attach
 	if err != nil {
 		return nil, "", err
 	}
-	err = s.reconnect(ctx, n, ref, func(c *container.Container) error {
+	id, err := s.reconnect(ctx, ref, func(c *container.Container) error {
 		if err := connectable(c, n); err != nil {
 			return err
 		}
@@ -51,8 +51,8 @@ func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attach
 		}
 		c.Settings.Networks = append(c.Settings.Networks, a)
 		return nil
-	}, &ref)
-	return n, ref, err
+	})
+	return n, id, err
 }
 
 // connectable refuses containers whose network is not to be changed.
@@ -76,7 +76,7 @@ func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool
 	if err != nil {
 		return nil, "", err
 	}
-	err = s.reconnect(ctx, n, ref, func(c *container.Container) error {
+	id, err := s.reconnect(ctx, ref, func(c *container.Container) error {
 		if n.Name == network.Host && c.Record.Request.Network == network.Host {
 			return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
 		}
@@ -89,41 +89,40 @@ func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool
 		}
 		c.Settings.Networks = slices.Delete(slices.Clone(c.Settings.Networks), i, i+1)
 		return nil
-	}, &ref)
-	return n, ref, err
+	})
+	return n, id, err
 }
 
-// reconnect changes a container's networks, and its network if it runs. id is
-// set to the container's.
-func (s *Service) reconnect(ctx context.Context, n *network.Network, ref string, change func(*container.Container) error, id *string) error {
-	found, err := s.store.Find(ref)
+// reconnect changes a container's networks, and its network if it runs. It returns
+// the container's id.
+func (s *Service) reconnect(ctx context.Context, ref string, change func(*container.Container) error) (string, error) {
+	id, err := s.store.Find(ref)
 	if err != nil {
-		return err
+		return ref, err
 	}
-	*id = found
-	l, err := s.store.Lock(ctx, found)
+	l, err := s.store.Lock(ctx, id)
 	if err != nil {
-		return err
+		return id, err
 	}
 	defer l.Release()
-	c, err := s.store.Load(found)
+	c, err := s.store.Load(id)
 	if err != nil {
-		return err
+		return id, err
 	}
 	if c.Settings.Networks == nil {
 		if c.Settings.Networks, err = s.attachments(c.Record.Request); err != nil {
-			return err
+			return id, err
 		}
 	}
 	if err := change(c); err != nil {
-		return err
+		return id, err
 	}
 	if c.Alive {
 		if err := s.replug(ctx, c); err != nil {
-			return err
+			return id, err
 		}
 	}
-	return s.store.WriteSettings(found, c.Settings, !c.Record.AutoRemove())
+	return id, s.store.WriteSettings(id, c.Settings, !c.Record.AutoRemove())
 }
 
 // replug brings the network of a container that runs to what its settings say.
@@ -233,4 +232,25 @@ func (s *Service) Renamed(ctx context.Context, c *container.Container, was strin
 		}
 	}
 	return errors.Join(err, network.WriteSandbox(s.store.Dir(c.ID), box))
+}
+
+// UpdateNetwork changes the name servers of a network, also for the containers in it
+// that run.
+func (s *Service) UpdateNetwork(ctx context.Context, ref string, add, drop []string) (*network.Network, error) {
+	n, err := s.nets().SetServers(ctx, ref, add, drop)
+	if err != nil {
+		return n, err
+	}
+	eps, err := s.nets().Endpoints(n.ID)
+	if err != nil {
+		return n, err
+	}
+	same := func(*container.Container) error { return nil }
+	var failed []error
+	for _, e := range eps {
+		if _, err := s.reconnect(ctx, e.Container, same); err != nil && errs.KindOf(err) != errs.NotFound { // a build's has no record
+			failed = append(failed, err)
+		}
+	}
+	return n, errors.Join(failed...)
 }

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"context"
 	"slices"
 
 	"cais.dev/cais/pkg/network"
@@ -26,6 +27,29 @@ func (s *Service) restoreRules(nets []*network.Network) {
 	if err != nil || !slices.ContainsFunc(own, missing) {
 		return
 	}
+	others := func(bridge string) bool { return !slices.Contains(own, bridge) && missing(bridge) }
+	if err := s.restore(others); err != nil {
+		s.log.Warn("the rules of other networks are missing: " + err.Error())
+	}
+}
+
+// ReloadNetworks makes the rules of root's networks anew, also those that iptables'
+// own chains want, after a firewall was loaded again. The networks of a user have
+// none that a firewall could take away.
+func (s *Service) ReloadNetworks(_ context.Context, refs []string) error {
+	for _, ref := range refs {
+		if _, err := s.store.Find(ref); err != nil {
+			return err
+		}
+	}
+	if s.engine() != engineBridge {
+		return nil
+	}
+	return s.restore(func(string) bool { return true })
+}
+
+// restore makes the rules of the networks whose bridges are wanted.
+func (s *Service) restore(want func(bridge string) bool) error {
 	all, _ := s.nets().List() // those that can be read
 	var lost []wire.Interface
 	for _, n := range all {
@@ -33,7 +57,7 @@ func (s *Service) restoreRules(nets []*network.Network) {
 		if err != nil || n.Driver != network.DriverBridge || n.ConfigOnly {
 			continue
 		}
-		if name := bridgeName(n, o); slices.Contains(own, name) || !missing(name) {
+		if !want(bridgeName(n, o)) {
 			continue
 		}
 		e := network.Endpoint{MAC: network.MACText([6]byte{})}
@@ -48,7 +72,5 @@ func (s *Service) restoreRules(nets []*network.Network) {
 			lost = append(lost, w)
 		}
 	}
-	if err := plane.Restore(lost); err != nil {
-		s.log.Warn("the rules of other networks are missing: " + err.Error())
-	}
+	return plane.Restore(lost)
 }

@@ -294,7 +294,7 @@ func interfaceName(a plan.Attachment) string {
 // names are those under which others on the network find the container; none on
 // the default network.
 func names(id, name, hostname string, n *network.Network, a plan.Attachment) []string {
-	if n.Name == network.Bridge {
+	if !n.Named() {
 		return nil
 	}
 	var list []string
@@ -393,6 +393,9 @@ func interfaceOf(n *network.Network, o network.Options, e network.Endpoint, a pl
 		}
 		w.Sysctls = append(w.Sysctls, kv)
 	}
+	for _, r := range n.Routes {
+		w.Routes = append(w.Routes, wire.Route{Dst: r.Dst.Addr().AsSlice(), Bits: r.Dst.Bits(), Gateway: r.Gateway.AsSlice(), Metric: r.Metric})
+	}
 	for _, text := range a.LinkLocal {
 		if ip, err := netip.ParseAddr(text); err == nil {
 			w.LinkLocal = append(w.LinkLocal, ip.AsSlice())
@@ -441,7 +444,7 @@ func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool 
 	if len(nets) == 0 {
 		return false
 	}
-	if s.engine() != engineBridge || slices.ContainsFunc(nets, func(n *network.Network) bool { return n.Name != network.Bridge }) {
+	if s.engine() != engineBridge || slices.ContainsFunc(nets, (*network.Network).Named) {
 		return true
 	}
 	_, ok := s.resolv(rec.Request, false, false).Text()
@@ -451,7 +454,7 @@ func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool 
 func (s *Service) nameConfig(rec *container.Record, list []plan.Attachment, nets []*network.Network) *dns.Config {
 	c := &dns.Config{Dir: filepath.Join(s.nets().RunDir(), "ep"), Resolv: "/etc/resolv.conf", NoForward: true}
 	for i, n := range nets {
-		if n.Name != network.Bridge {
+		if n.Named() {
 			c.Networks = append(c.Networks, dns.Network{ID: n.ID, Name: n.Name})
 		}
 		c.NoForward = c.NoForward && n.Internal
@@ -463,6 +466,13 @@ func (s *Service) nameConfig(rec *container.Record, list []plan.Attachment, nets
 	for _, text := range rec.Request.DNS {
 		if a, err := netip.ParseAddr(text); err == nil {
 			c.Servers = append(c.Servers, a.WithZone("").AsSlice())
+		}
+	}
+	for _, n := range nets {
+		for _, a := range n.Servers {
+			if len(rec.Request.DNS) == 0 {
+				c.Servers = append(c.Servers, a.AsSlice())
+			}
 		}
 	}
 	c.NoSingle = s.resolv(rec.Request, true, false).Ndots() > 0

@@ -25,8 +25,9 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(tidyRun{m}, map[string]func(){
-		"ttyrun":  ttyrun,
-		"waitfor": waitfor,
+		"nameserver": nameserver,
+		"ttyrun":     ttyrun,
+		"waitfor":    waitfor,
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -112,4 +113,23 @@ func waitfor() {
 	}
 	fmt.Fprintf(os.Stderr, "waitfor: %v without %q; last: %s\n", patience, os.Args[1], out)
 	os.Exit(1)
+}
+
+// nameserver answers every question with 192.0.2.77: for a container to run it.
+func nameserver() {
+	c, err := net.ListenPacket("udp", ":53")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	buf := make([]byte, 512)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil || n < 12 {
+			continue
+		}
+		answer := append([]byte{buf[0], buf[1], 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0}, buf[12:n]...)
+		answer = append(answer, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 192, 0, 2, 77)
+		_, _ = c.WriteTo(answer, from) // who asked asks again
+	}
 }

@@ -23,8 +23,6 @@ type createOptions struct {
 	ipv4                        bool
 	ignore                      bool
 	iface                       string
-	routes, dns                 []string
-	disableDNS                  bool
 }
 
 // NewCreate makes "network create".
@@ -92,9 +90,9 @@ network is removed.`,
 	f.StringVar(&o.ConfigFrom, "config-from", "", "Take the options of this `network`")
 	f.BoolVar(&o.ignore, "ignore", false, "Print the id of a network that is there already")
 	f.StringVar(&o.iface, "interface-name", "", "`Name` of the bridge, or of the parent of macvlan and ipvlan")
-	list(&o.routes, "route", "", "Not supported yet: a route of the containers")
-	list(&o.dns, "dns", "", "Not supported yet: name servers of the network")
-	f.BoolVar(&o.disableDNS, "disable-dns", false, "Not supported yet: a network without names")
+	list(&o.Routes, "route", "", "Route of the containers: SUBNET,GATEWAY[,METRIC]")
+	f.StringSliceVar(&o.Servers, "dns", nil, "Name servers of the network, instead of this machine's")
+	f.BoolVar(&o.NoNames, "disable-dns", false, "Containers do not find each other by name")
 	hide(f, "ignore", "interface-name", "route", "dns", "disable-dns")
 	_ = cmd.RegisterFlagCompletionFunc("driver", complete.Words("bridge", "macvlan", "ipvlan"))
 	return cmd
@@ -107,14 +105,6 @@ func hide(f *pflag.FlagSet, names ...string) {
 }
 
 func (o *createOptions) request(name string) (network.CreateRequest, error) {
-	switch {
-	case len(o.routes) > 0:
-		return o.CreateRequest, ui.Later("network create --route")
-	case len(o.dns) > 0:
-		return o.CreateRequest, ui.Later("network create --dns")
-	case o.disableDNS:
-		return o.CreateRequest, ui.Later("network create --disable-dns")
-	}
 	r := o.CreateRequest
 	r.Name, r.NoIPv4, r.Aux, r.Rootless = name, !o.ipv4, o.aux, userns.Needed()
 	r.Options, r.IPAMOpts = pairs(o.opts), pairs(o.ipamOpts)

@@ -145,7 +145,13 @@ func addresses(c *netlink.Conn, w *wire.Interface) error {
 		}
 		m = append(m, netlink.AddAddress(index, ip, bits))
 	}
-	return c.Do(append(m, netlink.SetUp(index))...)
+	m = append(m, netlink.SetUp(index))
+	for _, r := range w.Routes {
+		if len(r.Dst) == 4 && w.IP4 != nil || len(r.Dst) == 16 && w.IP6 != nil {
+			m = append(m, netlink.AddRoute(netlink.Route{Dst: r.Dst, Bits: r.Bits, Gateway: r.Gateway, Index: index, Metric: r.Metric}))
+		}
+	}
+	return c.Do(m...)
 }
 
 // routes makes the default routes those of the net.

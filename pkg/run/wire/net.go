@@ -72,6 +72,16 @@ type Interface struct {
 	Routed6      bool
 	Open4, Open6 bool     // bridge engine, gateway mode nat-unprotected: all ports are reached from outside
 	Trusted      []string // bridge engine: devices of the host from which containers' own addresses are reached
+
+	Routes []Route // beside the default one
+}
+
+// Route is one that the user gave a network.
+type Route struct {
+	Dst     []byte
+	Bits    int
+	Gateway []byte
+	Metric  int
 }
 
 // Port is one published port.
@@ -164,6 +174,14 @@ func (m *Interface) fields(c *coder) {
 	c.flag(&m.Open4)
 	c.flag(&m.Open6)
 	c.strs(&m.Trusted)
+	list(c, &m.Routes, (*Route).fields)
+}
+
+func (m *Route) fields(c *coder) {
+	c.bytes(&m.Dst)
+	c.int(&m.Bits)
+	c.bytes(&m.Gateway)
+	c.int(&m.Metric)
 }
 
 func (m *Port) fields(c *coder) {
