@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -363,5 +364,24 @@ func BenchmarkDetect(b *testing.B) {
 		if _, err := Detect(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Engines write a zero for what nobody asked for.
+func TestZerosAreNoLimits(t *testing.T) {
+	var zero, swappiness uint64
+	var none int64
+	var weight uint16
+	res := specs.LinuxResources{
+		CPU:     &specs.LinuxCPU{Shares: &zero, Period: &zero, Quota: &none, RealtimePeriod: &zero, RealtimeRuntime: &none, Cpus: "0"},
+		Memory:  &specs.LinuxMemory{Limit: &none, Swap: &none, Reservation: &none, Swappiness: &swappiness},
+		BlockIO: &specs.LinuxBlockIO{Weight: &weight},
+	}
+	want := &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0"}, Memory: &specs.LinuxMemory{Swappiness: &swappiness}, BlockIO: &specs.LinuxBlockIO{}}
+	if got := withoutZeros(res); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if res.CPU.Shares == nil {
+		t.Error("the caller's own was changed")
 	}
 }

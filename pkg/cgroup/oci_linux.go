@@ -87,6 +87,7 @@ func (h *Host) UpdateOCI(p string, res *specs.LinuxResources) error {
 	if res == nil {
 		return nil
 	}
+	res = withoutZeros(*res)
 	if err := h.lacks(res); err != nil {
 		return err
 	}
@@ -106,6 +107,36 @@ func (h *Host) UpdateOCI(p string, res *specs.LinuxResources) error {
 		return errs.E("apply the container's limits", errs.Invalid, errors.Join(a.failed...))
 	}
 	return nil
+}
+
+// withoutZeros is res without the zeros by which engines say that nothing was asked
+// for (dockerd writes them all): the kernel refuses them, or takes them for the least
+// there is.
+func withoutZeros(res specs.LinuxResources) *specs.LinuxResources {
+	if res.CPU != nil {
+		c := *res.CPU
+		c.Shares, c.Period, c.Quota = unlessZero(c.Shares), unlessZero(c.Period), unlessZero(c.Quota)
+		c.RealtimePeriod, c.RealtimeRuntime = unlessZero(c.RealtimePeriod), unlessZero(c.RealtimeRuntime)
+		res.CPU = &c
+	}
+	if res.Memory != nil {
+		m := *res.Memory
+		m.Limit, m.Swap, m.Reservation = unlessZero(m.Limit), unlessZero(m.Swap), unlessZero(m.Reservation)
+		res.Memory = &m
+	}
+	if res.BlockIO != nil {
+		b := *res.BlockIO
+		b.Weight = unlessZero(b.Weight)
+		res.BlockIO = &b
+	}
+	return &res
+}
+
+func unlessZero[T int64 | uint64 | uint16](n *T) *T {
+	if n != nil && *n == 0 {
+		return nil
+	}
+	return n
 }
 
 // lacks fails if res limits what no hierarchy here can.
