@@ -26,12 +26,14 @@ type found struct {
 	sumErr  [2]error
 }
 
-// fetchImage sees to it that the store has the layers of the image n.
+// fetchImage sees to it that the store has the layers of the image n, and keeps them
+// while the build runs, whoever removes the image.
 func (b *build) fetchImage(ctx context.Context, n *node, f *fileSystem) error {
 	n.baseOnce.Do(func() {
 		op := n.Op.(*graph.Image)
 		if f.top != "" && b.s.o.Layers.HasLayers(ctx, f.top) {
 			b.showCached(n.id)
+			n.baseErr = b.holdBase(ctx, f.top)
 			return
 		}
 		step := b.show(n)
@@ -40,10 +42,28 @@ func (b *build) fetchImage(ctx context.Context, n *node, f *fileSystem) error {
 		if n.baseErr == nil && f.top != "" && top != f.top {
 			n.baseErr = errs.New(errs.Internal, fmt.Sprintf("the image %s has other layers than its config says", op.Ref))
 		}
+		if n.baseErr == nil && top != "" {
+			n.baseErr = b.holdBase(ctx, top)
+		}
 		step.Done(n.baseErr)
 		f.top = top
 	})
 	return n.baseErr
+}
+
+// holdBase has the store keep a base's layers as it keeps the cache's: until a prune
+// finds that no build stands on them any more.
+func (b *build) holdBase(ctx context.Context, top string) error {
+	end, err := b.cache.UseBase(top)
+	if err != nil {
+		return err
+	}
+	b.later(end)
+	st, err := b.store()
+	if err != nil {
+		return err
+	}
+	return st.HoldLayer(ctx, top)
 }
 
 // fetch returns the tree of a source that is not a stage's, and its key.

@@ -224,7 +224,19 @@ func (s *Service) rehold(ctx context.Context, c *cache.Cache) error {
 			}
 		}
 	}
-	release := slices.DeleteFunc(held, func(id string) bool { return tops[id] })
+	var release []string
+	for _, id := range held {
+		if tops[id] {
+			continue
+		}
+		unused, err := c.DropBase(id)
+		if err != nil {
+			return err
+		}
+		if unused {
+			release = append(release, id)
+		}
+	}
 	if len(release) == 0 {
 		return nil
 	}

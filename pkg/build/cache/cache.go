@@ -50,7 +50,7 @@ func Open(dir string, dead func(dir string)) (*Cache, error) {
 		return nil, err
 	}
 	c.boot = strings.TrimSpace(string(boot))
-	for _, sub := range []string{"keys", "results", "tmp", "locks", "mounts", "synced"} {
+	for _, sub := range []string{"keys", "results", "tmp", "locks", "mounts", "synced", "bases"} {
 		if err := os.MkdirAll(filepath.Join(c.dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -98,6 +98,28 @@ type Result struct {
 
 // Release lets go of the result.
 func (r *Result) Release() { _ = r.lock.Release() } // read only
+
+// UseBase notes that a build stands on the layer id of the store, until end is
+// called or the process ends.
+func (c *Cache) UseBase(id string) (end func(), err error) {
+	l, err := lock.Try(c.path("bases", id), false)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = l.Release() }, nil // only read
+}
+
+// DropBase reports whether no build stands on the layer id, and forgets it then.
+func (c *Cache) DropBase(id string) (bool, error) {
+	l, err := lock.Try(c.path("bases", id), true)
+	if errors.Is(err, lock.ErrHeld) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, errors.Join(os.Remove(c.path("bases", id)), l.Release())
+}
 
 // ID returns a new id.
 func newID() string {
