@@ -43,7 +43,7 @@ func newSystemPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if external {
 				return ui.Later("system prune --external")
 			}
-			o.filters = append(e.PruneFilters(), o.filters...)
+			o.filters = e.PruneFilters(o.filters)
 			if err := o.check(); err != nil {
 				return err
 			}

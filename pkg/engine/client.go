@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -32,14 +33,21 @@ func (e *Engine) ClientFormat(key string) string {
 	return format
 }
 
-// PruneFilters are the filters that the user's Docker configuration adds to
-// those of every prune.
-func (e *Engine) PruneFilters() []string {
+// PruneFilters are given and the filters that the user's Docker configuration
+// adds to those of every prune, but for labels that given has the opposite of.
+func (e *Engine) PruneFilters(given []string) []string {
 	var filters []string
 	if json.Unmarshal(e.client()["pruneFilters"], &filters) != nil {
-		return nil
+		return given
 	}
-	return filters
+	filters = slices.DeleteFunc(filters, func(f string) bool {
+		if label, not := strings.CutPrefix(f, "label!="); not {
+			return slices.Contains(given, "label="+label)
+		}
+		label, is := strings.CutPrefix(f, "label=")
+		return is && slices.Contains(given, "label!="+label)
+	})
+	return append(filters, given...)
 }
 
 // ClientProxies are the variables that the "proxies" of Docker's configuration

@@ -73,6 +73,9 @@ func connectable(c *container.Container, n *network.Network) error {
 // a damaged state says nothing of.
 func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool) (*network.Network, string, error) {
 	n, err := s.nets().Find(netRef)
+	if force && errs.KindOf(err) == errs.NotFound { // it was removed under a container that does not run
+		n, err = s.formerNetwork(netRef, ref)
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -91,6 +94,24 @@ func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool
 		return nil
 	})
 	return n, id, err
+}
+
+// formerNetwork is a network that is gone, as a container remembers it.
+func (s *Service) formerNetwork(name, ref string) (*network.Network, error) {
+	id, err := s.store.Find(ref)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.store.Load(id)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range c.Settings.Networks {
+		if a.Network == name {
+			return &network.Network{ID: a.ID, Name: name}, nil
+		}
+	}
+	return nil, errs.New(errs.NotFound, "network "+name+" not found")
 }
 
 // reconnect changes a container's networks, and its network if it runs. It returns

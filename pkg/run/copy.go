@@ -128,7 +128,7 @@ func (s *Service) Diff(ctx context.Context, ref string) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.settle(ctx, c); err != nil {
+	if err := s.aged(ctx, c); err != nil {
 		return nil, err
 	}
 	job, err := s.layersOf(c)

@@ -182,6 +182,10 @@ func (s *Service) linkLine(name, alias string) (network.HostLine, error) {
 	if err != nil {
 		return network.HostLine{}, errs.E("could not get container for "+name, errs.KindOf(err), err)
 	}
+	c, err := s.store.Load(id)
+	if err != nil {
+		return network.HostLine{}, err
+	}
 	eps, err := s.nets().Endpoints(network.BuiltinID(network.Bridge))
 	if err != nil {
 		return network.HostLine{}, err
@@ -191,8 +195,8 @@ func (s *Service) linkLine(name, alias string) (network.HostLine, error) {
 			continue
 		}
 		var list []string
-		for _, n := range []string{alias, container.ShortID(id), e.Name} {
-			if !slices.Contains(list, n) {
+		for _, n := range []string{alias, c.Record.Request.Hostname, container.ShortID(id), e.Name} {
+			if n != "" && !slices.Contains(list, n) {
 				list = append(list, n)
 			}
 		}

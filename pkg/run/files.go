@@ -284,7 +284,8 @@ func readOnly(err error) error {
 }
 
 func (j *filesJob) put(ctx context.Context, root transfer.Root) error {
-	dest, err := root.Stat(j.Path, true)
+	at := root.Target(j.Path)
+	dest, err := root.Stat(at, true)
 	if j.IntoIt {
 		if err != nil {
 			return absent(err)
@@ -293,7 +294,7 @@ func (j *filesJob) put(ctx context.Context, root transfer.Root) error {
 			return errs.New(errs.Invalid, fmt.Sprintf("destination %q must be a directory", j.Path))
 		}
 	}
-	dir, name, err := transfer.Place(j.Source, j.Path, dest, err)
+	dir, name, err := transfer.Place(j.Source, at, dest, err)
 	if err != nil {
 		return err
 	}

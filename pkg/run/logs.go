@@ -27,7 +27,7 @@ func (s *Service) Logs(ctx context.Context, ref string, o LogsOptions, emit func
 		return errs.New(errs.Unsupported, "configured logging driver does not support reading")
 	}
 	if !o.Follow {
-		if err := s.settle(ctx, c); err != nil {
+		if err := s.aged(ctx, c); err != nil {
 			return err
 		}
 	}

@@ -149,16 +149,6 @@ func (s *Service) links(req plan.Request) error {
 	return nil
 }
 
-// connectError is a network that a container could not get. A `run` that fails so
-// leaves no container.
-type connectError struct{ err error }
-
-// Error is the cause's.
-func (e *connectError) Error() string { return e.err.Error() }
-
-// Unwrap returns the cause.
-func (e *connectError) Unwrap() error { return e.err }
-
 // connection is a container's network before its monitor has it: addresses are
 // held, ports are bound. Release gives up what the monitor has not got.
 type connection struct {

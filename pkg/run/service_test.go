@@ -309,7 +309,7 @@ func TestHealWritesTheExitThatAMonitorCouldNot(t *testing.T) {
 }
 
 // What a run wrote is looked for when it is over or a moment old.
-func TestSettle(t *testing.T) {
+func TestAged(t *testing.T) {
 	s, _ := newService(t)
 	c := s.mustCreate(t, CreateOptions{Name: "web"})
 	began := time.Now()
@@ -336,10 +336,10 @@ func TestSettle(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.State.StartedAt = time.Now().Add(time.Hour) // the clock was set back
-	if err := s.settle(ctx, got); !errors.Is(err, stop) {
+	if err := s.aged(ctx, got); !errors.Is(err, stop) {
 		t.Errorf("cancelled: %v, want %v", err, stop)
 	}
-	if err := s.settle(t.Context(), got); err != nil {
+	if err := s.aged(t.Context(), got); err != nil {
 		t.Errorf("with a clock that was set back: %v", err)
 	}
 }

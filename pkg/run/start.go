@@ -56,6 +56,9 @@ func (s *Service) Start(ctx context.Context, ref string, o StartOptions) (*Start
 	if err != nil {
 		return nil, err
 	}
+	if c.Status() == container.Paused {
+		return nil, errs.New(errs.Conflict, "cannot start a paused container, try unpause instead")
+	}
 	if c.Alive {
 		return &Started{ID: id}, nil
 	}
@@ -105,8 +108,7 @@ func (s *Service) Run(ctx context.Context, o CreateOptions, so StartOptions) (*C
 	if synced != nil {
 		err = errors.Join(err, <-synced)
 	}
-	_, unconnected := errors.AsType[*connectError](err)
-	if err != nil && (c.record.AutoRemove() || unconnected) {
+	if err != nil && c.record.AutoRemove() {
 		err = s.failedRun(ctx, c, settings, err)
 	}
 	return c, st, err
@@ -124,6 +126,24 @@ func (s *Service) failedRun(ctx context.Context, c *Created, settings *container
 	}
 	return err
 }
+
+// unstarted notes why a start failed before there was a monitor to note it.
+func (s *Service) unstarted(rec *container.Record, why error) error {
+	c, err := s.store.Load(rec.ID)
+	if err != nil {
+		return err
+	}
+	e := container.Exit{}
+	if last := c.LastExit(); last != nil {
+		e = *last
+	}
+	e.Code, e.Error = notStarted, why.Error()
+	return s.store.WriteExit(rec.ID, &e, !rec.AutoRemove())
+}
+
+// notStarted is Docker's exit code of a container that did not get as far as its
+// program.
+const notStarted = 128
 
 // start makes everything that a run needs and the monitor. The caller holds the
 // container's lock.
@@ -159,7 +179,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	hostname := spec.Hostname
 	con, err := s.connect(ctx, rec, settings, hostname)
 	if err != nil {
-		return nil, &connectError{err}
+		return nil, errors.Join(err, s.unstarted(rec, err))
 	}
 	if con != nil {
 		u.add(func(context.Context) error { return con.abandon() })

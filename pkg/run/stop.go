@@ -162,6 +162,9 @@ func (s *Service) Kill(ctx context.Context, ref, signal string) error {
 	if err != nil {
 		return err
 	}
+	if c.Status() == container.Restarting { // there is nothing to signal: it is not started again
+		return s.markStopped(ctx, c.ID)
+	}
 	if !c.Running() {
 		return notRunning(ref)
 	}

@@ -94,12 +94,14 @@ func (s *Service) imageMount(ctx context.Context, m plan.Mount) (plan.Volume, er
 }
 
 // volumesFrom adds the binds and volumes of the containers that --volumes-from
-// names. A mount of the request's own at the same place wins.
+// names. Of two at one place the later counts; a mount of the request's own goes
+// before both, unless it is the anonymous volume of a -v.
 func (s *Service) volumesFrom(req *plan.Request) error {
-	taken := map[string]bool{}
+	own := map[string]bool{}
 	for _, m := range req.Mounts {
-		taken[path.Clean(m.Target)] = true
+		own[path.Clean(m.Target)] = m.Flag != "v" || m.Source != ""
 	}
+	req.Mounts = slices.Clone(req.Mounts)
 	for _, from := range req.VolumesFrom {
 		ref, mode, _ := strings.Cut(from, ":")
 		id, err := s.store.Find(ref)
@@ -122,10 +124,11 @@ func (s *Service) volumesFrom(req *plan.Request) error {
 			add = append(add, m)
 		}
 		for _, m := range add {
-			if taken[path.Clean(m.Target)] {
+			target := path.Clean(m.Target)
+			if own[target] {
 				continue
 			}
-			taken[path.Clean(m.Target)] = true
+			req.Mounts = slices.DeleteFunc(req.Mounts, func(m plan.Mount) bool { return path.Clean(m.Target) == target })
 			m.Flag = "from"
 			m.ReadOnly = m.ReadOnly || mode == "ro" || mode == "ro,z"
 			req.Mounts = append(req.Mounts, m)

@@ -81,10 +81,10 @@ func (s *Service) lastWord(ctx context.Context, c *container.Container, ses *ses
 // look at it, in round figures.
 const moment = 100 * time.Millisecond
 
-// settle waits until a run that has just begun is over or a moment old. What a
+// aged waits until a run that has just begun is over or a moment old. What a
 // short program writes is there when a script that was written for Docker looks
 // for it right after start; here it would often look first.
-func (s *Service) settle(ctx context.Context, c *container.Container) error {
+func (s *Service) aged(ctx context.Context, c *container.Container) error {
 	left := moment - time.Since(c.StartedAt())
 	if !c.Running() || left <= 0 {
 		return nil

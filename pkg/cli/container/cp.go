@@ -165,6 +165,7 @@ func cpOut(ctx context.Context, s ui.Streams, svc copier, src place, to string, 
 		if err != nil {
 			return err
 		}
+		abs = root.Target(abs)
 		base := run.BaseOf(src.path)
 		dest, destErr := root.Stat(abs, true)
 		dir, name, err := transfer.Place(transfer.Source{Base: base, Dir: i.IsDir()}, abs, dest, destErr)

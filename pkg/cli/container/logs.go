@@ -73,13 +73,10 @@ func NewLogs(e *engine.Engine, s ui.Streams) *cobra.Command {
 }
 
 func (o *logsOptions) parse(now time.Time) error {
-	o.Tail = -1
-	if o.tail != "all" {
-		n, err := strconv.Atoi(o.tail)
-		if err != nil {
-			return ui.Exit(ui.CodeFailure, fmt.Errorf("invalid value for \"tail\": %s is not a number of lines", o.tail))
-		}
+	if n, err := strconv.Atoi(o.tail); err == nil {
 		o.Tail = n
+	} else { // "all"; Docker takes every other word for that, too
+		o.Tail = -1
 	}
 	for _, t := range []struct {
 		name, text string

@@ -27,7 +27,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.NoArgs,
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := pruneFilters(append(e.PruneFilters(), filters...))
+			f, err := pruneFilters(e.PruneFilters(filters))
 			if err != nil {
 				return err
 			}

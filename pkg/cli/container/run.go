@@ -200,8 +200,10 @@ func (c *runner) run(ctx context.Context) error {
 	}
 	defer started.Session.Close()
 	c.warn(started.Warnings)
-	if c.o.Detach {
+	if !w.out && !w.err { // also with -a stdin
 		fmt.Fprintln(c.s.Out, made.ID)
+	}
+	if c.o.Detach {
 		return nil
 	}
 	return attend(ctx, c.s, svc, g, ending{made.ID, made, c.req.AutoRemove}, started.Session, w)

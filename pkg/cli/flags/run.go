@@ -417,7 +417,13 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 		return nil
 	}
 	r.Mounts = nil
-	if err := add(f.volumes, func(s string) (plan.Mount, error) { return parseVolume(s, env) }); err != nil {
+	var volumes []string // a set, as Docker has it: -v /a:/a -v /a:/a is one
+	for _, v := range f.volumes {
+		if !slices.Contains(volumes, v) {
+			volumes = append(volumes, v)
+		}
+	}
+	if err := add(volumes, func(s string) (plan.Mount, error) { return parseVolume(s, env) }); err != nil {
 		return err
 	}
 	if err := add(f.mounts, func(s string) (plan.Mount, error) { return parseMount(s, env) }); err != nil {

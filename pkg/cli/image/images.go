@@ -55,7 +55,7 @@ func NewImages(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if len(args) > 0 {
 				o.pattern = args[0]
 			}
-			if !cmd.Flags().Changed("format") {
+			if !cmd.Flags().Changed("format") && !o.table.Quiet {
 				o.table.Format = e.ClientFormat("imagesFormat")
 			}
 			o.now = time.Now()

@@ -39,7 +39,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 			case external:
 				return ui.Later("image prune --external")
 			}
-			o.Filters = append(e.PruneFilters(), o.Filters...)
+			o.Filters = e.PruneFilters(o.Filters)
 			if _, err := o.parse(); err != nil {
 				return err
 			}

@@ -76,8 +76,12 @@ func showEvents(ctx context.Context, w io.Writer, log eventsReader, o eventsOpti
 			return err
 		}
 	}
-	if !ro.Until.IsZero() && ro.Since.IsZero() {
-		ro.Since = now
+	switch {
+	case ro.Until.IsZero():
+	case ro.Since.IsZero():
+		ro.Since = time.Unix(1, 0) // all that is still known, as Docker has it
+	case ro.Since.After(ro.Until):
+		return fmt.Errorf("`since` time (%s) cannot be after `until` time (%s)", o.since, o.until)
 	}
 	return log.Read(ctx, ro, func(e events.Event) error {
 		if !f.Match(e) {

@@ -203,7 +203,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f, err := pruneFilters(append(e.PruneFilters(), filters...))
+			f, err := pruneFilters(e.PruneFilters(filters))
 			if err != nil {
 				return err
 			}

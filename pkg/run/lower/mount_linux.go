@@ -53,13 +53,16 @@ func (b *builder) mountList() ([]mount, error) {
 		taken[m.target] = true
 		list = append(list, m)
 	}
+	own := mountAttr{prop: unix.MS_PRIVATE}
+	if b.spec.Root.Readonly {
+		own.set = unix.MOUNT_ATTR_RDONLY
+	}
 	for _, f := range b.o.Files {
 		t := path.Clean("/" + f.Target)
 		if taken[t] {
 			continue // the user's own
 		}
-		list = append(list, mount{what: "mount " + t, target: t, source: f.Source, bind: true, k: aFile,
-			attr: mountAttr{prop: unix.MS_PRIVATE}})
+		list = append(list, mount{what: "mount " + t, target: t, source: f.Source, bind: true, k: aFile, attr: own})
 	}
 	return b.made(list), nil
 }

@@ -35,7 +35,7 @@ func environment(req Request, img oci.Config, hostname, home string) []string {
 	for _, kv := range req.Env {
 		e.set(kv)
 	}
-	if !e.has("HOME") && !slices.Contains(req.UnsetEnv, "HOME") {
+	if (!e.has("HOME") || slices.Contains(e, "HOME=")) && !slices.Contains(req.UnsetEnv, "HOME") {
 		e.set("HOME=" + home)
 	}
 	return e

@@ -46,7 +46,10 @@ func Exec(c Container, req ExecRequest, host Host, in Inputs) (*specs.Process, e
 		return nil, err
 	}
 	env := envList(slices.Clone(own.Env))
-	if req.TTY && !env.has("TERM") {
+	switch {
+	case !req.TTY && c.Request.TTY && !setsVar(c, "TERM"):
+		env.unset("TERM") // it told of the container's own terminal
+	case req.TTY && !env.has("TERM"):
 		env.set("TERM=xterm")
 	}
 	if req.User != "" {
@@ -58,7 +61,7 @@ func Exec(c Container, req ExecRequest, host Host, in Inputs) (*specs.Process, e
 			return nil, err
 		}
 		p.User = user.spec()
-		if !setsHome(c) {
+		if !setsVar(c, "HOME") {
 			env.set("HOME=" + user.home)
 		}
 	}
@@ -77,9 +80,9 @@ func Exec(c Container, req ExecRequest, host Host, in Inputs) (*specs.Process, e
 	return &p, nil
 }
 
-// setsHome says whether image or user set HOME, so that it is not the passwd
-// file's.
-func setsHome(c Container) bool {
-	isHome := func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }
-	return slices.ContainsFunc(c.Image.Env, isHome) || slices.ContainsFunc(c.Request.Env, isHome)
+// setsVar says whether image or user set a variable, so that its value is not of
+// our making.
+func setsVar(c Container, key string) bool {
+	is := func(kv string) bool { return strings.HasPrefix(kv, key+"=") }
+	return slices.ContainsFunc(c.Image.Env, is) || slices.ContainsFunc(c.Request.Env, is)
 }

@@ -305,7 +305,7 @@ func checkMounts(mounts []Mount) error {
 		case target == "/":
 			return errs.New(errs.Invalid, "invalid specification: destination can't be '/'")
 		case seen[target]:
-			return errs.New(errs.Invalid, "duplicate mount point: "+target)
+			return errs.New(errs.Invalid, "Duplicate mount point: "+target)
 		case strings.IndexByte(m.Target, 0) >= 0 || strings.IndexByte(m.Source, 0) >= 0:
 			return errs.New(errs.Invalid, "a mount's path contains a NUL byte")
 		}

@@ -268,7 +268,7 @@ func checkNetwork(req Request) error {
 	conflict := func(text string) error { return errs.New(errs.Invalid, "conflicting options: "+text) }
 	macs := slices.ContainsFunc(req.Networks, func(a Attachment) bool { return a.MAC != "" }) || req.MacAddress != ""
 	switch {
-	case req.Network == "container:":
+	case req.Network == "container:" || req.Network == "container":
 		return errs.New(errs.Invalid, "--network: invalid container format container:<name|id>")
 	case strings.HasPrefix(req.Network, "ns:") && !strings.HasPrefix(req.Network, "ns:/"):
 		return errs.New(errs.Invalid, "--network: invalid NETWORK mode: "+req.Network)
@@ -282,7 +282,7 @@ func checkNetwork(req Request) error {
 		return conflict("dns and the network mode")
 	case container && len(req.AddHosts) > 0:
 		return conflict("custom host-to-IP mapping and the network mode")
-	case container && macs:
+	case (container || req.Network == "host") && macs:
 		return conflict("mac-address and the network mode")
 	case container && (len(req.Ports) > 0 || req.PublishAll):
 		return conflict("port publishing and the container type network mode")
@@ -312,7 +312,7 @@ func (a Attachment) Check() error {
 		return bad("invalid IPv6 address: %s", a.IP6)
 	}
 	for _, text := range a.LinkLocal {
-		if ip, err := netip.ParseAddr(text); err != nil || ip.Zone() != "" {
+		if ip, err := netip.ParseAddr(text); err != nil || ip.Zone() != "" || !ip.IsLinkLocalUnicast() {
 			return bad("invalid link-local IP address: %s", text)
 		}
 	}

@@ -346,7 +346,7 @@ func TestCheckRefuses(t *testing.T) {
 		{Request{Sysctls: map[string]string{"net.core.x": "1"}, Network: "host"}, "not allowed with the host's network"},
 		{Request{Ulimits: []Ulimit{{"files", 1, 1}}}, "invalid ulimit type: files"},
 		{Request{Ulimits: []Ulimit{{"nofile", -1, 1}}}, "ulimit soft limit must be less than or equal to hard limit: unlimited > 1"},
-		{Request{Mounts: []Mount{{Type: "tmpfs", Target: "/a"}, {Type: "bind", Source: "/b", Target: "/a/"}}}, "duplicate mount point: /a"},
+		{Request{Mounts: []Mount{{Type: "tmpfs", Target: "/a"}, {Type: "bind", Source: "/b", Target: "/a/"}}}, "Duplicate mount point: /a"},
 		{Request{Mounts: []Mount{{Type: "tmpfs", Target: "/"}}}, "destination can't be '/'"},
 		{Request{Mounts: []Mount{{Type: "tmpfs", Target: "/a", Options: []string{"bogus"}}}}, `invalid tmpfs option "bogus"`},
 		{Request{Mounts: []Mount{{Type: "tmpfs", Target: "a"}}}, "must be absolute"},

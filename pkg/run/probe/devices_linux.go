@@ -60,9 +60,9 @@ func Devices(req plan.Request, in *plan.Inputs) error {
 
 func missing(path string, err error) error {
 	if err == nil {
-		err = fmt.Errorf("%s is not a device", path)
+		err = errors.New("not a device node")
 	}
-	return errs.E(fmt.Sprintf("gather device information of %q", path), errs.Invalid, err)
+	return errs.E(fmt.Sprintf("error gathering device information while adding custom device %q", path), errs.Invalid, err)
 }
 
 // named returns the node at path, or those below it if it is a directory.

@@ -81,7 +81,7 @@ type ExecOptions struct {
 
 // Streams are the caller's ends of the session's streams.
 type Streams struct {
-	In       io.Reader // nil: none. Its end closes the process's stdin
+	In       io.Reader // nil: none. Its end closes the process's stdin, and detaches if Out and Err are nil
 	Out, Err io.Writer // nil: discarded
 	// Terminal is put into raw mode while streams are copied, and its size
 	// followed. nil: there is none, or it is to stay as it is.

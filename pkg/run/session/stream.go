@@ -87,13 +87,14 @@ type input struct {
 	peer   *os.File
 	done   chan struct{}
 	wg     sync.WaitGroup
+	only   bool // nothing comes back: the end of what goes in ends the session
 
 	mu  sync.Mutex
 	err error // why the user's side ended the session
 }
 
 func newInput(s *Session, st Streams) (*input, error) {
-	in := &input{s: s, done: make(chan struct{})}
+	in := &input{s: s, done: make(chan struct{}), only: st.Out == nil && st.Err == nil}
 	if st.In != nil && s.stdin {
 		var err error
 		if in.cancel, in.peer, err = os.Pipe(); err != nil {
@@ -180,6 +181,9 @@ func (in *input) copy(r io.Reader, d *detacher, wait func() bool) {
 		}
 		if err != nil {
 			_ = in.s.send([]byte{byte(wire.StdinEOF)}, nil) // as above
+			if in.only {
+				in.end(ErrDetached)
+			}
 			return
 		}
 	}

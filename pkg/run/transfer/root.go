@@ -156,6 +156,22 @@ func (r Root) Stat(p string, follow bool) (Info, error) {
 	return e.info, nil
 }
 
+// Target is where p leads if there are links at its end: also where the last one
+// leads to nothing. As for Docker, what is above a link is taken as it is written.
+func (r Root) Target(p string) string {
+	for range 40 {
+		i, err := r.Stat(p, false)
+		if err != nil || !i.IsLink() {
+			break
+		}
+		if !path.IsAbs(i.Target) {
+			i.Target = path.Join(path.Dir(path.Clean("/"+p)), i.Target)
+		}
+		p = i.Target
+	}
+	return p
+}
+
 // self is the path of a descriptor, for system calls that want one.
 func self(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
