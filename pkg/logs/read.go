@@ -27,6 +27,8 @@ type Options struct {
 	Since  time.Time // the zero value: from the beginning
 	Until  time.Time // the zero value: to the end
 	Tail   int       // how many entries to begin with; negative: all
+
+	CaughtUp func() error // if set: called when all that is there has been emitted, before more is waited for
 }
 
 // Read calls emit with each entry, oldest first. It returns emit's first error,
@@ -45,6 +47,9 @@ func Read(ctx context.Context, o Options, emit func(Entry) error) error {
 	if err := r.snapshot(ctx); err != nil {
 		return err
 	}
+	if o.CaughtUp == nil {
+		o.CaughtUp = func() error { return nil }
+	}
 	for !r.past {
 		alive, err := lock.Held(o.Alive) // before the last look: a monitor logs, then it dies
 		if err != nil {
@@ -55,6 +60,9 @@ func Read(ctx context.Context, o Options, emit func(Entry) error) error {
 		}
 		if r.past {
 			break
+		}
+		if err := o.CaughtUp(); err != nil {
+			return err
 		}
 		if err := w.wait(ctx); err != nil {
 			return err
@@ -72,6 +80,7 @@ type reader struct {
 	part []byte   // a line whose end has not been read
 	buf  []byte
 	text []byte
+	p    parser
 	past bool // an entry behind Until was seen
 }
 
@@ -248,7 +257,7 @@ const maxEntry = 4 << 20
 // drain reads the file from where it is to its present end.
 func (r *reader) drain(ctx context.Context) error {
 	if r.buf == nil {
-		r.buf = make([]byte, 64<<10)
+		r.buf = make([]byte, 256<<10)
 	}
 	for !r.past {
 		if ctx.Err() != nil {
@@ -296,7 +305,7 @@ func (r *reader) lines(p []byte) error {
 
 // line emits one line, if it is one and is wanted.
 func (r *reader) line(line []byte) error {
-	e, ok := parse(line, r.text[:0])
+	e, ok := r.p.parse(line, r.text[:0])
 	if !ok || !r.o.Since.IsZero() && e.Time.Before(r.o.Since) {
 		return nil
 	}

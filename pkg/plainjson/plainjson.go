@@ -4,7 +4,7 @@
 // its two or three files once, and what a container could be made of is large
 // while what it is made of is small.
 //
-// Reading is encoding/json's.
+// Reading is encoding/json's, except for single strings: [Unquote].
 package plainjson
 
 import (

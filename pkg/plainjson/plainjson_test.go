@@ -1,11 +1,13 @@
 package plainjson_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
 	"os"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -97,6 +99,27 @@ func FuzzString(f *testing.F) {
 		want, _ := json.Marshal(s)
 		if got, err := plainjson.Marshal(s); err != nil || string(got) != string(want) {
 			t.Errorf("%q: %s, %v; want %s", s, got, err, want)
+		}
+	})
+}
+
+// FuzzUnquote: what Unquote takes, encoding/json reads alike.
+func FuzzUnquote(f *testing.F) {
+	for _, s := range []string{`a\u0009\"\ufffd\b\f\r\n\t\/\\"rest`, `\ud83d\ude00"`, "\xff\"", `\`, `\"`, `\u12"`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, p []byte) {
+		text, rest, ok := plainjson.Unquote(p, []byte("x"))
+		if !ok {
+			return
+		}
+		whole := append([]byte{'"'}, p[:len(p)-len(rest)]...)
+		if bytes.ContainsFunc(whole, unicode.IsControl) {
+			return
+		}
+		var want string
+		if err := json.Unmarshal(whole, &want); err != nil || string(text) != "x"+want {
+			t.Errorf("%q: %q; want %q, %v", whole, text, want, err)
 		}
 	})
 }

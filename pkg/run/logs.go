@@ -14,6 +14,8 @@ type LogsOptions struct {
 	Follow       bool
 	Since, Until time.Time // the zero value is no limit
 	Tail         int       // how many entries to begin with; negative: all
+
+	CaughtUp func() error // if set: called before more is waited for
 }
 
 // Logs calls emit with each entry of the container's log, oldest first. Neither
@@ -33,6 +35,6 @@ func (s *Service) Logs(ctx context.Context, ref string, o LogsOptions, emit func
 	}
 	return logs.Read(ctx, logs.Options{
 		Path: c.Record.LogPath, Alive: filepath.Join(c.Dir, "alive"),
-		Follow: o.Follow, Since: o.Since, Until: o.Until, Tail: o.Tail,
+		Follow: o.Follow, Since: o.Since, Until: o.Until, Tail: o.Tail, CaughtUp: o.CaughtUp,
 	}, emit)
 }

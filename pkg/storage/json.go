@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+
+	"cais.dev/cais/pkg/plainjson"
 )
 
 // scanner walks a JSON document and hands out only what is asked for. The
@@ -122,6 +124,9 @@ func (s *scanner) str() string {
 	raw, escaped := s.rawString()
 	if !escaped {
 		return string(raw)
+	}
+	if text, _, ok := plainjson.Unquote(s.b[s.i-len(raw)-1:], nil); ok {
+		return string(text)
 	}
 	var v string
 	if err := json.Unmarshal(s.b[s.i-len(raw)-2:s.i], &v); err != nil {

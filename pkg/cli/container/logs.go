@@ -100,22 +100,20 @@ func printLogs(ctx context.Context, s ui.Streams, svc logger, refs []string, o l
 	var mu sync.Mutex
 	one := func(ref string) error {
 		p := logs.Printer{Timestamps: o.timestamps, Details: o.details}
-		var line []byte
-		return svc.Logs(ctx, ref, o.LogsOptions, func(e logs.Entry) error {
-			line = line[:0]
+		out := collector{s: s, mu: &mu}
+		lo := o.LogsOptions
+		lo.CaughtUp = out.flush
+		err := svc.Logs(ctx, ref, lo, func(e logs.Entry) error {
+			if err := out.room(e.Stream == "stderr"); err != nil {
+				return err
+			}
 			if o.names {
-				line = append(append(line, ref...), ' ')
+				out.buf = append(append(out.buf, ref...), ' ')
 			}
-			line = p.Append(line, e)
-			out := s.Out
-			if e.Stream == "stderr" {
-				out = s.Err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			_, err := out.Write(line)
-			return err
+			out.buf = p.Append(out.buf, e)
+			return nil
 		})
+		return errors.Join(err, out.flush())
 	}
 	failed := make([]error, len(refs))
 	if !o.Follow || len(refs) == 1 {
@@ -130,4 +128,37 @@ func printLogs(ctx context.Context, s ui.Streams, svc logger, refs []string, o l
 	}
 	wg.Wait()
 	return errors.Join(failed...)
+}
+
+// collector writes many entries at once, each to its stream and in their order.
+type collector struct {
+	s      ui.Streams
+	mu     *sync.Mutex // held while something is written
+	buf    []byte
+	stderr bool // where buf goes
+}
+
+// room makes room in buf for an entry of one of the streams.
+func (c *collector) room(stderr bool) error {
+	if len(c.buf) < 64<<10 && stderr == c.stderr {
+		return nil
+	}
+	err := c.flush()
+	c.stderr = stderr
+	return err
+}
+
+func (c *collector) flush() error {
+	if len(c.buf) == 0 {
+		return nil
+	}
+	out := c.s.Out
+	if c.stderr {
+		out = c.s.Err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := out.Write(c.buf)
+	c.buf = c.buf[:0]
+	return err
 }
