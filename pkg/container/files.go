@@ -137,6 +137,10 @@ func (c *Container) Monitor() (pid int, start uint64, err error) {
 	return pid, start, nil
 }
 
+// Alive reports whether the container id has a monitor, which is all that this
+// looks at.
+func (s Store) Alive(id string) (bool, error) { return lock.Held(filepath.Join(s.Dir(id), aliveFile)) }
+
 // Refresh reads again what a run changes: alive, state and exit, in this order:
 // a monitor writes the exit before it gives alive up, so a container that is
 // seen as dead has its exit read.

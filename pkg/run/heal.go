@@ -29,30 +29,24 @@ func (s *Service) heal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known := make(map[string]string, len(ids)) // and their names, where they can be read
+	known := make(map[string]bool, len(ids))
 	var all []error
 	for _, id := range ids {
-		c, err := s.store.Load(id)
-		known[id] = ""
-		if err == nil {
-			known[id] = c.Settings.Name
+		known[id] = true
+		if alive, err := s.store.Alive(id); err == nil && alive { // its monitor sees to it: there may be hundreds
+			continue
 		}
-		if err := s.healLoaded(ctx, id, c, err); err != nil {
+		if err := s.healOne(ctx, id); err != nil {
 			all = append(all, err)
 		}
 	}
-	all = append(all, s.store.RemoveGone(), s.healNames(known), s.healRunDirs(), s.healNotes(ctx, known))
+	all = append(all, s.store.RemoveGone(), s.healNames(known), s.healRunDirs(known), s.healNotes(ctx, known))
 	return errors.Join(all...)
 }
 
+// healOne looks without a lock at first: nearly always there is nothing to do.
 func (s *Service) healOne(ctx context.Context, id string) error {
 	c, err := s.store.Load(id)
-	return s.healLoaded(ctx, id, c, err)
-}
-
-// healLoaded has looked without a lock at first: nearly always there is nothing
-// to do.
-func (s *Service) healLoaded(ctx context.Context, id string, c *container.Container, err error) error {
 	missing := errs.KindOf(err) == errs.NotFound
 	if err != nil && !missing {
 		return nil // damaged or too new: not ours to judge
@@ -139,13 +133,17 @@ func (s *Service) startAgain(ctx context.Context, c *container.Container) (*Star
 	return s.start(ctx, c.Record, c.Settings, spec, StartOptions{})
 }
 
-// healNames gives up names whose container is gone, or has another name: whoever
-// renamed it was killed.
-func (s *Service) healNames(known map[string]string) error {
+// healNames gives up names whose container is gone, and all but the right one of
+// a container that has several: whoever renamed it was killed.
+func (s *Service) healNames(known map[string]bool) error {
 	names, err := s.store.Names()
+	count := make(map[string]int, len(names))
+	for _, id := range names {
+		count[id]++
+	}
 	for name, id := range names {
-		if now, ok := known[id]; ok {
-			if now != "" && now != name {
+		if known[id] {
+			if count[id] > 1 {
 				err = errors.Join(err, s.healName(id, name))
 			}
 			continue
@@ -173,7 +171,7 @@ func (s *Service) healName(id, name string) error {
 }
 
 // healRunDirs removes run directories whose container is gone.
-func (s *Service) healRunDirs() error {
+func (s *Service) healRunDirs(known map[string]bool) error {
 	dir := s.store.RunDirs()
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -181,6 +179,9 @@ func (s *Service) healRunDirs() error {
 	}
 	for _, e := range entries {
 		id := e.Name()
+		if known[id] {
+			continue
+		}
 		if _, gone := os.Lstat(s.store.Dir(id)); container.IsID(id) && errors.Is(gone, fs.ErrNotExist) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, id)))
 		}
@@ -189,10 +190,10 @@ func (s *Service) healRunDirs() error {
 }
 
 // healNotes takes back notes in the store for containers that are gone.
-func (s *Service) healNotes(ctx context.Context, known map[string]string) error {
+func (s *Service) healNotes(ctx context.Context, known map[string]bool) error {
 	ids, err := s.o.Images.Protected(ctx)
 	for _, id := range ids {
-		if _, ok := known[id]; ok {
+		if known[id] {
 			continue
 		}
 		if _, gone := os.Lstat(s.store.Dir(id)); errors.Is(gone, fs.ErrNotExist) {
