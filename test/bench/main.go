@@ -37,6 +37,10 @@ func main() {
 		exitOn(pushFloor(os.Args[2], os.Args[3]))
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "logfloor" {
+		exitOn(logFloor(os.Args[2]))
+		return
+	}
 	cais := flag.String("cais", "bin/cais", "the program to measure")
 	out := flag.String("o", "", "file for the table; stdout if empty")
 	rounds := flag.Int("rounds", 40, "how often each contender runs")
@@ -122,6 +126,7 @@ func run(cais, out string, rounds int, only string) (err error) {
 		{"run user", b.runUser},
 		{"ps", b.ps},
 		{"monitor", b.monitor},
+		{"life", b.life},
 		{"pull", b.pull},
 		{"push", b.push},
 		{"build", b.builds},
