@@ -200,7 +200,11 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 			}
 		}
 	}
-	s.keepPorts(con, nets, old)
+	if len(old.Ports) > 0 {
+		s.keepPorts(con, nets, old)
+	} else if err := s.publish(con, c.Record, nets); err != nil { // they went with the last network
+		return explain(err)
+	}
 	if err := session.Network(ctx, dir, wire.Marshal(con.net), con.files); err != nil {
 		return err
 	}

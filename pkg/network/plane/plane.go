@@ -173,14 +173,19 @@ func (p *Plane) publish() error {
 		w := &p.net.Ports[i]
 		key := service{w.Proto, string(w.HostIP), w.HostPort}
 		wanted[key] = true
-		if p.served[key] != nil || w.Proto == "sctp" {
+		to := sock.At(w.To, uint16(w.Port))
+		if s := p.served[key]; s != nil {
+			s.To = to // it may lead to another network now
+			continue
+		}
+		if w.Proto == "sctp" {
 			continue
 		}
 		fd := p.take(w.Socket)
 		if fd < 0 {
 			return errs.New(errs.Internal, "wire: a published port without its socket")
 		}
-		s := &relay.Service{FD: fd, UDP: w.Proto == "udp", To: sock.At(w.To, uint16(w.Port))}
+		s := &relay.Service{FD: fd, UDP: w.Proto == "udp", To: to}
 		p.served[key] = s
 		if err := syscall.SetNonblock(fd, true); err != nil {
 			return os.NewSyscallError("fcntl", err)
