@@ -21,7 +21,7 @@ type control struct {
 
 // cgroup returns the cgroup of the build's commands, "" if they need none: a user's
 // limits nothing without being asked, and root's keeps them from devices.
-func (b *build) cgroup(ctx context.Context) (path string, procs []string, err error) {
+func (b *build) cgroup() (path string, procs []string, err error) {
 	c, err := b.control()
 	if err != nil || c == nil {
 		return "", nil, err

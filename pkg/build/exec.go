@@ -216,7 +216,7 @@ func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
 		r.Ulimits = slices.DeleteFunc(r.Ulimits, func(have plan.Ulimit) bool { return have.Name == u.Name })
 		r.Ulimits = append(r.Ulimits, plan.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
 	}
-	cg, procs, err := b.cgroup(ctx)
+	cg, procs, err := b.cgroup()
 	if err != nil {
 		return nil, err
 	}

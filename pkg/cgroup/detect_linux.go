@@ -127,7 +127,7 @@ func (h *Host) Path(parent, id string) (string, error) {
 		parent = slicePath(parent)
 	}
 	if h.scoped {
-		return path.Join("/", scopeSlice, ScopeName(id), prefix+id), nil
+		return path.Join("/", scopeSlice, scopeName(id), prefix+id), nil
 	}
 	if parent != "" {
 		return path.Join("/", parent, id), nil

@@ -16,8 +16,8 @@ import (
 // scopeSlice is where the user's manager puts scopes that say nothing else.
 const scopeSlice = "app.slice"
 
-// ScopeName is the scope of container id.
-func ScopeName(id string) string { return prefix + id + ".scope" }
+// scopeName is the scope of container id.
+func scopeName(id string) string { return prefix + id + ".scope" }
 
 // userManager is the directory that was delegated to the user's manager, if there
 // is one that can be asked; "" else.
@@ -70,7 +70,7 @@ func (h *Host) Scoped() bool { return h.scoped }
 // the process pid, into it: below a directory of its own, as a directory with
 // processes gives its children no controllers.
 func (h *Host) Scope(ctx context.Context, id string, pid int) error {
-	dir, err := StartUnit(ctx, Unit{Name: ScopeName(id), Slice: scopeSlice, User: true}, pid)
+	dir, err := StartUnit(ctx, Unit{Name: scopeName(id), Slice: scopeSlice, User: true}, pid)
 	if err != nil {
 		return err
 	}

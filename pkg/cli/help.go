@@ -134,7 +134,7 @@ func sectionOf(c *cobra.Command) string {
 }
 
 // Where a command remembers its heading, and what it is about, which all
-// spellings of one command share.
+// Spellings of one command share.
 const (
 	sectionKey  = "section"
 	SpellingKey = "spelling"

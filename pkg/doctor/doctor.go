@@ -129,15 +129,15 @@ func kernel(f Facts, add adder) {
 		add("kernel", Note, "its version "+f.Kernel+" makes no sense to cais", "")
 		return
 	}
-	older := func(a, b int) bool { return major < a || major == a && minor < b }
+	older := func(five int) bool { return major < 5 || major == 5 && minor < five } // than 5.…
 	switch {
-	case older(5, 6):
+	case older(6):
 		add("kernel", Bad, f.Kernel+" is too old: it cannot resolve an image's paths safely (openat2)", "Linux 5.6 or newer; 5.11 for users")
-	case older(5, 11) && f.UID != 0:
+	case older(11) && f.UID != 0:
 		add("kernel", Bad, f.Kernel+" lets only root mount overlay", "Linux 5.11 or newer")
-	case older(5, 12):
+	case older(12):
 		add("kernel", Bad, f.Kernel+" has no mount_setattr", "Linux 5.12 or newer")
-	case older(5, 14):
+	case older(14):
 		add("kernel", Note, f.Kernel+" cannot kill a cgroup at once; cais does it one by one", "")
 	default:
 		add("kernel", OK, f.Kernel, "")

@@ -69,7 +69,7 @@ func (l Log) Append(list ...Event) error {
 		if e.Time.IsZero() {
 			e.Time = time.Now()
 		}
-		b = AppendTime(AppendHead(b, e), e.Time)
+		b = appendTime(AppendHead(b, e), e.Time)
 	}
 	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE | syscall.O_NOFOLLOW
 	fd, err := syscall.Open(l.Path, flags|syscall.O_CLOEXEC, 0o600)
@@ -150,8 +150,8 @@ func AppendAttributes(b []byte, attrs map[string]string) []byte {
 	return b
 }
 
-// AppendTime ends a line that AppendHead began.
-func AppendTime(b []byte, t time.Time) []byte {
+// appendTime ends a line that AppendHead began.
+func appendTime(b []byte, t time.Time) []byte {
 	b = append(b, `,"time":`...)
 	b = strconv.AppendInt(b, t.Unix(), 10)
 	b = append(b, `,"timeNano":`...)

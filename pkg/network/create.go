@@ -44,10 +44,10 @@ func invalid(format string, a ...any) error {
 	return errs.New(errs.Invalid, fmt.Sprintf(format, a...))
 }
 
-// Decide makes a definition of a request, or says in Docker's words why there can
+// decide makes a definition of a request, or says in Docker's words why there can
 // be none. all are the networks that exist; ula is where IPv6 subnets are taken
 // from. It changes nothing; ID and Created are the caller's to fill.
-func Decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *Network, warnings []string, err error) {
+func decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *Network, warnings []string, err error) {
 	n = &Network{
 		Version: Version, Name: r.Name, Driver: r.Driver, IPv4: !r.NoIPv4, IPv6: r.IPv6,
 		Internal: r.Internal, Attachable: r.Attachable, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
@@ -90,7 +90,7 @@ func Decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *N
 	if err := n.checkBridge(all); err != nil {
 		return nil, nil, err
 	}
-	if err := n.checkParent(r, all); err != nil {
+	if err := n.checkParent(all); err != nil {
 		return nil, nil, err
 	}
 	more, err := n.address(all, h, ula)
@@ -201,7 +201,7 @@ func (n *Network) checkBridge(all []*Network) error {
 }
 
 // checkParent refuses a second network on an interface.
-func (n *Network) checkParent(r CreateRequest, all []*Network) error {
+func (n *Network) checkParent(all []*Network) error {
 	parent := n.Options["parent"]
 	if n.Driver != DriverMacvlan && n.Driver != DriverIPvlan || parent == "" {
 		return nil

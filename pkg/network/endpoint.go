@@ -38,8 +38,8 @@ type Endpoint struct {
 
 func (s Store) endpoints() string { return filepath.Join(s.RunDir(), "ep") }
 
-// EndpointFile is the name of an endpoint's file.
-func EndpointFile(container, network string) string { return container + "-" + network + ".json" }
+// endpointFile is the name of an endpoint's file.
+func endpointFile(container, network string) string { return container + "-" + network + ".json" }
 
 // addresses keeps everybody else from giving out addresses.
 func (s Store) addresses(ctx context.Context) (*lock.Lock, error) {
@@ -184,7 +184,7 @@ func (s Store) put(e *Endpoint) (*Held, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.endpoints(), EndpointFile(e.Container, e.Network))
+	path := filepath.Join(s.endpoints(), endpointFile(e.Container, e.Network))
 	f, err := os.OpenFile(filepath.Join(s.endpoints(), "."+e.ID), os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
@@ -225,7 +225,7 @@ func (s Store) Rename(ctx context.Context, container string, change func(*Endpoi
 		}
 		// One write of a few hundred bytes, and then the new length: a reader between
 		// the two finds text behind the end of the JSON, and looks again.
-		f, err := os.OpenFile(filepath.Join(s.endpoints(), EndpointFile(e.Container, e.Network)), os.O_WRONLY|syscall.O_CLOEXEC, 0)
+		f, err := os.OpenFile(filepath.Join(s.endpoints(), endpointFile(e.Container, e.Network)), os.O_WRONLY|syscall.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}

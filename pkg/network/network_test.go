@@ -72,7 +72,7 @@ func TestDecide(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			n, _, err := Decide(tt.r, have, h, ula)
+			n, _, err := decide(tt.r, have, h, ula)
 			if tt.err != "" {
 				if err == nil || !strings.HasPrefix(err.Error(), tt.err) {
 					t.Fatalf("got %v, want %s", err, tt.err)
@@ -91,12 +91,12 @@ func TestDecide(t *testing.T) {
 			}
 		})
 	}
-	n, warnings, err := Decide(CreateRequest{Name: "open", Rootless: true, Options: map[string]string{
+	n, warnings, err := decide(CreateRequest{Name: "open", Rootless: true, Options: map[string]string{
 		OptGatewayMode4: "nat-unprotected", OptGatewayMode6: "nat", OptTrusted: "eth0:eth1"}}, have, h, ula)
 	if err != nil || len(warnings) != 2 || !strings.Contains(warnings[0], "nat-unprotected has no effect without root") {
 		t.Errorf("%v %q %+v", err, warnings, n)
 	}
-	n, warnings, err = Decide(CreateRequest{Name: "new", IPv6: true, Options: map[string]string{"com.docker.network.what": "1", "other": "2"}}, have, h, ula)
+	n, warnings, err = decide(CreateRequest{Name: "new", IPv6: true, Options: map[string]string{"com.docker.network.what": "1", "other": "2"}}, have, h, ula)
 	if err != nil || len(warnings) != 1 || !ula.Contains(n.Pool6().Subnet.Addr()) || n.Pool6().Subnet.Bits() != 64 {
 		t.Errorf("%v %q %+v", err, warnings, n)
 	}
@@ -106,7 +106,7 @@ func TestDecide(t *testing.T) {
 func TestPoolsRunOut(t *testing.T) {
 	var all []*Network
 	for i := range 100 {
-		n, _, err := Decide(CreateRequest{Name: fmt.Sprint("n", i)}, all, HostView{}, netip.Prefix{})
+		n, _, err := decide(CreateRequest{Name: fmt.Sprint("n", i)}, all, HostView{}, netip.Prefix{})
 		if err != nil {
 			if i != 31 || errs.HintOf(err) == "" {
 				t.Errorf("after %d: %v", i, err)

@@ -150,7 +150,7 @@ func (s Store) Create(ctx context.Context, r CreateRequest) (*Network, []string,
 	}
 	h := ReadHost()
 	h.Routes = append(h.Routes, taken...)
-	n, warnings, err := Decide(r, all, h, ula)
+	n, warnings, err := decide(r, all, h, ula)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,8 +10,8 @@ import (
 // DefaultDomain is the registry of names that name none.
 const DefaultDomain = "docker.io"
 
-// DefaultTag is the tag of references that have neither tag nor digest.
-const DefaultTag = "latest"
+// defaultTag is the tag of references that have neither tag nor digest.
+const defaultTag = "latest"
 
 // maxName is the longest Domain/Path that Docker and registries accept.
 const maxName = 255
@@ -105,7 +105,7 @@ func (r Reference) suffix() string {
 // digest.
 func (r Reference) WithDefaultTag() Reference {
 	if r.Tag == "" && r.Digest == "" {
-		r.Tag = DefaultTag
+		r.Tag = defaultTag
 	}
 	return r
 }

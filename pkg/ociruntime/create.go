@@ -294,8 +294,8 @@ func resources(spec *specs.Spec) *specs.LinuxResources {
 }
 
 func defaultRules() []specs.LinuxDeviceCgroup {
-	char := func(major, minor int64, access string) specs.LinuxDeviceCgroup {
-		r := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Access: access}
+	char := func(major, minor int64) specs.LinuxDeviceCgroup {
+		r := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Access: "rwm"}
 		if minor >= 0 {
 			r.Minor = &minor
 		}
@@ -304,8 +304,8 @@ func defaultRules() []specs.LinuxDeviceCgroup {
 	any := int64(-1)
 	return []specs.LinuxDeviceCgroup{
 		{Allow: true, Type: "c", Major: &any, Minor: &any, Access: "m"}, {Allow: true, Type: "b", Major: &any, Minor: &any, Access: "m"},
-		char(1, 3, "rwm"), char(1, 5, "rwm"), char(1, 7, "rwm"), char(1, 8, "rwm"), char(1, 9, "rwm"),
-		char(5, 0, "rwm"), char(5, 1, "rwm"), char(5, 2, "rwm"), char(136, -1, "rwm"),
+		char(1, 3), char(1, 5), char(1, 7), char(1, 8), char(1, 9),
+		char(5, 0), char(5, 1), char(5, 2), char(136, -1),
 	}
 }
 

@@ -180,7 +180,7 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 			err = errors.Join(err, con.abandon())
 			return
 		}
-		err = con.close()
+		con.close()
 	}()
 	for _, a := range list {
 		if e := old.Endpoint(a.ID); e != nil {

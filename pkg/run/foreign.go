@@ -18,7 +18,6 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/lower"
 	"cais.dev/cais/pkg/run/plan"
-	"cais.dev/cais/pkg/run/session"
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/seccomp"
 )
@@ -219,7 +218,7 @@ func (s *Service) execPlan(rec *container.Record, spec *specs.Spec, proc *specs.
 }
 
 // foreignRuns waits until the runtime says that the container runs, or has ended.
-func (s *Service) foreignRuns(ctx context.Context, rec *container.Record, ses *session.Session) error {
+func (s *Service) foreignRuns(ctx context.Context, rec *container.Record) error {
 	runDir, err := os.Readlink(filepath.Join(s.store.Dir(rec.ID), "run"))
 	if err != nil {
 		return err

@@ -67,7 +67,7 @@ func (s *Service) restore(want func(bridge string) bool) error {
 		if p := n.Pool6(); p != nil && n.IPv6 {
 			e.IP6, e.Bits6 = p.Subnet.Addr(), p.Subnet.Bits()
 		}
-		w, err := interfaceOf(n, o, e, plan.Attachment{}, engineBridge)
+		w, err := interfaceOf(n, o, e, plan.Attachment{})
 		if err == nil {
 			lost = append(lost, w)
 		}

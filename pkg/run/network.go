@@ -171,16 +171,16 @@ func (c *connection) abandon() error {
 	for _, h := range c.held {
 		err = errors.Join(err, h.Release())
 	}
-	return errors.Join(err, c.close())
+	c.close()
+	return err
 }
 
 // close closes this process's copies. Of an endpoint's file that is already
 // closed it says nothing.
-func (c *connection) close() error {
+func (c *connection) close() {
 	for _, f := range c.files {
 		_ = f.Close() // the monitor has another, or nobody needs it
 	}
-	return nil
 }
 
 // connect decides on the network of a container that is about to start: addresses,
@@ -307,7 +307,7 @@ func (s *Service) describe(c *connection, rec *container.Record, list []plan.Att
 			return err
 		}
 		e := c.box.Endpoints[i]
-		w, err := interfaceOf(n, o, e, list[i], s.engine())
+		w, err := interfaceOf(n, o, e, list[i])
 		if err != nil {
 			return err
 		}
@@ -364,7 +364,7 @@ func ownSysctls(user map[string]string, engine string, ipv6 bool) []string {
 }
 
 // interfaceOf is an endpoint as the monitor is told.
-func interfaceOf(n *network.Network, o network.Options, e network.Endpoint, a plan.Attachment, engine string) (wire.Interface, error) {
+func interfaceOf(n *network.Network, o network.Options, e network.Endpoint, a plan.Attachment) (wire.Interface, error) {
 	w := wire.Interface{
 		Endpoint: e.ID, Network: n.ID, Name: e.Interface, Driver: n.Driver, Bridge: bridgeName(n, o), Parent: o.Parent, Mode: o.Mode,
 		MTU: o.MTU, IP4: bytesOf(e.IP), IP6: bytesOf(e.IP6), Bits4: e.Bits, Bits6: e.Bits6,

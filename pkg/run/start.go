@@ -202,10 +202,10 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	}
 	u.steps = nil // from here on the monitor cleans up
 	if con != nil {
-		_ = con.close() // copies
+		con.close()
 	}
 	if foreign(rec.Request) {
-		if err := s.foreignRuns(ctx, rec, ses); err != nil {
+		if err := s.foreignRuns(ctx, rec); err != nil {
 			return nil, errors.Join(err, ses.Close())
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -15,8 +14,6 @@ import (
 
 	"cais.dev/cais/pkg/atomicfile"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 // index is what an earlier build learned of the files in a directory: if a file's
 // size, times, inode and mode are what they were, so are its contents. git's rule

@@ -69,7 +69,7 @@ func (f *RunFlags) network() {
 	list(fs, &r.DNSOptions, "dns-option", "", "Options for the resolver instead of the host's")
 	list(fs, &r.DNSOptions, "dns-opt", "", "")
 	define(fs, "add-host", "", "list", "Add a line to /etc/hosts: NAME=IP; host-gateway is the host's", func(s string) error {
-		host, err := ExtraHost(s)
+		host, err := extraHost(s)
 		r.AddHosts = append(r.AddHosts, host)
 		return err
 	})
@@ -197,8 +197,8 @@ func parseLink(s string) (string, error) {
 // ParseLink is parseLink, for `network connect`.
 func ParseLink(s string) (string, error) { return parseLink(s) }
 
-// ExtraHost reads NAME=IP or NAME:IP and returns NAME:IP.
-func ExtraHost(s string) (string, error) {
+// extraHost reads NAME=IP or NAME:IP and returns NAME:IP.
+func extraHost(s string) (string, error) {
 	name, ip, ok := strings.Cut(s, "=")
 	if !ok {
 		name, ip, ok = strings.Cut(s, ":")

@@ -174,7 +174,7 @@ func FuzzNetwork(f *testing.F) {
 				}
 			}
 		}
-		_, _ = ExtraHost(s)
+		_, _ = extraHost(s)
 		_, _ = parseLink(s)
 		_, _ = searchDomain(s)
 		_, _ = standardPort(s)

@@ -242,7 +242,7 @@ func NewTag(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				for _, n := range names {
 					if img, err := findImage(cmd.Context(), st.Reader(), n); err == nil {
-						e.Note(imageEvent("tag", "sha256:"+img.ID, familiar(n), nil))
+						e.Note(imageEvent("tag", "sha256:"+img.ID, familiar(n)))
 					}
 				}
 				return nil

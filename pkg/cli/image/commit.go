@@ -241,12 +241,8 @@ func configOfContainer(c *docker.ContainerConfig) oci.Config {
 
 // imageEvent is one of an image. name is what Docker has as its id, too, for what
 // is done by name.
-func imageEvent(action, id, name string, labels map[string]string) events.Event {
-	attrs := map[string]string{"name": name}
-	for k, v := range labels {
-		attrs[k] = v
-	}
-	return events.Event{Type: events.Image, Action: action, ID: id, Attributes: attrs}
+func imageEvent(action, id, name string) events.Event {
+	return events.Event{Type: events.Image, Action: action, ID: id, Attributes: map[string]string{"name": name}}
 }
 
 type importOptions struct {
@@ -334,7 +330,7 @@ func importTar(ctx context.Context, e *engine.Engine, s ui.Streams, o importOpti
 	if err = errors.Join(err, st.Close()); err != nil {
 		return "", fmt.Errorf("import %s: %w", o.source, err)
 	}
-	e.Note(imageEvent("import", cmp.Or(o.name, "sha256:"+id), cmp.Or(o.name, "sha256:"+id), nil))
+	e.Note(imageEvent("import", cmp.Or(o.name, "sha256:"+id), cmp.Or(o.name, "sha256:"+id)))
 	return id, nil
 }
 
@@ -394,7 +390,7 @@ func NewUntag(e *engine.Engine, s ui.Streams) *cobra.Command {
 					return err
 				}
 				for _, n := range names {
-					e.Note(imageEvent("untag", "sha256:"+img.ID, familiar(n), nil))
+					e.Note(imageEvent("untag", "sha256:"+img.ID, familiar(n)))
 				}
 				return nil
 			})

@@ -306,9 +306,9 @@ func removalEvents(img *storage.Image, removed []storage.Removed) []events.Event
 	for _, r := range removed {
 		switch {
 		case r.Untagged != "" && !strings.Contains(r.Untagged, "@"):
-			list = append(list, imageEvent("untag", "sha256:"+img.ID, "sha256:"+img.ID, nil))
+			list = append(list, imageEvent("untag", "sha256:"+img.ID, "sha256:"+img.ID))
 		case r.Deleted == "sha256:"+img.ID:
-			list = append(list, imageEvent("delete", "sha256:"+img.ID, "sha256:"+img.ID, nil))
+			list = append(list, imageEvent("delete", "sha256:"+img.ID, "sha256:"+img.ID))
 		}
 	}
 	return list

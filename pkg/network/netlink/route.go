@@ -261,11 +261,11 @@ func Index(name string) (int, error) {
 		return 0, os.NewSyscallError("socket", err)
 	}
 	defer func() { _ = syscall.Close(fd) }() // nothing was sent
-	return IndexOn(fd, name)
+	return indexOn(fd, name)
 }
 
-// IndexOn is Index in the namespace of the socket fd.
-func IndexOn(fd int, name string) (int, error) {
+// indexOn is Index in the namespace of the socket fd.
+func indexOn(fd int, name string) (int, error) {
 	var req struct {
 		name  [16]byte
 		index int32

@@ -140,14 +140,12 @@ func expr(name string, data func(*netlink.Message)) Expr {
 
 // The keys of Meta.
 const (
-	MetaProtocol = 1
-	MetaMark     = 3
-	MetaIIF      = 4
-	MetaOIF      = 5
-	MetaIIFName  = 6
-	MetaOIFName  = 7
-	MetaNFProto  = 15
-	MetaL4Proto  = 16
+	MetaMark    = 3
+	MetaIIF     = 4
+	MetaIIFName = 6
+	MetaOIFName = 7
+	MetaNFProto = 15
+	MetaL4Proto = 16
 )
 
 // Meta loads something about the packet into register reg.

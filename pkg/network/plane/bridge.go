@@ -24,8 +24,8 @@ type hostBridge struct {
 	ready  map[string]bool
 }
 
-// MarkPublished is on packets to a published port of a network that is routed.
-const MarkPublished = 0xca15
+// markPublished is on packets to a published port of a network that is routed.
+const markPublished = 0xca15
 
 func openBridge() (b *hostBridge, err error) {
 	b = &hostBridge{ready: map[string]bool{}}
@@ -80,7 +80,7 @@ func (b *hostBridge) open(w *wire.Interface) error {
 			return err
 		}
 	}
-	err := b.filter.Batch(NetworkTable(w)...)
+	err := b.filter.Batch(networkTable(w)...)
 	if err != nil && !netlink.Is(err, syscall.EEXIST) {
 		return errs.WithHint(errs.E("make the rules of the bridge "+w.Bridge, errs.Unsupported, err),
 			"The kernel needs nf_tables with NAT (Linux 5.2). '--network host' works without.")
@@ -175,9 +175,9 @@ func forwarding(v6 bool) error {
 // tableOf is the name of a network's table.
 func tableOf(bridge string) string { return "cais-" + bridge }
 
-// NetworkTable returns the rules of w's network, which are the same for all its
+// networkTable returns the rules of w's network, which are the same for all its
 // containers. They fail with EEXIST if they are there.
-func NetworkTable(w *wire.Interface) []*netlink.Message {
+func networkTable(w *wire.Interface) []*netlink.Message {
 	const f = nft.Inet
 	n := tableOf(w.Bridge)
 	rule := func(chain string, lists ...[]nft.Expr) *netlink.Message {
@@ -223,7 +223,7 @@ func NetworkTable(w *wire.Interface) []*netlink.Message {
 			}
 		}
 		batch = append(batch, rule("forw", out, mapped, accept),
-			rule("forw", out, []nft.Expr{nft.Meta(nft.MetaMark, 1), nft.Eq(1, MarkPublished&0xff, MarkPublished>>8, 0, 0)}, accept),
+			rule("forw", out, []nft.Expr{nft.Meta(nft.MetaMark, 1), nft.Eq(1, markPublished&0xff, markPublished>>8, 0, 0)}, accept),
 			rule("forw", out, drop))
 	}
 	for _, s := range sides {
@@ -406,7 +406,7 @@ func (p *Plane) portRules(f int, family byte) []*netlink.Message {
 			nft.Rule(family, n, "routed",
 				nft.Payload(nft.Network, daddr, uint32(size), 1), nft.Eq(1, w.To...), nft.Meta(nft.MetaL4Proto, 1), nft.Eq(1, proto),
 				nft.Payload(nft.Transport, 2, 2, 1), nft.Eq(1, byte(w.Port>>8), byte(w.Port)),
-				nft.Set(1, MarkPublished&0xff, MarkPublished>>8, 0, 0), nft.SetMeta(nft.MetaMark, 1)))
+				nft.Set(1, markPublished&0xff, markPublished>>8, 0, 0), nft.SetMeta(nft.MetaMark, 1)))
 	}
 	return rules
 }

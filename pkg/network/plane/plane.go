@@ -280,7 +280,7 @@ func (p *Plane) Close() {
 // by itself, but later: until then it would answer for an address that is another's
 // already.
 func (p *Plane) unplug() {
-	remove := func(c *netlink.Conn) error {
+	remove := func(c *netlink.Conn) {
 		for _, i := range p.ifs {
 			if i.device == "" {
 				continue
@@ -289,13 +289,12 @@ func (p *Plane) unplug() {
 				_ = c.Do(netlink.SetSilent(index)) // or it has gone meanwhile
 			}
 		}
-		return nil
 	}
 	switch {
 	case p.gw != nil:
-		_ = p.gw.Do(func() error { return remove(p.gw.Route) }) // it never fails
+		_ = p.gw.Do(func() error { remove(p.gw.Route); return nil })
 	case p.br != nil:
-		_ = remove(p.br.route) // likewise
+		remove(p.br.route)
 	}
 }
 

@@ -87,7 +87,7 @@ func (r *Relay) syn(q *Queue, id uint32, p *packet) {
 		q.verdict(id, dropIt, 0) // it is repeated
 		return
 	}
-	if _, errno := r.dial(way, q, id, -1); errno != 0 {
+	if errno := r.dial(way, q, id, -1); errno != 0 {
 		q.verdict(id, acceptIt, markOf(errno))
 	}
 }
@@ -100,38 +100,38 @@ func markOf(errno syscall.Errno) uint32 {
 }
 
 // dial begins to connect the host's side.
-func (r *Relay) dial(way route, q *Queue, id uint32, inner int) (*dial, syscall.Errno) {
+func (r *Relay) dial(way route, q *Queue, id uint32, inner int) syscall.Errno {
 	s := r.source(&way.src)
 	if s == nil {
-		return nil, syscall.EHOSTUNREACH
+		return syscall.EHOSTUNREACH
 	}
 	to, ok := r.target(s, way.dst)
 	if !ok {
-		return nil, syscall.EHOSTUNREACH
+		return syscall.EHOSTUNREACH
 	}
 	fd, err := sock.Open(sock.KindOf(&to, false))
 	if err != nil {
-		return nil, syscall.EHOSTUNREACH // no descriptors: the container tries again
+		return syscall.EHOSTUNREACH // no descriptors: the container tries again
 	}
 	tune(fd)
 	d := &dial{r: r, way: way, fd: fd, inner: inner, q: q, id: id}
 	err = sock.Connect(fd, &to)
 	if err != nil && err != syscall.EINPROGRESS { //nolint:errorlint // a system call's own errno
 		_ = syscall.Close(fd) // not connected
-		return nil, err.(syscall.Errno)
+		return err.(syscall.Errno)
 	}
 	r.dials[way] = d
 	d.limit = r.l.After(dialTimeout, d.timeout)
 	if err == nil {
 		d.connected()
-		return d, 0
+		return 0
 	}
 	if err := r.l.Watch(fd, loop.Out, d); err != nil {
 		d.end()
 		r.l.Close(&d.fd)
-		return nil, syscall.EHOSTUNREACH
+		return syscall.EHOSTUNREACH
 	}
-	return d, 0
+	return 0
 }
 
 // Ready is the answer of the host's side.
@@ -222,7 +222,7 @@ func (a acceptor) Ready(uint32) {
 			continue
 		}
 		// Nobody asked first: the kernel has no queues, or this one was full.
-		if _, errno := r.dial(way, nil, 0, fd); errno != 0 {
+		if errno := r.dial(way, nil, 0, fd); errno != 0 {
 			r.reset(&fd)
 		}
 	}

@@ -229,7 +229,7 @@ func (t serviceUDP) Ready(uint32) {
 	s, r := t.s, t.s.r
 	u := r.buffers()
 	for range 16 {
-		n, errno := u.receive(s.FD, true, true)
+		n, errno := u.receive(s.FD, true)
 		if errno == syscall.ECONNREFUSED {
 			continue
 		}

@@ -78,16 +78,14 @@ func (r *Relay) buffers() *udpBuffers {
 }
 
 // receive fills the batch and returns how many datagrams came.
-func (u *udpBuffers) receive(fd int, named, control bool) (int, syscall.Errno) {
+func (u *udpBuffers) receive(fd int, named bool) (int, syscall.Errno) {
 	for i := range u.msgs {
 		m := &u.msgs[i]
 		u.iov[i].Len = datagram
-		m.Name, m.NameLen, m.Control, m.CtlLen, m.Flags = nil, 0, nil, 0, 0
+		m.Name, m.NameLen, m.Flags = nil, 0, 0
+		m.Control, m.CtlLen = &u.ctl[i][0], controlLen
 		if named {
 			m.Name, m.NameLen = &u.name[i], uint32(len(u.name[i]))
-		}
-		if control {
-			m.Control, m.CtlLen = &u.ctl[i][0], controlLen
 		}
 	}
 	for {
@@ -189,7 +187,7 @@ type datagrams struct{ s *Source }
 func (d datagrams) Ready(uint32) {
 	r, u := d.s.r, d.s.r.buffers()
 	for range 16 {
-		n, errno := u.receive(d.s.UDP, true, true)
+		n, errno := u.receive(d.s.UDP, true)
 		if errno != 0 {
 			return
 		}
@@ -305,7 +303,7 @@ func (s nearSide) Ready(uint32) {
 	f := s.f
 	u := f.r.buffers()
 	for range 16 {
-		n, errno := u.receive(f.near, false, true)
+		n, errno := u.receive(f.near, false)
 		if errno != 0 {
 			return // EAGAIN; ECONNREFUSED: the container has no such port, and the client is not told
 		}
@@ -332,7 +330,7 @@ func (s farSide) Ready(uint32) {
 	f := s.f
 	u := f.r.buffers()
 	for range 16 {
-		n, errno := u.receive(f.far, false, true)
+		n, errno := u.receive(f.far, false)
 		if errno == syscall.ECONNREFUSED {
 			f.refused()
 			continue

@@ -181,15 +181,11 @@ const (
 	IPRecvOrigDst   = 20 // also the type of the control message
 	IPv6RecvOrigDst = 74
 	IPv6Transparent = 75
-	IPFreebind      = 15
 	UDPSegment      = 103
 	UDPGRO          = 104
 	SolUDP          = 17
-	IPBindNoPort    = 24
 	IPv6RecvPktinfo = 49
 	IPv6Pktinfo     = 50
-	TCPDeferAccept  = 9
-	TCPUserTimeout  = 18
 )
 
 // Transparent lets the socket have addresses that are not this machine's.

@@ -27,7 +27,7 @@ func (m *monitor) containerExited(p *proc, code int) {
 	e := exit{code: code, started: m.startedAt, finished: m.now, restarts: m.restarts}
 	e.oom = m.oomKills() > m.oomBase
 	m.main = nil
-	again, _ := m.policy(code, false)
+	again := m.policy(code, false)
 	if again {
 		m.writeExit(e)
 		m.died(code, e.oom)
@@ -133,7 +133,7 @@ func (m *monitor) reload() {
 	if m.restartAt.IsZero() || m.main != nil {
 		return
 	}
-	if again, _ := m.policy(0, true); !again {
+	if !m.policy(0, true) {
 		m.over()
 	}
 }

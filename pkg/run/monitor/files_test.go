@@ -101,7 +101,7 @@ func TestPolicy(t *testing.T) {
 		{"on failure, at the limit", wire.Restart{Name: "on-failure", Max: 3}, 1, 3, false},
 	} {
 		m := &monitor{job: wire.Job{Dir: t.TempDir(), Restart: tt.policy}, restarts: tt.restarts}
-		if got, _ := m.policy(tt.code, false); got != tt.want {
+		if got := m.policy(tt.code, false); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}

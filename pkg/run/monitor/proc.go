@@ -359,8 +359,8 @@ func startTime(pid int) uint64 {
 // policy returns whether the restart policy, as settings.json has it now, wants
 // the container again after an exit with code. due says that it has been decided
 // and only the user can have changed his mind.
-func (m *monitor) policy(code int, due bool) (again bool, byUser bool) {
-	policy := m.job.Restart
+func (m *monitor) policy(code int, due bool) (again bool) {
+	policy, byUser := m.job.Restart, false
 	if s, err := os.ReadFile(m.job.Dir + "/settings.json"); err == nil {
 		byUser, policy = settings(s, policy)
 		m.rename(s)
@@ -369,17 +369,17 @@ func (m *monitor) policy(code int, due bool) (again bool, byUser bool) {
 	}
 	if m.revive {
 		m.revive = !due
-		return !byUser, byUser
+		return !byUser
 	}
 	switch {
 	case byUser:
-		return false, byUser
+		return false
 	case policy.Name == "always" || policy.Name == "unless-stopped":
-		return true, false
+		return true
 	case policy.Name == "on-failure":
-		return due || code != 0 && (policy.Max <= 0 || m.restarts < policy.Max), false
+		return due || code != 0 && (policy.Max <= 0 || m.restarts < policy.Max)
 	}
-	return false, false
+	return false
 }
 
 // Back-off between restarts, as Docker does it.

@@ -271,7 +271,7 @@ func (m *monitor) serve(p *proc, a wire.Attach) error {
 // restart runs the plan again.
 func (m *monitor) restart() {
 	m.restartAt = time.Time{}
-	if again, _ := m.policy(0, true); !again {
+	if !m.policy(0, true) {
 		m.over()
 		return
 	}

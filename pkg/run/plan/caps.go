@@ -26,9 +26,9 @@ const defaultCaps uint64 = 1<<0 /* CHOWN */ | 1<<1 /* DAC_OVERRIDE */ | 1<<3 /* 
 
 const capMknod = 27
 
-// ParseCap returns the number of a capability, with or without CAP_, in any
+// parseCap returns the number of a capability, with or without CAP_, in any
 // case; all for ALL.
-func ParseCap(name string) (n int, all bool, err error) {
+func parseCap(name string) (n int, all bool, err error) {
 	up := strings.TrimPrefix(strings.ToUpper(strings.TrimSpace(name)), "CAP_")
 	if up == "ALL" {
 		return 0, true, nil
@@ -54,7 +54,7 @@ func capList(mask uint64) []string {
 func capMask(list []string) uint64 {
 	var mask uint64
 	for _, c := range list {
-		if n, all, err := ParseCap(c); err == nil && !all {
+		if n, all, err := parseCap(c); err == nil && !all {
 			mask |= 1 << n
 		}
 	}
@@ -64,7 +64,7 @@ func capMask(list []string) uint64 {
 // parseCaps returns the mask of list and whether ALL is in it.
 func parseCaps(list []string) (mask uint64, all bool, err error) {
 	for _, c := range list {
-		n, isAll, err := ParseCap(c)
+		n, isAll, err := parseCap(c)
 		if err != nil {
 			return 0, false, err
 		}

@@ -43,7 +43,7 @@ func checkNames(req Request) error {
 
 func checkPrivileges(req Request) error {
 	for _, c := range slices.Concat(req.CapAdd, req.CapDrop) {
-		if _, _, err := ParseCap(c); err != nil {
+		if _, _, err := parseCap(c); err != nil {
 			return err
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"cais.dev/cais/pkg/oci"
 )
 
-// DefaultPath is PATH where the image sets none.
-const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// defaultPath is PATH where the image sets none.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // environment merges what cais sets, what the image sets and what the user
 // sets, each beating those before it. HOME comes from the image's passwd file
@@ -21,7 +21,7 @@ func environment(req Request, img oci.Config, hostname, home string) []string {
 		}
 		return e
 	}
-	e.set("PATH=" + DefaultPath)
+	e.set("PATH=" + defaultPath)
 	e.set("HOSTNAME=" + hostname)
 	if req.TTY {
 		e.set("TERM=xterm")

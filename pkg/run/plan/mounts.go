@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// DefaultShmSize is /dev/shm's where nothing else is asked.
-const DefaultShmSize = 64 << 20
+// defaultShmSize is /dev/shm's where nothing else is asked.
+const defaultShmSize = 64 << 20
 
 // mounts decides what is mounted: the kernel's file systems first, then the
 // user's, parents before children. A mount of the user's on a default one's
@@ -87,7 +87,7 @@ func (b *builder) defaultMounts() []specs.Mount {
 	default:
 		size := b.req.ShmSize
 		if size == 0 {
-			size = DefaultShmSize
+			size = defaultShmSize
 		}
 		list = append(list, fs("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)))
 	}

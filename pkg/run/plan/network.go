@@ -197,12 +197,12 @@ func Exposed(req Request, image map[string]struct{}) []string {
 			add(list...)
 		}
 	}
-	slices.SortFunc(keys, ComparePorts)
+	slices.SortFunc(keys, comparePorts)
 	return keys
 }
 
-// ComparePorts sorts "80/tcp" by number, then by protocol.
-func ComparePorts(a, b string) int {
+// comparePorts sorts "80/tcp" by number, then by protocol.
+func comparePorts(a, b string) int {
 	pa, xa := CutProto(a)
 	pb, xb := CutProto(b)
 	na, _ := strconv.Atoi(pa) // they were read before
@@ -316,7 +316,7 @@ func (a Attachment) Check() error {
 			return bad("invalid link-local IP address: %s", text)
 		}
 	}
-	if a.Interface != "" && !ValidInterface(a.Interface) {
+	if a.Interface != "" && !validInterface(a.Interface) {
 		return bad("invalid interface name %q: at most 15 bytes, without blanks, slashes and colons", a.Interface)
 	}
 	for _, alias := range a.Aliases {
@@ -327,8 +327,8 @@ func (a Attachment) Check() error {
 	return nil
 }
 
-// ValidInterface reports whether the kernel takes name for an interface.
-func ValidInterface(name string) bool {
+// validInterface reports whether the kernel takes name for an interface.
+func validInterface(name string) bool {
 	return name != "" && len(name) <= 15 && name != "." && name != ".." && name != "lo" &&
 		!strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '/' || r == ':' })
 }

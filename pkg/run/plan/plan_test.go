@@ -150,10 +150,10 @@ func TestEnvironment(t *testing.T) {
 		req  Request
 		want []string
 	}{
-		{"defaults", Request{}, []string{"PATH=" + DefaultPath, "HOSTNAME=h", "A=img", "B=img", "HOME=/root"}},
-		{"later wins in place", Request{Env: []string{"A=1", "A=2", "HOME=/x"}}, []string{"PATH=" + DefaultPath, "HOSTNAME=h", "A=2", "B=img", "HOME=/x"}},
-		{"terminal", Request{TTY: true, UnsetEnv: []string{"A", "HOME"}}, []string{"PATH=" + DefaultPath, "HOSTNAME=h", "TERM=xterm", "B=img"}},
-		{"a name alone unsets", Request{Env: []string{"A"}}, []string{"PATH=" + DefaultPath, "HOSTNAME=h", "B=img", "HOME=/root"}},
+		{"defaults", Request{}, []string{"PATH=" + defaultPath, "HOSTNAME=h", "A=img", "B=img", "HOME=/root"}},
+		{"later wins in place", Request{Env: []string{"A=1", "A=2", "HOME=/x"}}, []string{"PATH=" + defaultPath, "HOSTNAME=h", "A=2", "B=img", "HOME=/x"}},
+		{"terminal", Request{TTY: true, UnsetEnv: []string{"A", "HOME"}}, []string{"PATH=" + defaultPath, "HOSTNAME=h", "TERM=xterm", "B=img"}},
+		{"a name alone unsets", Request{Env: []string{"A"}}, []string{"PATH=" + defaultPath, "HOSTNAME=h", "B=img", "HOME=/root"}},
 		{"unset all", Request{UnsetEnvAll: true, Env: []string{"Z="}}, []string{"Z="}},
 	}
 	for _, tt := range tests {

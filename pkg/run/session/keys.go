@@ -7,14 +7,14 @@ import (
 	"cais.dev/cais/pkg/errs"
 )
 
-// DefaultDetachKeys is what ends an attachment unless the user chose otherwise.
-const DefaultDetachKeys = "ctrl-p,ctrl-q"
+// defaultDetachKeys is what ends an attachment unless the user chose otherwise.
+const defaultDetachKeys = "ctrl-p,ctrl-q"
 
 // ParseDetachKeys reads --detach-keys: single characters, ctrl-<a-z@[\]^_> and
 // DEL, separated by commas. The empty string means the default.
 func ParseDetachKeys(s string) ([]byte, error) {
 	if s == "" {
-		s = DefaultDetachKeys
+		s = defaultDetachKeys
 	}
 	var keys []byte
 	for _, k := range strings.Split(s, ",") {
