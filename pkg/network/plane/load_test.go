@@ -54,7 +54,6 @@ func TestBurst(t *testing.T) {
 			}
 			conns = append(conns, c)
 			wg.Go(func() {
-				_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 				msg := []byte("hello")
 				if _, err := c.Write(msg); err != nil {
 					lost.Add(1)
