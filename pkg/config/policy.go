@@ -12,9 +12,9 @@ import (
 	"cais.dev/cais/pkg/errs"
 )
 
-// Policy is what containers-policy.json(5) allows. cais knows "accept", "reject"
-// and sigstore's signatures made with a key; everything else that would have to be
-// verified is refused, never skipped.
+// Policy is what containers-policy.json(5) allows. cais knows "accept", "reject",
+// sigstore's signatures made with a key, and GPG's; everything else that would have to
+// be verified is refused, never skipped.
 type Policy struct {
 	file       string
 	Default    []requirement                       `json:"default"`
@@ -36,10 +36,11 @@ func (r *requirement) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// Signed is a requirement of type sigstoreSigned: a signature of the image made
-// with one of the keys, which are PEM. Identity is signedIdentity as it stands.
+// Signed is a requirement of type sigstoreSigned or signedBy: a signature of the
+// image made with one of the keys. Identity is signedIdentity as it stands.
 type Signed struct {
-	Keys     [][]byte
+	GPG      bool     // signedBy
+	Keys     [][]byte // in PEM, or keyrings of GPG
 	Identity json.RawMessage
 }
 
@@ -54,7 +55,7 @@ func (p *Policy) Signatures(root fs.FS, transport, scope string) (all []Signed, 
 	for _, r := range reqs {
 		switch r.Type {
 		case "insecureAcceptAnything":
-		case "sigstoreSigned":
+		case "sigstoreSigned", "signedBy":
 			s, ok, err := r.signed(root)
 			if err != nil || !ok {
 				return nil, false, err
@@ -72,6 +73,7 @@ func (p *Policy) Signatures(root fs.FS, transport, scope string) (all []Signed, 
 func (r requirement) signed(root fs.FS) (s Signed, ok bool, err error) {
 	var doc struct {
 		Type           string          `json:"type"`
+		KeyType        string          `json:"keyType"`
 		KeyPath        string          `json:"keyPath"`
 		KeyPaths       []string        `json:"keyPaths"`
 		KeyData        []byte          `json:"keyData"`
@@ -82,6 +84,10 @@ func (r requirement) signed(root fs.FS) (s Signed, ok bool, err error) {
 	d.DisallowUnknownFields() // fulcio, pki, rekor: not ours to skip
 	if err := d.Decode(&doc); err != nil {
 		return s, false, nil //nolint:nilerr // Check refuses it by its type
+	}
+	s.GPG = doc.Type == "signedBy"
+	if want := map[bool]string{true: "GPGKeys"}[s.GPG]; doc.KeyType != want {
+		return s, false, nil
 	}
 	s.Identity = doc.SignedIdentity
 	s.Keys = doc.KeyDatas
@@ -177,11 +183,11 @@ func (p *Policy) requirements(transport, scope string) (reqs []requirement, wher
 			return r, s
 		}
 		i := strings.LastIndexByte(s, '/')
-		if j := max(strings.LastIndexByte(s, '@'), strings.LastIndexByte(s, ':')); j > i {
-			i = j // the digest, the tag; at last the host's port, where no entry is
-		}
-		if i < 0 {
+		if i < 0 { // the registry: without its port it would be another
 			break
+		}
+		if j := max(strings.LastIndexByte(s, '@'), strings.LastIndexByte(s, ':')); j > i {
+			i = j // the digest, the tag
 		}
 		s = s[:i]
 	}
@@ -200,4 +206,18 @@ func (p *Policy) requirements(transport, scope string) (reqs []requirement, wher
 		return r, transport
 	}
 	return p.Default, "default"
+}
+
+// SignaturePlaces are registries.d, the user's if there is one, and where signatures
+// are that it says nothing about: see containers-registries.d(5).
+func SignaturePlaces(e Env, root fs.FS) (configDir, fallback string) {
+	configDir, fallback = "/etc/containers/registries.d", "/var/lib/containers/sigstore"
+	if e.UID != 0 {
+		fallback = path.Join(e.Home, ".local/share/containers/sigstore")
+	}
+	own := path.Join(e.configHome(), "containers/registries.d")
+	if st, err := fs.Stat(root, strings.TrimPrefix(own, "/")); err == nil && st.IsDir() {
+		configDir = own
+	}
+	return configDir, fallback
 }

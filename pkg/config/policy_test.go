@@ -35,6 +35,7 @@ func TestPolicy(t *testing.T) {
 		{"wildcard", docker(accept, "*.corp.x", reject), "docker", "a.b.corp.x/n:1", "rejects"},
 		{"wildcard of another", docker(accept, "*.corp.x", reject), "docker", "corp.x/n:1", ""},
 		{"port", docker(accept, "h.x:5000", reject), "docker", "h.x:5000/n", "rejects"},
+		{"another port", docker(reject, "h.x", accept), "docker", "h.x:5000/n:1", "rejects"},
 		{"transport's default", docker(reject, "", accept), "docker", ref, ""},
 		{"other transport", docker(reject, "", accept), "docker-archive", "", "rejects"},
 	}

@@ -1,13 +1,18 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"cais.dev/cais/pkg/config"
 	"cais.dev/cais/pkg/errs"
@@ -29,7 +34,7 @@ func allow(p *config.Policy, transport, scope string) error {
 
 // verify checks that an image in a registry is signed as the policy wants it:
 // every requirement, by a signature of one of the digests.
-func verify(ctx context.Context, c *registry.Client, p *config.Policy, ref oci.Reference, digests []string) error {
+func (e *Engine) verify(ctx context.Context, c *registry.Client, p *config.Policy, ref oci.Reference, digests []string) error {
 	wanted, verifiable, err := p.Signatures(os.DirFS("/"), "docker", ref.String())
 	if err != nil {
 		return err
@@ -40,17 +45,66 @@ func verify(ctx context.Context, c *registry.Client, p *config.Policy, ref oci.R
 	if len(wanted) == 0 {
 		return nil
 	}
-	found, err := signatures(ctx, c, ref, digests)
-	if err != nil {
-		return err
+	var found []signed
+	if slices.ContainsFunc(wanted, func(w config.Signed) bool { return !w.GPG }) {
+		if found, err = signatures(ctx, c, ref, digests); err != nil {
+			return err
+		}
 	}
 	for _, w := range wanted {
-		if err := satisfied(w, found, ref); err != nil {
-			return errs.WithHint(errs.E("", errs.Denied, fmt.Errorf("policy does not allow %s: no signature that it wants: %w", ref, err)),
-				"See containers-policy.json(5); 'cosign verify' tells what signatures there are.")
+		hint := "See containers-policy.json(5); 'cosign verify' tells what signatures there are."
+		if w.GPG {
+			hint = "See containers-policy.json(5), and containers-registries.d(5) for where signatures are looked for."
+			err = e.signedBy(ctx, w, ref, digests)
+		} else {
+			err = satisfied(w, found, ref)
+		}
+		if err != nil {
+			return errs.WithHint(errs.E("", errs.Denied, fmt.Errorf("policy does not allow %s: no signature that it wants: %w", ref, err)), hint)
 		}
 	}
 	return nil
+}
+
+// signedBy has a program of its own look for a signature made with GPG.
+func (e *Engine) signedBy(ctx context.Context, w config.Signed, ref oci.Reference, digests []string) error {
+	identity, err := identityOf(w)
+	if err != nil {
+		return err
+	}
+	env, err := e.registryEnv()
+	if err != nil {
+		return err
+	}
+	req := signature.Request{Ref: ref.String(), Digests: digests, Keyrings: w.Keys, Identity: identity}
+	req.ConfigDir, req.Fallback = config.SignaturePlaces(env, os.DirFS("/"))
+	doc, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(self), signature.Program))
+	cmd.Stdin = bytes.NewReader(doc)
+	why, err := cmd.Output()
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s, which would check it, is not installed beside %s", signature.Program, self)
+	}
+	if len(why) > 0 {
+		return errors.New(strings.TrimSpace(string(why)))
+	}
+	return err
+}
+
+func identityOf(w config.Signed) (identity signature.Identity, err error) {
+	if len(w.Identity) > 0 {
+		if err := json.Unmarshal(w.Identity, &identity); err != nil {
+			return identity, fmt.Errorf("the policy's signedIdentity: %w", err)
+		}
+	}
+	return identity, nil
 }
 
 // signed is a signature that was found.
@@ -119,11 +173,9 @@ func satisfied(w config.Signed, found []signed, ref oci.Reference) error {
 		}
 		keys = slices.Concat(keys, k)
 	}
-	var identity signature.Identity
-	if len(w.Identity) > 0 {
-		if err := json.Unmarshal(w.Identity, &identity); err != nil {
-			return fmt.Errorf("the policy's signedIdentity: %w", err)
-		}
+	identity, err := identityOf(w)
+	if err != nil {
+		return err
 	}
 	if len(found) == 0 {
 		return errors.New("it is not signed")

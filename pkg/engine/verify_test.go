@@ -89,6 +89,7 @@ func TestPolicySigned(t *testing.T) {
 	}
 	c := registry.New(registry.Options{})
 	defer c.Close()
+	e := New(Options{Getenv: func(string) string { return "" }})
 	try := func(p *config.Policy, repo string) error {
 		t.Helper()
 		ref, err := oci.Parse(host + "/" + repo + ":1")
@@ -98,7 +99,7 @@ func TestPolicySigned(t *testing.T) {
 		if err := allow(p, "docker", ref.String()); err != nil {
 			return err
 		}
-		return verify(t.Context(), c, p, ref, []string{img.Manifest.Digest})
+		return e.verify(t.Context(), c, p, ref, []string{img.Manifest.Digest})
 	}
 	p := read(fmt.Sprintf(`{"type":"sigstoreSigned","keyPath":%q,"signedIdentity":{"type":"matchRepository"}}`, keyPath))
 	for repo, complain := range map[string]string{"signed": "", "unsigned": "it is not signed", "othername": "of the name"} {
@@ -110,11 +111,43 @@ func TestPolicySigned(t *testing.T) {
 	if err := p.Check("docker", host+"/signed:1"); errs.KindOf(err) != errs.Denied {
 		t.Errorf("who does not verify is not refused: %v", err)
 	}
+	// GPG's signatures are for a program of their own, whose word is taken.
+	signedBy := fmt.Sprintf(`{"type":"signedBy","keyType":"GPGKeys","keyPaths":[%q],"signedIdentity":{"type":"matchRepository"}}`, keyPath)
+	if err := try(read(signedBy), "signed"); errs.KindOf(err) != errs.Denied || !strings.Contains(err.Error(), "cais-verify, which would check it, is not installed") {
+		t.Errorf("without the program: %v", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(filepath.Dir(self), signature.Program)
+	t.Cleanup(func() { _ = os.Remove(program) })
+	for script, complain := range map[string]string{
+		"cat >" + filepath.Join(dir, "request"): "",
+		"echo no; exit 1":                       "no signature that it wants: no",
+		"echo killed":                           "killed",
+		"exit 1":                                "exit status 1",
+	} {
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		err := try(read(signedBy), "unsigned")
+		if complain == "" && err != nil || complain != "" && (errs.KindOf(err) != errs.Denied || !strings.Contains(err.Error(), complain)) {
+			t.Errorf("%s: %v", script, err)
+		}
+	}
+	var req signature.Request
+	if asked, err := os.ReadFile(filepath.Join(dir, "request")); err != nil || json.Unmarshal(asked, &req) != nil ||
+		req.Ref != host+"/unsigned:1" || req.Digests[0] != img.Manifest.Digest || !strings.Contains(string(req.Keyrings[0]), "PUBLIC KEY") || req.Identity.Type != "matchRepository" {
+		t.Errorf("it was asked %s, %v", asked, err)
+	}
 	// What cannot be checked is refused, whatever else is signed.
 	for _, requirement := range []string{
 		fmt.Sprintf(`{"type":"sigstoreSigned","keyPath":%q,"rekorPublicKeyPath":"/x"}`, keyPath),
 		fmt.Sprintf(`{"type":"sigstoreSigned","keyPath":%q},{"type":"signedBy","keyType":"GPGKeys"}`, keyPath),
 		`{"type":"sigstoreSigned","fulcio":{}}`,
+		fmt.Sprintf(`{"type":"signedBy","keyType":"X509Certificates","keyPath":%q}`, keyPath),
+		fmt.Sprintf(`{"type":"sigstoreSigned","keyType":"GPGKeys","keyPath":%q}`, keyPath),
 		`{"type":"sigstoreSigned"}`,
 		`{"type":"sigstoreSigned","keyPath":"/nosuch"}`,
 	} {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -274,11 +275,14 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 		if err != nil {
 			return res, err
 		}
-		for _, d := range local.Digests {
-			if d == head.Digest {
-				res.ID, res.Digest = local.ID, head.Digest
-				return res, nil
+		if slices.Contains(local.Digests, head.Digest) {
+			if p.o.Verify != nil { // the policy may be another since it came
+				if err := p.o.Verify(ctx, req.Ref, local.Digests); err != nil {
+					return res, err
+				}
 			}
+			res.ID, res.Digest = local.ID, head.Digest
+			return res, nil
 		}
 	}
 	st, err := p.o.Open(ctx)

@@ -253,6 +253,11 @@ func TestPullPolicies(t *testing.T) {
 		t.Errorf("newer: %+v", r)
 	}
 
+	s.o.Verify = func(context.Context, oci.Reference, []string) error { return errs.New(errs.Denied, "not signed") }
+	if _, err := s.Pull(t.Context(), Request{Ref: ref}); errs.KindOf(err) != errs.Denied {
+		t.Errorf("what is here, since the policy wants it signed: %v", err)
+	}
+	s.o.Verify = nil
 	s.o.Allow = func(transport, scope string) error { return errs.New(errs.Denied, transport+" "+scope) }
 	if _, err := s.Pull(t.Context(), Request{Ref: ref}); errs.KindOf(err) != errs.Denied || !strings.Contains(err.Error(), "docker "+ref.String()) {
 		t.Errorf("policy: %v", err)

@@ -1,6 +1,7 @@
 // Package signature checks sigstore's signatures of images, as cosign makes them
-// with a key: what containers-policy.json(5) calls sigstoreSigned. It opens
-// nothing. Certificates of Fulcio and logs of Rekor are not among it.
+// with a key: what containers-policy.json(5) calls sigstoreSigned, and what is asked
+// of the program that checks GPG's, signedBy. It opens nothing. Certificates of Fulcio
+// and logs of Rekor are not among it.
 package signature
 
 import (
@@ -134,14 +135,26 @@ func (k Keys) Verify(payload []byte, signature string, digest string, ref oci.Re
 	if !good {
 		return errs.New(errs.Denied, "it was not made with the key that the policy names")
 	}
-	signedDigest, signedName, err := parsePayload(payload)
+	return identity.Check(payload, cosign, digest, ref)
+}
+
+// What payloads say that they are.
+const (
+	cosign = "cosign container image signature"
+	Simple = "atomic container signature" // signed with GPG
+)
+
+// Check checks what a good signature was made of: that it is of the kind, about digest,
+// and names what is wanted for ref.
+func (i Identity) Check(payload []byte, kind, digest string, ref oci.Reference) error {
+	signedDigest, signedName, err := parsePayload(payload, kind)
 	if err != nil {
 		return errs.E("the signature's payload", errs.Invalid, err)
 	}
 	if signedDigest != digest {
 		return errs.New(errs.Denied, fmt.Sprintf("it is of %s", signedDigest))
 	}
-	ok, err := identity.Matches(ref, signedName)
+	ok, err := i.Matches(ref, signedName)
 	if err != nil {
 		return err
 	}
@@ -153,7 +166,7 @@ func (k Keys) Verify(payload []byte, signature string, digest string, ref oci.Re
 
 // parsePayload reads what was signed. What is said twice, or is unknown where it
 // could change the meaning, is refused.
-func parsePayload(raw []byte) (digest, name string, err error) {
+func parsePayload(raw []byte, kind string) (digest, name string, err error) {
 	var doc struct {
 		Critical *struct {
 			Type  string `json:"type"`
@@ -174,8 +187,8 @@ func parsePayload(raw []byte) (digest, name string, err error) {
 	if err := d.Decode(&doc); err != nil {
 		return "", "", err
 	}
-	if doc.Critical == nil || doc.Critical.Type != "cosign container image signature" {
-		return "", "", errors.New("it is not cosign's signature of an image")
+	if doc.Critical == nil || doc.Critical.Type != kind {
+		return "", "", fmt.Errorf("it is no %q", kind)
 	}
 	if err := oci.ValidateDigest(doc.Critical.Image.Digest); err != nil {
 		return "", "", err

@@ -114,7 +114,7 @@ var layers = map[string]int{
 
 	"pkg/cli": 5, "pkg/cli/ui": 5, "pkg/cli/flags": 5, "pkg/cli/complete": 5,
 	"pkg/cli/container": 5, "pkg/cli/network": 5, "pkg/cli/image": 5, "pkg/cli/system": 5, "pkg/cli/oci": 5, "pkg/cli/volume": 5,
-	"cmd/cais": 5, "cmd/cais-netstack": 5,
+	"cmd/cais": 5, "cmd/cais-netstack": 5, "cmd/cais-verify": 5,
 }
 
 // siblings are the imports inside a layer that are wanted.
@@ -210,6 +210,8 @@ var gates = []struct {
 	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/build/export", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/layer/merged", "pkg/build/files", "pkg/cgroup", "pkg/userns", "pkg/volume", "pkg/run/transfer", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
 	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"gvisor.dev/gvisor/", []string{"cmd/cais-netstack"}, "4 MB and half a millisecond in every command"},
+	{"github.com/ProtonMail/go-crypto/", []string{"cmd/cais-verify"}, "only who checks signatures made with GPG pays for it"},
+	{"go.yaml.in/yaml/", []string{"cmd/cais-verify"}, "the same"},
 	{"github.com/spf13/cobra/doc", nil, "it belongs to docs/man/gen"},
 	{"github.com/moby/buildkit/", []string{"pkg/build/dockerfile"}, "the parser's packages; the rest of BuildKit is not for us"},
 	{"github.com/moby/profiles/", nil, "the profile is checked in; a test compares it"},

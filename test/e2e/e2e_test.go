@@ -158,12 +158,14 @@ func (b *bench) fill() error {
 	if bin == "" {
 		bin = "../../bin/cais"
 	}
-	data, err := os.ReadFile(bin)
-	if err != nil {
-		return fmt.Errorf("%w (make build)", err)
-	}
-	if err := os.WriteFile(b.cais, data, 0o755); err != nil {
-		return err
+	for from, to := range map[string]string{bin: b.cais, filepath.Join(filepath.Dir(bin), "cais-verify"): filepath.Join(filepath.Dir(b.cais), "cais-verify")} {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			return fmt.Errorf("%w (make build)", err)
+		}
+		if err := os.WriteFile(to, data, 0o755); err != nil {
+			return err
+		}
 	}
 	// Called by this name it speaks as Docker does; the parity tests do.
 	if err := os.Symlink("cais", filepath.Join(filepath.Dir(b.cais), "docker")); err != nil {
