@@ -185,12 +185,15 @@ func (b *build) makeFiles(ctx context.Context, n *node) (*fileSystem, error) {
 	return f, err
 }
 
+// makeRoom is what to do about a full disk.
+const makeRoom = "Make room with 'cais builder prune' or 'cais image prune'; what was finished is kept."
+
 // advise says what to do about a full disk.
 func advise(err error) error {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) || errs.HintOf(err) != "" {
 		return err
 	}
-	return errs.WithHint(errs.E("", errs.Unavailable, err), "Make room with 'cais builder prune' or 'cais image prune'; what was finished is kept.")
+	return errs.WithHint(errs.E("", errs.Unavailable, err), makeRoom)
 }
 
 // step finds or makes the layer of n.

@@ -160,7 +160,12 @@ func (b *build) exec(ctx context.Context, n *node, op *graph.Exec, base *fileSys
 		return context.Cause(ctx)
 	}
 	if code != 0 || sig != "" {
-		return &ExitError{Args: op.Args, Code: code, Signal: sig}
+		err := &ExitError{Args: op.Args, Code: code, Signal: sig}
+		// The command's own words may not say it: overlay calls a full disk an I/O error.
+		if _, free, diskErr := disk(m.Dir()); diskErr == nil && free < noRoom {
+			return errs.WithHint(err, "The disk is full. "+makeRoom)
+		}
+		return err
 	}
 	return files.RemovePlaces(m.Dir(), c.tree, stubs)
 }

@@ -266,7 +266,7 @@ func (s *Service) collect(ctx context.Context) error {
 	if err := errors.Join(f.Close(), os.Chtimes(stamp, now, now)); err != nil {
 		return err
 	}
-	total, err := diskSize(s.o.Layers.WorkDir())
+	total, _, err := disk(s.o.Layers.WorkDir())
 	if err != nil {
 		return err
 	}
@@ -348,11 +348,14 @@ func invalidFilter(f string) error {
 	return errs.New(errs.Invalid, "invalid filter '"+f+"'")
 }
 
-// diskSize is the size of the file system that dir is on, in bytes.
-func diskSize(dir string) (int64, error) {
+// noRoom is so little that a command may have failed for it.
+const noRoom = 1 << 20
+
+// disk is the size of the file system that dir is on, and what is free of it, in bytes.
+func disk(dir string) (size, free int64, err error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return int64(st.Blocks) * st.Bsize, nil
+	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize, nil
 }

@@ -321,22 +321,27 @@ func (j *job) readIgnore(r root) ([]string, error) {
 	return ignore.Parse(text), nil
 }
 
+// ignoreNames are podman's and Docker's names of ignore files, and what they end in
+// if they are a Dockerfile's own.
+var ignoreNames = [...]string{".containerignore", ".dockerignore"}
+
 func (j *job) ignoreText(r root) ([]byte, error) {
 	if j.o.ignoreFile != "" {
 		return os.ReadFile(j.o.ignoreFile)
 	}
 	if r.text == nil && j.o.file != "-" && !isURL(j.o.file) {
-		own := j.name + ".dockerignore"
-		if !r.remote && j.o.file != "" {
-			if text, err := os.ReadFile(own); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		for _, suffix := range ignoreNames {
+			if !r.remote && j.o.file != "" {
+				if text, err := os.ReadFile(j.name + suffix); err == nil || !errors.Is(err, fs.ErrNotExist) {
+					return text, err
+				}
+			}
+			if text, err := readBelow(r, j.name+suffix); err == nil || !isAbsent(err) {
 				return text, err
 			}
 		}
-		if text, err := readBelow(r, own); err == nil || !isAbsent(err) {
-			return text, err
-		}
 	}
-	for _, name := range []string{".containerignore", ".dockerignore"} {
+	for _, name := range ignoreNames {
 		text, err := readBelow(r, name)
 		if err == nil || !isAbsent(err) {
 			return bytes.TrimSpace(text), err
