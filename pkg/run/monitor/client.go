@@ -62,7 +62,7 @@ func (a acceptor) ready(uint32) {
 
 // update watches for what c is good for now.
 func (c *client) update() {
-	var events uint32
+	events := uint32(syscall.EPOLLERR) // which is told anyway, as is a hang-up: c stays watched
 	if c.pending == nil && !c.eof {
 		events |= syscall.EPOLLIN
 	}

@@ -165,7 +165,7 @@ func (m *monitor) watch(fd int, events uint32, h handler) {
 	s := &m.slots[fd]
 	op := syscall.EPOLL_CTL_MOD
 	switch {
-	case s.events == events && s.h == h:
+	case s.events == events && (events == 0 || s.h == h):
 		return
 	case s.events == 0:
 		op = syscall.EPOLL_CTL_ADD
