@@ -146,6 +146,29 @@ func TestCreateAndRemove(t *testing.T) {
 	}
 }
 
+// What a monitor would start again, by the policy or because it is unhealthy, is to
+// stay ended when the user ends it.
+func TestDismissal(t *testing.T) {
+	s, _ := newService(t)
+	for _, tt := range []struct {
+		req  plan.Request
+		want bool
+	}{
+		{plan.Request{}, false},
+		{plan.Request{Restart: plan.RestartPolicy{Name: "always"}}, true},
+		{plan.Request{HealthOnFailure: "restart"}, true},
+		{plan.Request{HealthOnFailure: "kill"}, false},
+	} {
+		c, err := s.Find(t.Context(), s.mustCreate(t, CreateOptions{Request: tt.req}).ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.dismiss(t.Context(), c); err != nil || c.Settings.StoppedByUser != tt.want {
+			t.Errorf("%+v: %v, stopped by the user: %v", tt.req, err, c.Settings.StoppedByUser)
+		}
+	}
+}
+
 func TestRemoveTakesTheImage(t *testing.T) {
 	s, images := newService(t)
 	for _, req := range []plan.Request{{AutoRemove: true}, {AutoRemove: true, RemoveImage: true}} {

@@ -138,7 +138,8 @@ func (s *Service) markStopped(ctx context.Context, id string) error {
 
 // dismiss is markStopped for whoever holds the container's lock.
 func (s *Service) dismiss(ctx context.Context, c *container.Container) error {
-	if c.Settings.StoppedByUser || c.Settings.Restart.Name == "no" || c.Settings.Restart.Name == "" {
+	never := c.Settings.Restart.Name == "no" || c.Settings.Restart.Name == ""
+	if c.Settings.StoppedByUser || never && c.Record.Request.HealthOnFailure != "restart" {
 		return nil
 	}
 	c.Settings.StoppedByUser = true
