@@ -417,29 +417,36 @@ func (s *Service) shareable(id, ref string) error {
 	return nil
 }
 
+// others returns the ids of the containers whose namespaces req joins, by kind.
+func others(req plan.Request) map[string]string {
+	ids := map[string]string{}
+	for kind, mode := range modes(&req) {
+		if id, ok := strings.CutPrefix(*mode, "container:"); ok {
+			ids[kind] = id
+		}
+	}
+	return ids
+}
+
 // namespaces returns the paths of the namespaces of other containers that req
 // joins. One that does not run yet gets pid 0; start looks again.
 func (s *Service) namespaces(req plan.Request) map[string]string {
-	var paths map[string]string
-	for kind, mode := range modes(&req) {
-		id, ok := strings.CutPrefix(*mode, "container:")
-		if !ok {
-			continue
-		}
+	paths := map[string]string{}
+	for kind, id := range others(req) {
 		pid := 0
 		if c, err := s.store.Load(id); err == nil && c.Running() {
 			pid = c.State.PID
 		}
-		if paths == nil {
-			paths = map[string]string{}
-		}
-		file := kind
-		if kind == "network" {
-			file = "net"
-		}
-		paths[kind] = fmt.Sprintf("/proc/%d/ns/%s", pid, file)
+		paths[kind] = nsPath(pid, kind)
 	}
 	return paths
+}
+
+func nsPath(pid int, kind string) string {
+	if kind == "network" {
+		kind = "net"
+	}
+	return fmt.Sprintf("/proc/%d/ns/%s", pid, kind)
 }
 
 func checkCIDFile(path string) error {

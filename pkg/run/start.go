@@ -20,6 +20,7 @@ import (
 	"cais.dev/cais/pkg/run/session"
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/seccomp"
+	"cais.dev/cais/pkg/sys"
 	"cais.dev/cais/pkg/userns"
 )
 
@@ -163,9 +164,11 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	if err := s.overlays(ctx, rec); err != nil {
 		return nil, err
 	}
-	if err := s.refresh(spec, rec.Request); err != nil {
+	j, err := s.join(spec, rec.Request)
+	if err != nil {
 		return nil, err
 	}
+	defer j.close() // the monitor has copies
 	if rec, err = s.limited(spec, rec, settings); err != nil {
 		return nil, err
 	}
@@ -184,7 +187,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	if con != nil {
 		u.add(func(context.Context) error { return con.abandon() })
 	}
-	job, err := s.job(rec, settings, spec, dirs)
+	job, err := s.job(rec, settings, spec, dirs, j.of)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +198,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	monitor := m
 	m = nil // Spawn's from here on
 	ses, err := session.Spawn(ctx, session.SpawnOptions{
-		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: monitor, Go: true, Held: held,
+		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: monitor, Go: true, Held: held, Slots: j.slots,
 	})
 	if err != nil {
 		return nil, err
@@ -212,14 +215,44 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	return &Started{ID: rec.ID, Session: ses, Warnings: warnings}, nil
 }
 
-// refresh looks again at the namespaces of other containers: they may have been
-// started again since the spec was made.
-func (s *Service) refresh(spec *specs.Spec, req plan.Request) error {
-	for kind, path := range s.namespaces(req) {
-		if strings.HasPrefix(path, "/proc/0/") {
-			id := strings.TrimPrefix(*modes(&req)[kind], "container:")
-			return errs.New(errs.Conflict, fmt.Sprintf("cannot join the %s namespace of container %s: it is not running", kind, container.ShortID(id)))
+// joins are the processes of other containers whose namespaces a container joins.
+type joins struct {
+	slots map[int]*os.File // their pidfds, for the plan
+	of    map[specs.LinuxNamespaceType]int
+}
+
+func (j joins) close() {
+	for _, f := range j.slots {
+		_ = f.Close() // a handle
+	}
+}
+
+// join looks again at the containers whose namespaces are joined: they may have been
+// started again since the spec was made. What is joined, also when the monitor starts
+// the container again, is the process that is found now, or nothing: not one that has
+// got its pid.
+func (s *Service) join(spec *specs.Spec, req plan.Request) (_ joins, err error) {
+	j := joins{map[int]*os.File{}, map[specs.LinuxNamespaceType]int{}}
+	defer func() {
+		if err != nil {
+			j.close()
 		}
+	}()
+	for kind, id := range others(req) {
+		var process *os.File
+		c, err := s.store.Load(id)
+		if err == nil && c.Running() {
+			process, err = sys.OpenProcess(c.State.PID, c.State.PIDStart)
+		}
+		if process == nil {
+			if err != nil {
+				s.log.Debug("look at a container to join", "container", id, "error", err)
+			}
+			return j, errs.New(errs.Conflict, fmt.Sprintf("cannot join the %s namespace of container %s: it is not running", kind, container.ShortID(id)))
+		}
+		slot := wire.SlotUser0 + len(j.slots)
+		j.slots[slot], j.of[specs.LinuxNamespaceType(kind)] = process, slot
+		path := nsPath(c.State.PID, kind)
 		for i := range spec.Linux.Namespaces {
 			if string(spec.Linux.Namespaces[i].Type) == kind {
 				spec.Linux.Namespaces[i].Path = path
@@ -231,11 +264,11 @@ func (s *Service) refresh(spec *specs.Spec, req plan.Request) error {
 			}
 		}
 	}
-	return nil
+	return j, nil
 }
 
 // job is what the monitor gets to know.
-func (s *Service) job(rec *container.Record, settings *container.Settings, spec *specs.Spec, dirs cgroup.Dirs) (*wire.Job, error) {
+func (s *Service) job(rec *container.Record, settings *container.Settings, spec *specs.Spec, dirs cgroup.Dirs, join map[specs.LinuxNamespaceType]int) (*wire.Job, error) {
 	dir := s.store.Dir(rec.ID)
 	runDir, err := os.Readlink(filepath.Join(dir, "run"))
 	if err != nil {
@@ -270,6 +303,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Files:        s.etcMounts(dir, req),
 		Init:         req.Init,
 		CgroupProcs:  dirs.Procs,
+		Joined:       join,
 		Warn:         func(text string) { s.log.Warn(text) },
 	}
 	var p *wire.Plan

@@ -179,6 +179,10 @@ func (b *builder) enterNew(mounts []mount) error {
 	}
 	for _, j := range b.ns.joined {
 		what := "join the " + string(j.kind) + " namespace " + j.path
+		if slot, ok := b.o.Joined[j.kind]; ok {
+			b.Call(what, unix.SYS_SETNS, wire.InSlot(slot), j.flag)
+			continue
+		}
 		fd := b.NewReg()
 		b.Call(what, unix.SYS_OPENAT, unix.AT_FDCWD, j.path, unix.O_RDONLY|unix.O_CLOEXEC).To(fd)
 		b.Call(what, unix.SYS_SETNS, fd, j.flag)

@@ -44,6 +44,10 @@ type Options struct {
 
 	// CgroupProcs are the files (cgroup.procs, tasks) that the container joins by.
 	CgroupProcs []string
+	// Joined are the slots with the pidfd of a process whose namespace is joined: its
+	// path in the spec could be another's by the time that it is opened.
+	Joined map[specs.LinuxNamespaceType]int
+
 	// Cgroups is what a mount of type cgroup shows; nil: what [CgroupView] finds.
 	Cgroups []CgroupMount
 

@@ -201,18 +201,23 @@ func elsewhere(source string) (ns string, ok bool) {
 // leads out of it; coming back resets root and working directory.
 func (b *builder) openElsewhere(m *mount, ns string, flags int) {
 	defer b.Free(b.Mark())
-	root, own, other := b.NewReg(), b.NewReg(), b.NewReg()
+	root, own := b.NewReg(), b.NewReg()
 	b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).To(root)
 	b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC).To(own)
-	b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, ns, unix.O_RDONLY|unix.O_CLOEXEC).To(other)
-	b.Call(m.what, unix.SYS_SETNS, other, unix.CLONE_NEWNS)
+	if slot, ok := b.o.Joined[specs.IPCNamespace]; ok {
+		b.Call(m.what, unix.SYS_SETNS, wire.InSlot(slot), unix.CLONE_NEWNS)
+	} else {
+		other := b.NewReg()
+		b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, ns, unix.O_RDONLY|unix.O_CLOEXEC).To(other)
+		b.Call(m.what, unix.SYS_SETNS, other, unix.CLONE_NEWNS)
+		b.close(other)
+	}
 	b.Call(m.what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, shm, flags).To(m.fd)
 	b.Call(m.what, unix.SYS_SETNS, own, unix.CLONE_NEWNS)
 	b.Call(m.what, unix.SYS_FCHDIR, root)
 	b.Call(m.what, unix.SYS_CHROOT, ".")
-	for _, fd := range []wire.Arg{root, own, other} {
-		b.close(fd)
-	}
+	b.close(root)
+	b.close(own)
 }
 
 func (b *builder) bindAttrs(what string, fd wire.Arg, a mountAttr, rbind bool) {

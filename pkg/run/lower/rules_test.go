@@ -442,22 +442,48 @@ func TestSharedNamespaces(t *testing.T) {
 	}
 	defer pr.Abort()
 	c := sh(t, "readlink /proc/self/ns/net; ps | grep -c 'sleep 10[0]'; hostname")
-	own := ""
-	for i, ns := range c.spec.Linux.Namespaces {
-		dir := filepath.Join("/proc", strings.TrimSpace(itoa(pr.PID)), "ns")
-		switch ns.Type {
-		case specs.PIDNamespace:
-			c.spec.Linux.Namespaces[i].Path = dir + "/pid"
-		case specs.NetworkNamespace:
-			c.spec.Linux.Namespaces[i].Path = dir + "/net"
-			if own, err = os.Readlink(dir + "/net"); err != nil {
-				t.Fatal(err)
+	dir := filepath.Join("/proc", itoa(pr.PID), "ns")
+	own, err := os.Readlink(dir + "/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := func(pid, net string) {
+		for i := range c.spec.Linux.Namespaces {
+			switch ns := &c.spec.Linux.Namespaces[i]; ns.Type {
+			case specs.PIDNamespace:
+				ns.Path = pid
+			case specs.NetworkNamespace:
+				ns.Path = net
 			}
 		}
 	}
+	share(dir+"/pid", dir+"/net")
 	c.spec.Linux.Sysctl = nil
 	if out := mustRun(t, c); out != own+"\n1\nbox\n" {
 		t.Errorf("got %q, want %q", out, own)
+	}
+
+	// The process of a container counts, not who has got its pid.
+	share("/proc/self/ns/pid", "/proc/self/ns/net")
+	slots := noSlots()
+	slots[wire.SlotUser0] = pr.PidFD
+	c.o.Joined = map[specs.LinuxNamespaceType]int{specs.PIDNamespace: wire.SlotUser0, specs.NetworkNamespace: wire.SlotUser0}
+	if out, _, err := runPlan(t, c.plan(t), slots); out != own+"\n1\nbox\n" || err != nil {
+		t.Errorf("by its pidfd: got %q, %v, want %q", out, err, own)
+	}
+	gone, err := first.start(t, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(gone.PidFD)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	gone.Abort()
+	slots[wire.SlotUser0] = fd
+	if out, _, err := runPlan(t, c.plan(t), slots); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("one that has ended: got %q, %v, want ESRCH", out, err)
 	}
 }
 
