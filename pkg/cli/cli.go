@@ -6,6 +6,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/userns"
 )
 
 // Process is what Main needs of the process it runs in.
@@ -295,7 +297,7 @@ func (n node) self(e *engine.Engine, s ui.Streams) *cobra.Command {
 	case n.children != nil:
 		cmd = group(n, s)
 		if n.name == "buildx" { // Docker's has it before the command, too
-			cmd.PersistentFlags().String("builder", "", "Without effect: there is one builder")
+			cmd.PersistentFlags().String("builder", "", "Accepted: there is one builder")
 			_ = cmd.PersistentFlags().MarkHidden("builder")
 		}
 	default:
@@ -310,10 +312,29 @@ func (n node) self(e *engine.Engine, s ui.Streams) *cobra.Command {
 	if !cmd.DisableFlagParsing {
 		helpFlag(cmd.Flags())
 	}
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			warnIdle(cmd, s)
+			return run(cmd, args)
+		}
+	}
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(cmd *cobra.Command, a []string) error { return argsError(cmd, args(cmd, a)) }
 	}
 	return cmd
+}
+
+// warnIdle names the flags that were given and do nothing here, as their
+// descriptions say: nothing is accepted and ignored in silence.
+func warnIdle(cmd *cobra.Command, s ui.Streams) {
+	if userns.Inside() { // it was said before the command ran again in there
+		return
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if why, idle := strings.CutPrefix(f.Usage, "Without effect"); idle && f.Value.String() != "false" {
+			fmt.Fprintf(s.Err, "WARNING: --%s has no effect%s\n", f.Name, why)
+		}
+	})
 }
 
 // helpFlag is -h everywhere but where Docker gives the letter to --hostname.

@@ -163,6 +163,9 @@ var tree = []node{
 	{name: "oci", of: "oci", section: others, quick: true, new: oci.New},
 	{name: "unshare", of: "unshare", section: others, new: system.NewUnshare},
 	{name: "version", of: "version", section: common, quick: true, new: system.NewVersion},
+	{name: "healthcheck", section: management, short: "Run containers' health checks", children: []node{
+		{name: "run", of: "healthcheck run", new: container.NewHealthcheckRun},
+	}},
 	{name: "manifest", section: management, short: "Manage lists of images for several platforms", children: []node{
 		{name: "add", of: "manifest add", new: image.NewManifestAdd},
 		{name: "annotate", of: "manifest annotate", new: image.NewManifestAnnotate},
@@ -197,7 +200,6 @@ var tree = []node{
 	{name: "compose", later: "several containers from one file"},
 	{name: "context", later: "working on other machines"},
 	{name: "generate", later: "units and YAML made from containers"},
-	{name: "healthcheck", later: "probing a container's health"},
 	{name: "kube", aliases: []string{"play"}, later: "running Kubernetes YAML"},
 	{name: "mount", later: "a container's files on the host"},
 	{name: "pod", later: "containers that share namespaces"},

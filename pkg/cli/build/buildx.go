@@ -62,7 +62,7 @@ func NewBuildxLs(_ *engine.Engine, s ui.Streams) *cobra.Command {
 		return w.Flush()
 	})
 	cmd.Flags().StringVar(&format, "format", "", "Print in this `format`: json, or a template")
-	cmd.Flags().Bool("no-trunc", false, "Without effect")
+	cmd.Flags().Bool("no-trunc", false, "Accepted: nothing is cut")
 	_ = cmd.Flags().MarkHidden("no-trunc")
 	return cmd
 }
@@ -79,14 +79,14 @@ func NewBuildxInspect(_ *engine.Engine, s ui.Streams) *cobra.Command {
 			name, name, buildkitVersion, platformNames())
 		return w.Flush()
 	})
-	cmd.Flags().Bool("bootstrap", false, "Without effect: there is nothing to start")
-	cmd.Flags().String("builder", "", "Without effect: there is one builder")
+	cmd.Flags().Bool("bootstrap", false, "Accepted: there is nothing to start")
+	cmd.Flags().String("builder", "", "Accepted: there is one builder")
 	return cmd
 }
 
 // NewBuildxCreate makes "buildx create".
 func NewBuildxCreate(_ *engine.Engine, s ui.Streams) *cobra.Command {
-	var name, driver, node string
+	var name, driver string
 	cmd := simple("create [OPTIONS] [CONTEXT|ENDPOINT]", "Name the builder; there is one, which is used by any name", ui.MaxArgs(1), func(args []string) error {
 		switch driver {
 		case "", "docker", "docker-container":
@@ -105,13 +105,13 @@ func NewBuildxCreate(_ *engine.Engine, s ui.Streams) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&name, "name", "", "`Name` of the builder")
 	f.StringVar(&driver, "driver", "", "docker or docker-container, which are the same here")
-	f.Bool("use", false, "Without effect: it is used anyway")
-	f.Bool("bootstrap", false, "Without effect: there is nothing to start")
-	f.Bool("append", false, "Without effect")
-	f.Bool("leave", false, "Without effect")
-	f.StringVar(&node, "node", "", "Without effect")
-	f.StringArray("driver-opt", nil, "Without effect")
-	f.StringArray("platform", nil, "Without effect")
+	f.Bool("use", false, "Accepted: it is used anyway")
+	f.Bool("bootstrap", false, "Accepted: there is nothing to start")
+	f.Bool("append", false, "Without effect: there is one node")
+	f.Bool("leave", false, "Without effect: there is one node")
+	f.String("node", "", "Without effect: there is one node")
+	f.StringArray("driver-opt", nil, "Without effect: there is no daemon")
+	f.StringArray("platform", nil, "Without effect: say at each build for what it is")
 	f.String("buildkitd-flags", "", "Without effect: there is no daemon")
 	f.String("buildkitd-config", "", "Without effect: there is no daemon")
 	f.String("config", "", "Without effect: there is no daemon")
@@ -124,8 +124,8 @@ func NewBuildxCreate(_ *engine.Engine, s ui.Streams) *cobra.Command {
 // NewBuildxUse makes "buildx use".
 func NewBuildxUse(*engine.Engine, ui.Streams) *cobra.Command {
 	cmd := simple("use NAME", "Use the builder, which is used anyway", ui.ExactArgs(1), func([]string) error { return nil })
-	cmd.Flags().Bool("default", false, "Without effect")
-	cmd.Flags().Bool("global", false, "Without effect")
+	cmd.Flags().Bool("default", false, "Accepted: it is the default")
+	cmd.Flags().Bool("global", false, "Accepted: it is used everywhere")
 	return cmd
 }
 
@@ -138,10 +138,10 @@ func NewBuildxRm(_ *engine.Engine, s ui.Streams) *cobra.Command {
 		return nil
 	})
 	f := cmd.Flags()
-	f.Bool("all-inactive", false, "Without effect")
-	f.BoolP("force", "f", false, "Without effect")
-	f.Bool("keep-state", false, "Without effect")
-	f.Bool("keep-daemon", false, "Without effect")
+	f.Bool("all-inactive", false, "Accepted: there is none")
+	f.BoolP("force", "f", false, "Accepted: nothing is asked")
+	f.Bool("keep-state", false, "Accepted: the cache stays")
+	f.Bool("keep-daemon", false, "Accepted: there is none")
 	return cmd
 }
 
@@ -180,7 +180,7 @@ func NewImagetoolsInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&raw, "raw", false, "Print the manifest as it is")
 	cmd.Flags().StringVar(&format, "format", "", "Print in this `format`: a template with .Name and .Manifest")
-	cmd.Flags().String("builder", "", "Without effect: there is one builder")
+	cmd.Flags().String("builder", "", "Accepted: there is one builder")
 	_ = cmd.Flags().MarkHidden("builder")
 	return cmd
 }

@@ -101,7 +101,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.Var(sizeValue{&reserved}, "reserved-space", "Keep this much of what was used last")
 	f.Var(sizeValue{&free}, "min-free-space", "Not supported yet")
 	f.BoolVar(&verbose, "verbose", false, "Without effect")
-	f.String("builder", "", "Without effect: there is one builder")
+	f.String("builder", "", "Accepted: there is one builder")
 	for _, n := range []string{"max-used-space", "reserved-space", "min-free-space", "verbose", "builder"} {
 		_ = f.MarkHidden(n)
 	}
@@ -240,7 +240,7 @@ func NewDu(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.BoolVar(&verbose, "verbose", false, "Show all that is known of each")
 	f.StringVar(&format, "format", "", "Print in this `format`: json, or a template")
 	f.StringArrayVar(&filters, "filter", nil, "Only what matches `KEY=VALUE`")
-	f.String("builder", "", "Without effect: there is one builder")
+	f.String("builder", "", "Accepted: there is one builder")
 	_ = f.MarkHidden("builder")
 	return cmd
 }

@@ -191,13 +191,13 @@ func (v *listValue) Set(s string) error {
 //
 //	none   what it asks for is the case anyway, or it concerns a part that is not
 //	       here: nothing is said
-//	warn   Docker's buildx says that it has no effect, and so do we
+//	warn   it is said that it has no effect
 //	later  it is refused, but for the value after "=" in the type
 const others = `
 compress bool warn there is no daemon to send the context to
 rm bool=true none nothing is left of a step in any case
 force-rm bool none nothing is left of a step in any case
-isolation string warn isolation flag is deprecated with BuildKit.
+isolation string warn there is one isolation on Linux
 disable-content-trust bool=true none there is no content trust
 builder string none there is one builder
 debug,D bool none it is cais's global flag
@@ -275,11 +275,8 @@ func (v *otherValue) Set(s string) error {
 
 func defineOthers(f *pflag.FlagSet) {
 	eachOther(func(x other) {
-		usage := "Without effect: " + x.reason
-		if x.effect == "later" {
-			usage = "Not supported yet: " + x.reason
-		}
-		f.VarP(&otherValue{kind: x.kind}, x.name, x.short, strings.TrimSuffix(usage, "."))
+		usage := map[string]string{"none": "Accepted: ", "warn": "Without effect: ", "later": "Not supported yet: "}[x.effect] + x.reason
+		f.VarP(&otherValue{kind: x.kind}, x.name, x.short, usage)
 		fl := f.Lookup(x.name)
 		fl.Hidden = true
 		if x.kind == "bool" {
@@ -289,8 +286,8 @@ func defineOthers(f *pflag.FlagSet) {
 }
 
 // usedOthers refuses those of the others that were used and would have had an
-// effect, and says which ones have none.
-func usedOthers(f *pflag.FlagSet, warn func(string)) error {
+// effect.
+func usedOthers(f *pflag.FlagSet) error {
 	var err error
 	eachOther(func(x other) {
 		fl := f.Lookup(x.name)
@@ -298,10 +295,7 @@ func usedOthers(f *pflag.FlagSet, warn func(string)) error {
 			return
 		}
 		v := fl.Value.String()
-		switch {
-		case x.effect == "warn" && !(x.kind == "bool" && v == "false"):
-			warn(strings.TrimPrefix(x.reason+": --"+x.name+" has no effect", ""))
-		case x.effect == "later" && v != x.usual && !(x.kind == "bool" && x.usual == "" && v == "false"):
+		if x.effect == "later" && v != x.usual && !(x.kind == "bool" && x.usual == "" && v == "false") {
 			err = errs.New(errs.Unsupported, fmt.Sprintf("--%s is not supported by build: %s", x.name, x.reason))
 		}
 	})

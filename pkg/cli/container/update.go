@@ -50,8 +50,8 @@ func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 	}
 	f := cmd.Flags()
 	flags.Limits(f, &o.Resources)
-	f.String("kernel-memory", "", "")
-	_ = f.MarkHidden("kernel-memory") // Docker has given it up, and takes it without effect
+	f.String("kernel-memory", "", "Without effect: kernels have no such limit any more")
+	_ = f.MarkHidden("kernel-memory") // Docker has given it up, and takes it still
 	f.StringVar(&policy, "restart", "", "Restart policy: no, on-failure[:N], always, unless-stopped")
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/units"
@@ -134,9 +135,9 @@ func (f *RunFlags) general() {
 	fs.StringVar(&f.isolation, "isolation", "", "Isolation technology: default")
 	f.health()
 
-	// What Docker has given up, and takes without effect.
-	fs.Bool("disable-content-trust", true, "")
-	fs.String("kernel-memory", "", "")
+	// What Docker has given up, and takes still.
+	fs.Bool("disable-content-trust", true, "Accepted: there is no content trust")
+	fs.String("kernel-memory", "", "Without effect: kernels have no such limit any more")
 	for _, name := range []string{"disable-content-trust", "kernel-memory"} {
 		fs.Lookup(name).Hidden = true
 	}
@@ -533,6 +534,9 @@ func (f *RunFlags) setImage(r *plan.Request, o *RunOptions, env Env) error {
 		if _, err := oci.ParsePlatform(o.Platform, oci.HostPlatform()); err != nil {
 			return err
 		}
+	}
+	if trust, err := f.fs.GetBool("disable-content-trust"); err != nil || !trust {
+		return errs.New(errs.Unsupported, "--disable-content-trust=false is not supported: there is no content trust, which Docker has given up, too")
 	}
 	r.Platform = o.Platform
 	if f.fs.Changed("tls-verify") {

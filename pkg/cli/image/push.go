@@ -59,7 +59,7 @@ func NewPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if cmd.Flags().Changed("retry") || cmd.Flags().Changed("retry-delay") {
 				return ui.Later("push --retry: cais tries again by itself; setting how often")
 			}
-			if trust && cmd.Flags().Changed("disable-content-trust") && cmd.Flag("disable-content-trust").Value.String() == "false" {
+			if !trust {
 				return ui.Later("push --disable-content-trust=false (Docker's content trust, which Docker has given up)")
 			}
 			if cmd.Flags().Changed("tls-verify") {

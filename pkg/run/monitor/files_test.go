@@ -119,6 +119,21 @@ func TestPause(t *testing.T) {
 	}
 }
 
+// TestClockJumps: the clock of the host may be set while a container runs. What
+// decides about restarts and probes are differences of times that carry the
+// monotonic clock, which time.Time drops when it is converted.
+func TestClockJumps(t *testing.T) {
+	m := &monitor{now: time.Now(), job: wire.Job{RunDir: t.TempDir(), Health: wire.Health{Retries: 1, Interval: int64(time.Hour)}}}
+	m.startedAt = m.now
+	m.beginHealth()
+	m.restartAt = m.now.Add(m.pause(m.now.Sub(m.startedAt)))
+	for name, at := range map[string]time.Time{"the start": m.startedAt, "the next probe": m.health.nextAt, "the restart": m.restartAt} {
+		if at == at.Round(0) {
+			t.Errorf("%s is known by the wall clock only: %v", name, at)
+		}
+	}
+}
+
 func TestStartTime(t *testing.T) {
 	if got := startTime(1); got == 0 && startTime(2) == 0 {
 		t.Errorf("of pid 1: %d", got)
