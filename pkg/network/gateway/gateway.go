@@ -77,12 +77,7 @@ func Open(dir, without string) (*Gateway, error) {
 }
 
 func (g *Gateway) begin(register, without string) error {
-	err := g.Do(func() (err error) {
-		if g.Route, err = netlink.Dial(netlink.FamilyRoute); err == nil {
-			g.Filter, err = netlink.Dial(netlink.FamilyNetfilter)
-		}
-		return err
-	})
+	err := g.Do(g.dial)
 	if err != nil {
 		return err
 	}
@@ -107,6 +102,14 @@ func (g *Gateway) begin(register, without string) error {
 		return &os.PathError{Op: "flock", Path: g.entry, Err: err}
 	}
 	return nil
+}
+
+// dial opens the kernel's sockets, on the thread in G.
+func (g *Gateway) dial() (err error) {
+	if g.Route, err = netlink.Dial(netlink.FamilyRoute); err == nil {
+		g.Filter, err = netlink.Dial(netlink.FamilyNetfilter)
+	}
+	return err
 }
 
 // Close leaves G.

@@ -77,3 +77,36 @@ func TestFound(t *testing.T) {
 		t.Errorf("%v, %v", fds, err)
 	}
 }
+
+// TestInherited sets up a namespace whose settings came from a host that forwards
+// and paces, as a host of containers does.
+func TestInherited(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	th, err := netns.Start(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Gateway{Thread: th, held: -1}
+	defer g.Close()
+	const forward, congestion = "net/ipv4/ip_forward", "net/ipv4/tcp_congestion_control"
+	if err := g.Do(func() error {
+		_ = netns.Sysctl(congestion, "bbr") // not every kernel has it
+		return netns.Sysctl(forward, "1")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Do(g.dial); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.setUp(""); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{forward: "0\n", congestion: "reno\n"} {
+		var got []byte
+		if err := g.Do(func() (err error) { got, err = os.ReadFile("/proc/sys/" + key); return err }); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v; want %q", key, got, err, want)
+		}
+	}
+}
