@@ -121,30 +121,47 @@ type Stats struct {
 	PidsLimit   uint64 // 0: none
 }
 
-// Read returns the figures of the cgroups at dirs.
+// Read returns the figures of the cgroups at dirs, each from the first that has it.
 func Read(dirs []string) Stats {
-	var s Stats
+	s := Stats{CPUNanos: ReadCPU(dirs)}
 	for _, dir := range dirs {
-		if n := readNumber(dir, "memory.current"); n > 0 {
-			s.MemoryBytes = less(n, stat(dir, "memory.stat", "inactive_file"))
-			s.MemoryLimit = readNumber(dir, "memory.max")
+		if s.MemoryBytes == 0 {
+			s.readMemory(dir)
 		}
-		if n := readNumber(dir, "memory.usage_in_bytes"); n > 0 {
-			s.MemoryBytes = less(n, stat(dir, "memory.stat", "total_inactive_file"))
-			if limit := readNumber(dir, "memory.limit_in_bytes"); limit < 1<<62 { // v1's "none" is a huge number
-				s.MemoryLimit = limit
+		if s.Pids == 0 {
+			if s.Pids = readNumber(dir, "pids.current"); s.Pids > 0 {
+				s.PidsLimit = readNumber(dir, "pids.max")
 			}
-		}
-		if n := readNumber(dir, "cpuacct.usage"); n > 0 {
-			s.CPUNanos = n
-		} else if us := stat(dir, "cpu.stat", "usage_usec"); us > 0 {
-			s.CPUNanos = us * 1000
-		}
-		if n := readNumber(dir, "pids.current"); n > 0 {
-			s.Pids, s.PidsLimit = n, readNumber(dir, "pids.max")
 		}
 	}
 	return s
+}
+
+// ReadCPU returns the processor time that was used in the cgroups at dirs.
+func ReadCPU(dirs []string) (nanos uint64) {
+	for _, dir := range dirs {
+		if nanos = readNumber(dir, "cpuacct.usage"); nanos == 0 {
+			nanos = 1000 * stat(dir, "cpu.stat", "usage_usec")
+		}
+		if nanos > 0 {
+			break
+		}
+	}
+	return nanos
+}
+
+func (s *Stats) readMemory(dir string) {
+	if n := readNumber(dir, "memory.current"); n > 0 {
+		s.MemoryBytes = less(n, stat(dir, "memory.stat", "inactive_file"))
+		s.MemoryLimit = readNumber(dir, "memory.max")
+		return
+	}
+	if n := readNumber(dir, "memory.usage_in_bytes"); n > 0 {
+		s.MemoryBytes = less(n, stat(dir, "memory.stat", "total_inactive_file"))
+		if limit := readNumber(dir, "memory.limit_in_bytes"); limit < 1<<62 { // v1's "none" is a huge number
+			s.MemoryLimit = limit
+		}
+	}
 }
 
 func less(n, part uint64) uint64 {

@@ -95,6 +95,16 @@ func (s *Service) Usage(c *container.Container) Usage {
 	return u
 }
 
+// CPUUsage is the part of Usage that says how busy the container is, when it is
+// compared with a later one.
+func (s *Service) CPUUsage(c *container.Container) Usage {
+	u := Usage{At: time.Now()}
+	if u.CPUNanos = cgroup.ReadCPU(s.dirs(c).Remove); u.CPUNanos == 0 {
+		u.CPUNanos = sumUp(processes(c)).CPUNanos
+	}
+	return u
+}
+
 // clockTick is USER_HZ, which is 100 on every architecture of Go's linux.
 const clockTick = 100
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -57,10 +56,11 @@ func ProcessStart(pid int) (uint64, error) {
 // Children returns the children of process pid, as far as the kernel tells
 // (CONFIG_PROC_CHILDREN).
 func Children(pid int) []int {
-	tasks, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children") // the pattern is fine
+	dir := "/proc/" + strconv.Itoa(pid) + "/task/"
+	tasks, _ := os.ReadDir(dir) // a process that has ended has none
 	var all []int
 	for _, t := range tasks {
-		b, err := os.ReadFile(t)
+		b, err := os.ReadFile(dir + t.Name() + "/children")
 		if err != nil {
 			continue // a thread that has ended
 		}

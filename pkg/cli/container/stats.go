@@ -27,6 +27,7 @@ type meter interface {
 	lister
 	Find(ctx context.Context, ref string) (*container.Container, error)
 	Usage(c *container.Container) run.Usage
+	CPUUsage(c *container.Container) run.Usage
 }
 
 type statsOptions struct {
@@ -129,7 +130,7 @@ func stats(ctx context.Context, s ui.Streams, svc meter, refs []string, o statsO
 		return err
 	}
 	m := measuring{svc: svc, refs: refs, all: o.all, memory: memTotal(), before: map[string]run.Usage{}}
-	if _, err := m.rows(ctx); err != nil { // also the first look at processor time
+	if _, err := m.rows(ctx, svc.CPUUsage); err != nil {
 		return err
 	}
 	for pause := between; ; pause = time.Duration(o.interval) * time.Second {
@@ -138,7 +139,7 @@ func stats(ctx context.Context, s ui.Streams, svc meter, refs []string, o statsO
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		rows, err := m.rows(ctx)
+		rows, err := m.rows(ctx, svc.Usage)
 		if err != nil {
 			return err
 		}
@@ -166,7 +167,7 @@ type measuring struct {
 }
 
 // rows measures the containers that are meant now.
-func (m *measuring) rows(ctx context.Context) ([]usageRow, error) {
+func (m *measuring) rows(ctx context.Context, usage func(*container.Container) run.Usage) ([]usageRow, error) {
 	var rows []usageRow
 	if len(m.refs) == 0 {
 		all, err := m.svc.List(ctx)
@@ -187,17 +188,17 @@ func (m *measuring) rows(ctx context.Context) ([]usageRow, error) {
 		rows = append(rows, usageRow{typed: ref, c: c})
 	}
 	for i := range rows {
-		m.measure(&rows[i])
+		m.measure(&rows[i], usage)
 	}
 	return rows, nil
 }
 
-func (m *measuring) measure(r *usageRow) {
+func (m *measuring) measure(r *usageRow, usage func(*container.Container) run.Usage) {
 	if !r.c.Running() {
 		delete(m.before, r.c.ID)
 		return
 	}
-	r.now = m.svc.Usage(r.c)
+	r.now = usage(r.c)
 	if last, ok := m.before[r.c.ID]; ok && r.now.CPUNanos >= last.CPUNanos {
 		// Of one processor: two that are busy are 200%.
 		if d := r.now.At.Sub(last.At); d > 0 {
