@@ -84,81 +84,72 @@ func program(t *testing.T) map[string]*pkg {
 // or to a sibling that siblings allows. R is what a monitor is made of: low
 // enough for everybody, and held to a list of its own by TestRole.
 var layers = map[string]int{
-	"pkg/errs": 0, "pkg/atomicfile": 0, "pkg/lock": 0, "pkg/plainjson": 0, "pkg/units": 0, "pkg/tmpl": 0, "pkg/sys": 0, "pkg/compress": 0,
-	"pkg/sys/raw": 0, "pkg/run/launch/nofile": 0,
+	"pkg/atomicfile": 0, "pkg/compress": 0, "pkg/errs": 0, "pkg/lock": 0, "pkg/plainjson": 0,
+	"pkg/run/launch/nofile": 0, "pkg/sys": 0, "pkg/sys/raw": 0, "pkg/tmpl": 0, "pkg/units": 0,
 
-	"pkg/oci": 1, "pkg/container": 1, "pkg/run/plan": 1, "pkg/run/wire": 1,
-	"pkg/docker": 1, "pkg/seccomp": 1, "pkg/config": 1, "pkg/signature": 1,
-	"pkg/build/graph": 1, "pkg/build/gitref": 1, "pkg/build/dockerfile": 1,
-	"pkg/build/progress": 1,
-	"pkg/build/ignore":   1,
-	"pkg/build/source":   2,
-	"pkg/build/cache":    2, "pkg/build/files": 2, "pkg/layer/merged": 2,
-	"pkg/build":        3,
-	"pkg/build/export": 3,
-	"pkg/cli/build":    5,
+	"pkg/build/dockerfile": 1, "pkg/build/gitref": 1, "pkg/build/graph": 1, "pkg/build/ignore": 1,
+	"pkg/build/progress": 1, "pkg/config": 1, "pkg/container": 1, "pkg/docker": 1, "pkg/network": 1,
+	"pkg/network/loop": 1, "pkg/network/netlink": 1, "pkg/network/netns": 1, "pkg/network/nft": 1,
+	"pkg/network/sock": 1, "pkg/oci": 1, "pkg/run/plan": 1, "pkg/run/wire": 1, "pkg/seccomp": 1,
+	"pkg/signature": 1,
 
-	"pkg/network/loop": 1, "pkg/network/netlink": 1, "pkg/network/nft": 1, "pkg/network/sock": 1, "pkg/network/netns": 1,
-	"pkg/network": 1, "pkg/network/dns": 2,
-	"pkg/network/relay": 2, "pkg/network/gateway": 2, "pkg/network/plane": 2, "pkg/network/space": 2,
+	"pkg/build/cache": 2, "pkg/build/files": 2, "pkg/build/source": 2, "pkg/cdi": 2, "pkg/cgroup": 2,
+	"pkg/events": 2, "pkg/layer/changes": 2, "pkg/layer/merged": 2, "pkg/layer/tarsplit": 2,
+	"pkg/layer/tree": 2, "pkg/logs": 2, "pkg/logs/forward": 2, "pkg/logs/jsonfile": 2, "pkg/network/dns": 2,
+	"pkg/network/gateway": 2, "pkg/network/plane": 2, "pkg/network/relay": 2, "pkg/network/space": 2,
+	"pkg/registry": 2, "pkg/run/launch": 2, "pkg/run/lower": 2, "pkg/run/monitor": 2, "pkg/run/probe": 2,
+	"pkg/run/procs": 2, "pkg/run/role": 2, "pkg/run/session": 2, "pkg/run/transfer": 2, "pkg/storage": 2,
+	"pkg/storage/unpack": 2, "pkg/userns": 2, "pkg/volume": 2,
 
-	"pkg/run/launch": 2, "pkg/run/monitor": 2, "pkg/run/role": 2,
-	"pkg/logs/jsonfile": 2, "pkg/logs/forward": 2, "pkg/logs": 2, "pkg/cgroup": 2, "pkg/userns": 2, "pkg/run/lower": 2, "pkg/run/session": 2,
-	"pkg/layer/tree": 2, "pkg/layer/tarsplit": 2, "pkg/layer/changes": 2,
-	"pkg/storage": 2, "pkg/storage/unpack": 2, "pkg/registry": 2, "pkg/run/probe": 2,
-	"pkg/events": 2, "pkg/run/procs": 2, "pkg/cdi": 2, "pkg/run/transfer": 2, "pkg/volume": 2,
-
-	"pkg/run": 3, "pkg/pull": 3, "pkg/push": 3, "pkg/commit": 3, "pkg/ociruntime": 3, "pkg/doctor": 3, "pkg/boot": 3,
+	"pkg/boot": 3, "pkg/build": 3, "pkg/build/export": 3, "pkg/commit": 3, "pkg/doctor": 3, "pkg/ociruntime": 3,
+	"pkg/pull": 3, "pkg/push": 3, "pkg/run": 3,
 
 	"pkg/engine": 4,
 
-	"pkg/cli": 5, "pkg/cli/ui": 5, "pkg/cli/flags": 5, "pkg/cli/complete": 5,
-	"pkg/cli/container": 5, "pkg/cli/network": 5, "pkg/cli/image": 5, "pkg/cli/system": 5, "pkg/cli/oci": 5, "pkg/cli/volume": 5,
-	"cmd/cais": 5, "cmd/cais-netstack": 5, "cmd/cais-verify": 5,
+	"cmd/cais": 5, "cmd/cais-netstack": 5, "cmd/cais-verify": 5, "pkg/cli": 5, "pkg/cli/build": 5, "pkg/cli/complete": 5,
+	"pkg/cli/container": 5, "pkg/cli/flags": 5, "pkg/cli/image": 5, "pkg/cli/network": 5, "pkg/cli/oci": 5,
+	"pkg/cli/system": 5, "pkg/cli/ui": 5, "pkg/cli/volume": 5,
 }
 
 // siblings are the imports inside a layer that are wanted.
 var siblings = map[string][]string{
-	"pkg/container":     {"pkg/oci", "pkg/run/plan"},
-	"pkg/run/plan":      {"pkg/oci"},
-	"pkg/docker":        {"pkg/oci", "pkg/container", "pkg/run/plan", "pkg/network"},
-	"pkg/network":       {"pkg/run/plan"},
-	"pkg/build/graph":   {"pkg/oci"},
-	"pkg/run/role":      {"pkg/run/monitor", "pkg/run/launch"},
-	"pkg/run/monitor":   {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/logs/forward", "pkg/network/plane", "pkg/network/dns"},
-	"pkg/logs":          {"pkg/logs/jsonfile"},
-	"pkg/events":        {"pkg/logs/jsonfile"},
-	"pkg/storage":       {"pkg/storage/unpack", "pkg/layer/changes"},
-	"pkg/userns":        {"pkg/run/launch"},
-	"pkg/sys":           {"pkg/errs", "pkg/sys/raw"},
-	"pkg/lock":          {"pkg/errs"},
-	"pkg/compress":      {"pkg/errs"},
-	"pkg/signature":     {"pkg/oci"},
-	"pkg/run/session":   {"pkg/userns"},
-	"pkg/cli/build":     {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
-	"pkg/build/export":  {"pkg/push", "pkg/build"},
-	"pkg/cli":           {"pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
-	"pkg/cli/oci":       {"pkg/cli/ui", "pkg/cli/complete"},
-	"pkg/cli/complete":  {"pkg/cli/ui"},
-	"pkg/cli/flags":     {"pkg/cli/ui"},
-	"pkg/cli/container": {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
-	"pkg/cli/network":   {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
-	"pkg/cli/image":     {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
-	"pkg/cli/volume":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
-	"pkg/cli/system":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
-	"cmd/cais":          {"pkg/cli", "pkg/cli/ui"},
-
-	"pkg/network/nft":     {"pkg/network/netlink"},
-	"pkg/network/gateway": {"pkg/network/relay"},
-	"pkg/network/space":   {"pkg/network/plane"},
-	"pkg/network/plane":   {"pkg/network/relay", "pkg/network/gateway"},
-
+	"cmd/cais":             {"pkg/cli", "pkg/cli/ui"},
 	"pkg/build/dockerfile": {"pkg/oci", "pkg/build/graph", "pkg/build/gitref"},
-
-	"pkg/build/files":    {"pkg/build/source", "pkg/layer/tree", "pkg/storage/unpack"},
-	"pkg/layer/changes":  {"pkg/layer/tree", "pkg/layer/tarsplit"},
-	"pkg/volume":         {"pkg/layer/tree"},
-	"pkg/storage/unpack": {"pkg/layer/tarsplit"},
+	"pkg/build/export":     {"pkg/push", "pkg/build"},
+	"pkg/build/files":      {"pkg/build/source", "pkg/layer/tree", "pkg/storage/unpack"},
+	"pkg/build/graph":      {"pkg/oci"},
+	"pkg/cli":              {"pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/build":        {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/complete":     {"pkg/cli/ui"},
+	"pkg/cli/container":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/flags":        {"pkg/cli/ui"},
+	"pkg/cli/image":        {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/network":      {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/oci":          {"pkg/cli/ui", "pkg/cli/complete"},
+	"pkg/cli/system":       {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli/volume":       {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/compress":         {"pkg/errs"},
+	"pkg/container":        {"pkg/oci", "pkg/run/plan"},
+	"pkg/docker":           {"pkg/oci", "pkg/container", "pkg/run/plan", "pkg/network"},
+	"pkg/events":           {"pkg/logs/jsonfile"},
+	"pkg/layer/changes":    {"pkg/layer/tree", "pkg/layer/tarsplit"},
+	"pkg/lock":             {"pkg/errs"},
+	"pkg/logs":             {"pkg/logs/jsonfile"},
+	"pkg/network":          {"pkg/run/plan"},
+	"pkg/network/gateway":  {"pkg/network/relay"},
+	"pkg/network/nft":      {"pkg/network/netlink"},
+	"pkg/network/plane":    {"pkg/network/relay", "pkg/network/gateway"},
+	"pkg/network/space":    {"pkg/network/plane"},
+	"pkg/run/monitor":      {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/logs/forward", "pkg/network/plane", "pkg/network/dns"},
+	"pkg/run/plan":         {"pkg/oci"},
+	"pkg/run/role":         {"pkg/run/monitor", "pkg/run/launch"},
+	"pkg/run/session":      {"pkg/userns"},
+	"pkg/signature":        {"pkg/oci"},
+	"pkg/storage":          {"pkg/storage/unpack", "pkg/layer/changes"},
+	"pkg/storage/unpack":   {"pkg/layer/tarsplit"},
+	"pkg/sys":              {"pkg/errs", "pkg/sys/raw"},
+	"pkg/userns":           {"pkg/run/launch"},
+	"pkg/volume":           {"pkg/layer/tree"},
 }
 
 func TestDirection(t *testing.T) {
@@ -187,12 +178,16 @@ func TestDirection(t *testing.T) {
 	}
 }
 
-// Every place in the picture is taken, so no rule checks nothing.
+// Every place in the picture is taken, so no rule checks nothing, and the page says
+// what is there.
 func TestLayersExist(t *testing.T) {
-	packages := program(t)
+	packages, page := program(t), read(t, "../../docs/ARCHITECTURE.md")
 	for rel := range layers {
-		if packages[module+"/"+rel] == nil && !missingYet[rel] {
+		if packages[module+"/"+rel] == nil {
 			t.Errorf("%s: no such package", rel)
+		}
+		if !strings.Contains(page, "`"+rel+"`") {
+			t.Errorf("docs/ARCHITECTURE.md does not say what %s holds", rel)
 		}
 	}
 }
@@ -273,9 +268,7 @@ func TestReach(t *testing.T) {
 	for _, r := range reach {
 		p := packages[module+"/"+r.pkg]
 		if p == nil {
-			if !missingYet[r.pkg] {
-				t.Errorf("%s: no such package, so its rule checks nothing", r.pkg)
-			}
+			t.Errorf("%s: no such package, so its rule checks nothing", r.pkg)
 			continue
 		}
 		for _, dep := range p.Deps {
@@ -295,9 +288,6 @@ func TestRole(t *testing.T) {
 	packages := load(t, true, nil, "./pkg/run/...")
 	role := packages[module+"/pkg/run/role"]
 	if role == nil {
-		if missingYet["pkg/run/role"] {
-			return
-		}
 		t.Fatal("pkg/run/role: no such package")
 	}
 	var reached []string
@@ -320,9 +310,6 @@ func TestRole(t *testing.T) {
 // The pure packages also build where nothing of Linux is.
 func TestPureBuildElsewhere(t *testing.T) {
 	for _, rel := range []string{"pkg/run/plan", "pkg/run/wire", "pkg/oci", "pkg/docker", "pkg/seccomp", "pkg/build/graph", "pkg/build/gitref", "pkg/build/dockerfile"} {
-		if missingYet[rel] {
-			continue
-		}
 		t.Run(rel, func(t *testing.T) {
 			t.Parallel()
 			cmd := exec.Command("go", "build", "./"+rel)
@@ -347,10 +334,19 @@ func TestTestOnly(t *testing.T) {
 	}
 }
 
+// untested packages are values alone, or are tested by those who use them.
+var untested = map[string]bool{
+	"cmd/cais-netstack":   true, // package plane's tests run it
+	"pkg/network/nettest": true, // it is for tests
+	"cmd/cais":            true, // test/e2e runs it
+	"pkg/cli/complete":    true, // the system script does
+	"pkg/cli/system":      true, // the same, and pkg/cli
+}
+
 // Each package has a test beside it, or one above it that is for it.
 func TestEveryPackageHasATest(t *testing.T) {
 	for _, p := range program(t) {
-		if len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 && !untested[p.rel] && strict {
+		if len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 && !untested[p.rel] {
 			t.Errorf("%s has no test", p.rel)
 		}
 	}
