@@ -9,27 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-func layer(t *testing.T, list ...string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, f := range list {
-		var err error
-		if link, target, ok := strings.Cut(f, "->"); ok {
-			err = os.Symlink(target, filepath.Join(dir, link))
-		} else if name, data, ok := strings.Cut(f, "="); ok {
-			os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)
-			err = os.WriteFile(filepath.Join(dir, name), []byte(data), 0o640)
-		} else {
-			err = os.MkdirAll(filepath.Join(dir, f), 0o750)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
+	"cais.dev/cais/test/trees"
+)
 
 // listing is "name=content", "name->target" and "name/" of what is below dir.
 func listing(t *testing.T, dir string) string {
@@ -54,12 +36,12 @@ func listing(t *testing.T, dir string) string {
 }
 
 func TestDirectory(t *testing.T) {
-	outside := layer(t, "victim=safe")
-	src := layer(t, "f=1", "d/g=2", "l->f", "sub/")
-	os.Link(filepath.Join(src, "f"), filepath.Join(src, "h"))
+	outside := trees.Make(t, "victim=safe")
+	src := trees.Make(t, "f=1", "d/g=2", "l->f", "sub/", "h&f")
+	os.Chmod(filepath.Join(src, "f"), 0o640)
 	when := time.Unix(1000000000, 0)
 	os.Chtimes(filepath.Join(src, "d"), when, when)
-	dest := layer(t, "stale=x", "d->"+outside, "f->"+filepath.Join(outside, "victim"))
+	dest := trees.Make(t, "stale=x", "d->"+outside, "f->"+filepath.Join(outside, "victim"))
 	f := Files{Dirs: []string{src}}
 	if _, err := f.Directory(t.Context(), dest, false); err != nil {
 		t.Fatal(err)
@@ -91,14 +73,14 @@ func TestDirectory(t *testing.T) {
 	if _, err := (Files{}).Directory(t.Context(), filepath.Join(dest, "new"), false); err != nil {
 		t.Error("no files at all:", err)
 	}
-	if _, err := f.Directory(t.Context(), layer(t, "f/x=1"), false); err == nil {
+	if _, err := f.Directory(t.Context(), trees.Make(t, "f/x=1"), false); err == nil {
 		t.Error("a directory is replaced by a file")
 	}
 }
 
 func TestTar(t *testing.T) {
 	var b bytes.Buffer
-	if err := (Files{Dirs: []string{layer(t, "f=1", "d/g=2")}, Time: time.Unix(5, 0)}).Tar(t.Context(), &b); err != nil {
+	if err := (Files{Dirs: []string{trees.Make(t, "f=1", "d/g=2")}, Time: time.Unix(5, 0)}).Tar(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
 	var names []string

@@ -16,39 +16,10 @@ import (
 	"cais.dev/cais/pkg/build/graph"
 	"cais.dev/cais/pkg/build/source"
 	"cais.dev/cais/pkg/layer/tree"
+	"cais.dev/cais/test/trees"
 )
 
-// make1 makes a directory of entries: "a/b=text", "d/", "l->target", "h&a/b".
-func make1(t *testing.T, entries string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for e := range strings.FieldsSeq(entries) {
-		at := func(name string) string {
-			p := filepath.Join(dir, name)
-			_ = os.MkdirAll(filepath.Dir(p), 0o755) // what follows says what is wrong
-			return p
-		}
-		var err error
-		switch name, text, _ := strings.Cut(e, "="); {
-		case strings.Contains(e, "->"):
-			name, target, _ := strings.Cut(e, "->")
-			err = os.Symlink(target, at(name))
-		case strings.Contains(e, "&"):
-			name, target, _ := strings.Cut(e, "&")
-			err = os.Link(at(target), at(name))
-		case strings.HasSuffix(e, "/"):
-			err = os.MkdirAll(at(e), 0o755)
-		default:
-			err = os.WriteFile(at(name), []byte(text), 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-// list is what is in dir, as make1 takes it.
+// list is what is in dir, as package trees takes it.
 func list(t *testing.T, dir string) string {
 	t.Helper()
 	var out []string
@@ -144,13 +115,13 @@ func TestCopy(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tr, err := source.OpenTree(make1(t, src), source.TreeOptions{})
+			tr, err := source.OpenTree(trees.Make(t, strings.Fields(src)...), source.TreeOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer tr.Close()
 			upper := t.TempDir()
-			l, err := New(upper, []string{make1(t, tt.base)}, Options{Now: time.Unix(1700000000, 0)})
+			l, err := New(upper, []string{trees.Make(t, strings.Fields(tt.base)...)}, Options{Now: time.Unix(1700000000, 0)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -203,7 +174,7 @@ func TestCopyManyDirectories(t *testing.T) {
 }
 
 func TestAttributes(t *testing.T) {
-	src, base, upper := make1(t, "d/f=1"), make1(t, "kept/"), t.TempDir()
+	src, base, upper := trees.Make(t, strings.Fields("d/f=1")...), trees.Make(t, strings.Fields("kept/")...), t.TempDir()
 	if err := errors.Join(os.Chmod(filepath.Join(base, "kept"), 0o1777|os.ModeSticky), os.Chmod(filepath.Join(src, "d/f"), 0o4750|os.ModeSetuid)); err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +224,7 @@ func TestExtract(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	src := make1(t, "no.tar=text")
+	src := trees.Make(t, strings.Fields("no.tar=text")...)
 	if err := os.WriteFile(filepath.Join(src, "a"), b.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +234,7 @@ func TestExtract(t *testing.T) {
 	}
 	defer tr.Close()
 	upper := t.TempDir()
-	l, err := New(upper, []string{make1(t, "lib->usr/lib usr/lib/y=1")}, Options{})
+	l, err := New(upper, []string{trees.Make(t, strings.Fields("lib->usr/lib usr/lib/y=1")...)}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +252,7 @@ func TestExtract(t *testing.T) {
 }
 
 func TestPlaces(t *testing.T) {
-	base := make1(t, "a/ link->a there/f=1")
+	base := trees.Make(t, strings.Fields("a/ link->a there/f=1")...)
 	tr, err := tree.Open(base)
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +263,7 @@ func TestPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	// As mounts leave it: with a file of the command's own beside a place.
-	upper := make1(t, "a/x/y= new/dir/ there/z= there/own=1")
+	upper := trees.Make(t, strings.Fields("a/x/y= new/dir/ there/z= there/own=1")...)
 	if err := RemovePlaces(upper, tr, places); err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"cais.dev/cais/pkg/build/graph"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/test/trees"
 )
 
 func newSources(t testing.TB, o Options) *Sources {
@@ -430,7 +431,7 @@ func FuzzParseKey(f *testing.F) {
 }
 
 func TestSecrets(t *testing.T) {
-	dir := files(t, "s=hunter2", "big=x")
+	dir := trees.Make(t, "s=hunter2", "big=x")
 	os.Truncate(filepath.Join(dir, "big"), maxSecret+1)
 	env := func(k string) (string, bool) { return "v", k == "E" }
 	s, err := NewSecrets([]Secret{{ID: "a", File: filepath.Join(dir, "s")}, {ID: "b", Env: "E"}, {ID: "c", Env: "F"}}, env)

@@ -12,28 +12,8 @@ import (
 
 	"cais.dev/cais/pkg/build/ignore"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/test/trees"
 )
-
-// files makes a directory of "name=content", "name/" and "name->target".
-func files(t testing.TB, list ...string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, f := range list {
-		var err error
-		if link, target, ok := strings.Cut(f, "->"); ok {
-			err = os.Symlink(target, filepath.Join(dir, link))
-		} else if name, data, ok := strings.Cut(f, "="); ok {
-			os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)
-			err = os.WriteFile(filepath.Join(dir, name), []byte(data), 0o644)
-		} else {
-			err = os.MkdirAll(filepath.Join(dir, f), 0o755)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
 
 func open(t testing.TB, dir, indexDir string, patterns ...string) *Tree {
 	t.Helper()
@@ -74,7 +54,7 @@ func show(t testing.TB, tree *Tree, q Query) string {
 }
 
 func TestFind(t *testing.T) {
-	dir := files(t, "a=1", "b.go=2", "c.go=3", "d/e=4", "d/f/g.go=5", "l->d", "l2->/d/e", "out->/etc/passwd", "up->../../etc", "dead->nowhere",
+	dir := trees.Make(t, "a=1", "b.go=2", "c.go=3", "d/e=4", "d/f/g.go=5", "l->d", "l2->/d/e", "out->/etc/passwd", "up->../../etc", "dead->nowhere",
 		"loop->loop", "d/x y=1", "[1]=x", "empty/")
 	tree := open(t, dir, "")
 	for _, c := range []struct {
@@ -126,7 +106,7 @@ func TestFind(t *testing.T) {
 }
 
 func TestFindIgnored(t *testing.T) {
-	dir := files(t, "a=1", "n/keep/x=1", "n/drop/y=1", "n/z=1", "link->n")
+	dir := trees.Make(t, "a=1", "n/keep/x=1", "n/drop/y=1", "n/z=1", "link->n")
 	tree := open(t, dir, "", "n", "!n/keep/x", "a")
 	for q, want := range map[string]string{
 		".":        ".@. link n n/keep n/keep/x",
@@ -146,7 +126,7 @@ func TestFindIgnored(t *testing.T) {
 }
 
 func TestSocketsAreNotThere(t *testing.T) {
-	dir := files(t, "a=1")
+	dir := trees.Make(t, "a=1")
 	if err := os.Chdir(dir); err != nil { // a socket's path is short
 		t.Fatal(err)
 	}
@@ -182,7 +162,7 @@ func sum(t testing.TB, dir, indexDir, p string) string {
 // Every change shows in the digest, with an index or without; times alone do not.
 func TestSum(t *testing.T) {
 	idx := t.TempDir()
-	dir := files(t, "a=1", "d/e=4", "l->a")
+	dir := trees.Make(t, "a=1", "d/e=4", "l->a")
 	before := sum(t, dir, idx, ".")
 	same := func(what string, want bool) {
 		t.Helper()
@@ -219,7 +199,7 @@ func TestSum(t *testing.T) {
 // what it was.
 func TestRacy(t *testing.T) {
 	idx := t.TempDir()
-	dir := files(t, "a=1")
+	dir := trees.Make(t, "a=1")
 	at := time.Now()
 	name := filepath.Join(dir, "a")
 	os.Chtimes(name, at, at)
@@ -237,7 +217,7 @@ func TestRacy(t *testing.T) {
 
 // What the index knows of quiet files is believed.
 func TestIndexIsUsed(t *testing.T) {
-	idx, dir := t.TempDir(), files(t, "a=1", "b=2")
+	idx, dir := t.TempDir(), trees.Make(t, "a=1", "b=2")
 	first := sum(t, dir, idx, ".")
 	tree := open(t, dir, idx)
 	tree.known()
@@ -279,7 +259,7 @@ func FuzzParseIndex(f *testing.F) {
 }
 
 func TestChanged(t *testing.T) {
-	dir := files(t, "a=1")
+	dir := trees.Make(t, "a=1")
 	tree := open(t, dir, "")
 	ms, err := tree.Find(t.Context(), Query{Path: "a"})
 	if err != nil {

@@ -3,72 +3,35 @@ package changes
 import (
 	"archive/tar"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"cais.dev/cais/test/trees"
 )
 
-// dirs makes layer directories, the upper one first, from lists of entries:
-//
-//	"etc/"           a directory
-//	"etc/x=text"     a file
-//	"etc/x->target"  a link
-//	"etc/x!"         a whiteout
-//	"etc/*"          marks the directory etc opaque
-//	"etc/x&y"        a hard link of y
-//	"etc/x|"         a fifo
+// dirs makes layers in which everything has one time.
 func dirs(t *testing.T, lists ...[]string) []string {
 	t.Helper()
 	when := time.Unix(1700000000, 5)
-	var all []string
-	for _, list := range lists {
-		dir := t.TempDir()
-		all = append(all, dir)
-		for _, e := range list {
-			name, err := entry(dir, e)
-			if err != nil {
-				t.Skipf("cannot make %s here: %v", e, err)
+	all := trees.Layers(t, lists...)
+	for _, dir := range all {
+		err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+			if err != nil || e.Type() == fs.ModeSymlink {
+				return err
 			}
-			if err := os.Chtimes(filepath.Join(dir, name), when, when); err != nil && !strings.Contains(e, "->") {
-				t.Fatal(err)
-			}
+			return os.Chtimes(p, when, when)
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 	return all
-}
-
-func entry(dir, e string) (string, error) {
-	at := func(name string) string {
-		p := filepath.Join(dir, name)
-		_ = os.MkdirAll(filepath.Dir(p), 0o755) // the call after this one says what is wrong
-		return p
-	}
-	if name, target, ok := strings.Cut(e, "->"); ok {
-		return name, os.Symlink(target, at(name))
-	}
-	if name, target, ok := strings.Cut(e, "&"); ok {
-		return name, os.Link(at(target), at(name))
-	}
-	if name, ok := strings.CutSuffix(e, "/*"); ok {
-		return name, errors.Join(os.MkdirAll(at(name), 0o755), syscall.Setxattr(at(name), "user.overlay.opaque", []byte("y"), 0))
-	}
-	if name, ok := strings.CutSuffix(e, "!"); ok {
-		return name, syscall.Mknod(at(name), syscall.S_IFCHR, 0)
-	}
-	if name, ok := strings.CutSuffix(e, "|"); ok {
-		return name, syscall.Mkfifo(at(name), 0o644)
-	}
-	if name, ok := strings.CutSuffix(e, "/"); ok {
-		return name, os.MkdirAll(at(name), 0o755)
-	}
-	name, text, _ := strings.Cut(e, "=")
-	return name, os.WriteFile(at(name), []byte(text), 0o644)
 }
 
 func TestWalkAndTar(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cais.dev/cais/test/trees"
 )
 
 // copyTo copies the root of the tree of layers into dst.
@@ -25,7 +27,7 @@ func copyTo(t *testing.T, dst string, owner func(uid, gid uint32) (uint32, uint3
 }
 
 func TestCopyIsWhatOverlayWouldShow(t *testing.T) {
-	from := layers(t, []string{"a/new=2", "a/gone!", "l->/etc/passwd", "p|"}, []string{"a/old=1", "a/gone=1"})
+	from := trees.Layers(t, []string{"a/new=2", "a/gone!", "l->/etc/passwd", "p|"}, []string{"a/old=1", "a/gone=1"})
 	old := filepath.Join(from[1], "a/old")
 	if err := os.Link(old, filepath.Join(from[1], "a/same")); err != nil {
 		t.Fatal(err)
@@ -76,7 +78,7 @@ func TestCopyFollowsNothing(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dst, "d")); err != nil {
 		t.Fatal(err)
 	}
-	if err := copyTo(t, dst, nil, layers(t, []string{"d/x=1"})); err != nil {
+	if err := copyTo(t, dst, nil, trees.Layers(t, []string{"d/x=1"})); err != nil {
 		t.Fatal(err)
 	}
 	if list, err := os.ReadDir(outside); err != nil || len(list) > 0 {
@@ -91,7 +93,7 @@ func TestCopyForOtherIDs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to give files away")
 	}
-	from, dst := layers(t, []string{"bin/ping=x"}), t.TempDir()
+	from, dst := trees.Layers(t, []string{"bin/ping=x"}), t.TempDir()
 	caps := append([]byte{1, 0, 0, 2}, make([]byte, 16)...) // struct vfs_cap_data, version 2
 	caps[5] = 0x20
 	if err := syscall.Setxattr(filepath.Join(from[0], "bin/ping"), "security.capability", caps, 0); err != nil {

@@ -1,62 +1,14 @@
 package tree
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+
+	"cais.dev/cais/test/trees"
 )
-
-// layers makes layer directories, top first, from lists of entries:
-//
-//	"etc/"           a directory
-//	"etc/x=text"     a file
-//	"etc/x->target"  a link
-//	"etc/x!"         a whiteout
-//	"etc/*"          marks the directory etc opaque
-//	"etc/x|"         a fifo
-func layers(t *testing.T, lists ...[]string) []string {
-	t.Helper()
-	var dirs []string
-	for _, list := range lists {
-		dir := t.TempDir()
-		dirs = append(dirs, dir)
-		for _, e := range list {
-			if err := makeEntry(dir, e); err != nil {
-				t.Skipf("cannot make %s here: %v", e, err)
-			}
-		}
-	}
-	return dirs
-}
-
-func makeEntry(dir, e string) error {
-	at := func(name string) string {
-		p := filepath.Join(dir, name)
-		_ = os.MkdirAll(filepath.Dir(p), 0o755) // the call after this one says what is wrong
-		return p
-	}
-	if name, target, ok := strings.Cut(e, "->"); ok {
-		return os.Symlink(target, at(name))
-	}
-	if name, ok := strings.CutSuffix(e, "/*"); ok {
-		return errors.Join(os.MkdirAll(at(name), 0o755), syscall.Setxattr(at(name), "user.overlay.opaque", []byte("y"), 0))
-	}
-	if name, ok := strings.CutSuffix(e, "!"); ok {
-		return syscall.Mknod(at(name), syscall.S_IFCHR, 0)
-	}
-	if name, ok := strings.CutSuffix(e, "|"); ok {
-		return syscall.Mkfifo(at(name), 0o644)
-	}
-	if name, ok := strings.CutSuffix(e, "/"); ok {
-		return os.MkdirAll(at(name), 0o755)
-	}
-	name, text, _ := strings.Cut(e, "=")
-	return os.WriteFile(at(name), []byte(text), 0o644)
-}
 
 func TestViewReadsAsOverlayWould(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
@@ -92,7 +44,7 @@ func TestViewReadsAsOverlayWould(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			v, err := Open(layers(t, tt.layers...)...)
+			v, err := Open(trees.Layers(t, tt.layers...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -115,7 +67,7 @@ func TestViewReadsAsOverlayWould(t *testing.T) {
 }
 
 func TestWalk(t *testing.T) {
-	v, err := Open(layers(t, []string{"a/b/c->../../d", "x->x", "e->/a/new/thing", "d/gone!"}, []string{"d/e=1", "d/gone=1", "a/b/f=2"})...)
+	v, err := Open(trees.Layers(t, []string{"a/b/c->../../d", "x->x", "e->/a/new/thing", "d/gone!"}, []string{"d/e=1", "d/gone=1", "a/b/f=2"})...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +110,7 @@ func openFiles(t *testing.T) int {
 }
 
 func TestNames(t *testing.T) {
-	v, err := Open(layers(t, []string{"d/a=1", "d/gone!", "d/z/"}, []string{"d/gone=1", "d/b=1", "d/a=2"})...)
+	v, err := Open(trees.Layers(t, []string{"d/a=1", "d/gone!", "d/z/"}, []string{"d/gone=1", "d/b=1", "d/a=2"})...)
 	if err != nil {
 		t.Fatal(err)
 	}
