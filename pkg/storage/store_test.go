@@ -20,6 +20,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"go.podman.io/storage/pkg/chunked/compressor"
 
 	"cais.dev/cais/pkg/errs"
 )
@@ -237,6 +238,25 @@ func TestStageLayerRefuses(t *testing.T) {
 	}
 }
 
+// chunked compresses as Podman does for partial pulls: a frame for each file, and a
+// table of contents, and tar-split, in frames that a plain reader skips.
+func chunked(t *testing.T, plain []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	notes := map[string]string{}
+	w, err := compressor.ZstdCompressor(&b, notes, nil)
+	if err == nil {
+		_, err = w.Write(plain)
+	}
+	if err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	if notes["io.github.containers.zstd-chunked.manifest-checksum"] == "" || notes["io.github.containers.zstd-chunked.tarsplit-position"] == "" {
+		t.Fatalf("not chunked: %q", notes)
+	}
+	return b.Bytes()
+}
+
 func TestCompressions(t *testing.T) {
 	plain := tarOf(t, entry{Name: "f", Body: strings.Repeat("abc", 100000)})
 	zw, err := zstd.NewWriter(nil)
@@ -244,7 +264,7 @@ func TestCompressions(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := map[string][]byte{
-		"plain": plain, "gzip": gz(t, plain), "zstd": zw.EncodeAll(plain, nil),
+		"plain": plain, "gzip": gz(t, plain), "zstd": zw.EncodeAll(plain, nil), "zstd:chunked": chunked(t, plain),
 		"gzip in two members":       append(gz(t, plain[:1000]), gz(t, plain[1000:])...),
 		"garbage after the gzip":    append(gz(t, plain), "garbage"...),
 		"nothing at all":            nil,
