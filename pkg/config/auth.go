@@ -38,6 +38,9 @@ type AuthSource struct {
 
 	Creds    string // --creds, "user:password": before all files
 	AuthFile string // --authfile: only this file is read
+	// Helpers are asked in turn, instead of the files, for which "containers-auth.json"
+	// stands: credential-helpers of containers-registries.conf(5). nil: the files.
+	Helpers []string
 
 	// Helper asks docker-credential-<name> for server. It returns empty
 	// credentials if the helper knows none, fs.ErrNotExist if there is no such
@@ -101,6 +104,25 @@ func (a AuthSource) sources() []authPlace {
 	if f := a.Env.Getenv("REGISTRY_AUTH_FILE"); f != "" {
 		return []authPlace{{name: f, path: f}} // CI images name files that only jobs with secrets have
 	}
+	if a.Helpers == nil {
+		return a.files()
+	}
+	var all []authPlace
+	for _, h := range a.Helpers {
+		if h == "containers-auth.json" {
+			all = append(all, a.files()...)
+			continue
+		}
+		doc, err := json.Marshal(authFile{CredsStore: h})
+		if err == nil { // a string always can be
+			all = append(all, authPlace{name: "registries.conf", inline: string(doc)})
+		}
+	}
+	return all
+}
+
+// files are those that Docker and Podman read.
+func (a AuthSource) files() []authPlace {
 	var all []authPlace
 	file := func(p string, old bool) {
 		if path.IsAbs(p) {

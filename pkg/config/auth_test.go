@@ -66,6 +66,7 @@ func TestFindCredentials(t *testing.T) {
 		name       string
 		files, env map[string]string
 		authfile   string
+		helpers    []string
 		repo       string
 		user       string
 		password   string // default "pw-" and user
@@ -101,11 +102,15 @@ func TestFindCredentials(t *testing.T) {
 		{name: "helper is missing", files: file(`{"credsStore":"desktop"}`), warning: "docker-credential-desktop is not installed"},
 		{name: "plain fields", files: file(`{"auths":{"h.x":{"username":"u","password":"p"}}}`), user: "u", password: "p"},
 		{name: "entry of a helper", files: file(`{"auths":{"h.x":{}}}`)},
+		{name: "registries.conf's helper", files: file(auths("h.x", "file")), helpers: []string{"empty", "good"}, user: "helped", password: "h.x"},
+		{name: "files beside helpers", files: file(auths("h.x", "file")), helpers: []string{"empty", "containers-auth.json", "good"}, user: "file"},
+		{name: "helpers instead of files", files: file(auths("h.x", "file")), helpers: []string{"empty"}},
 		{name: "no padding", files: file(`{"auths":{"h.x":{"auth":"dTpwOnE"}}}`), user: "u", password: "p:q"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			a := source(tt.files, tt.env)
+			a.Helpers = tt.helpers
 			if a.AuthFile = tt.authfile; tt.repo == "" {
 				tt.repo = "h.x/a"
 			}

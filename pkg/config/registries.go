@@ -19,6 +19,7 @@ import (
 type Registries struct {
 	Entries []Registry
 	Files   []string // which files were read
+	Helpers []string // credential-helpers, for [AuthSource]
 
 	search  []string
 	mode    string            // of short names
@@ -54,6 +55,7 @@ type registriesFile struct {
 	Registry   []Registry        `toml:"registry"`
 	Search     []string          `toml:"unqualified-search-registries"`
 	Mode       string            `toml:"short-name-mode"`
+	Helpers    []string          `toml:"credential-helpers"`
 	Aliases    map[string]string `toml:"aliases"`
 	Registries struct {
 		Search struct {
@@ -122,6 +124,9 @@ func (r *Registries) read(root fs.FS, name string) (found bool, err error) {
 	var f registriesFile
 	if _, err := toml.Decode(string(raw), &f); err != nil {
 		return false, errs.WithHint(errs.E("read "+name, errs.Invalid, err), "See containers-registries.conf(5), or name another file with CONTAINERS_REGISTRIES_CONF.")
+	}
+	if f.Helpers != nil {
+		r.Helpers = f.Helpers
 	}
 	if err := r.readShortNames(f); err != nil {
 		return false, errs.E("read "+name, errs.Invalid, err)

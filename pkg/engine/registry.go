@@ -93,6 +93,7 @@ func (e *Engine) Registry(o PullerOptions) (*registry.Client, *config.Policy, er
 	if err != nil {
 		return nil, nil, err
 	}
+	source.Helpers = registries.Helpers
 	policy, err := config.ReadPolicy(env, root)
 	if err != nil {
 		return nil, nil, err

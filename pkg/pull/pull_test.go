@@ -153,6 +153,37 @@ func TestPullKnownLayers(t *testing.T) {
 	}
 }
 
+// With a registry that wants a token, a command that finds its image up to date asks
+// for the registry, the token and one HEAD.
+func TestPullAgainAsksForLittle(t *testing.T) {
+	s := newSetup(t)
+	reg := faultproxy.Registry()
+	faultproxy.Push(reg, "app", "1", threeLayers())
+	proxy := faultproxy.New(&faultproxy.Auth{Next: reg})
+	srv := httptest.NewServer(proxy)
+	defer srv.Close()
+	ref, err := oci.Parse(strings.TrimPrefix(srv.URL, "http://") + "/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, first := range []bool{true, false} {
+		proxy.Reset()
+		c := client.New(client.Options{}) // as each command has one
+		p := New(Options{Registry: c, Images: s.store, Open: s.store.open})
+		if r, err := p.Pull(t.Context(), Request{Ref: ref}); err != nil || r[0].New != first {
+			t.Errorf("%+v, %v; want it new: %v", r, err, first)
+		}
+		c.Close()
+	}
+	var asked []string
+	for _, r := range proxy.Requests("") {
+		asked = append(asked, r.Method+" "+strings.Split(r.Path, "?")[0])
+	}
+	if !equal(asked, []string{"GET /v2/", "GET /token", "HEAD /v2/app/manifests/1"}) {
+		t.Errorf("asked for %q", asked)
+	}
+}
+
 func equal[T comparable](a, b []T) bool {
 	if len(a) != len(b) {
 		return false
