@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Process is what /proc says of one.
@@ -101,13 +103,13 @@ func read(pid int) (*Process, error) {
 	if open < 0 || end < open {
 		return nil, errors.New("/proc/PID/stat is not what it was")
 	}
-	p := &Process{pid: pid, comm: text[open+1 : end], stat: strings.Fields(text[end+1:])}
+	p := &Process{pid: pid, comm: printable(text[open+1 : end]), stat: strings.Fields(text[end+1:])}
 	if len(p.stat) < 40 {
 		return nil, errors.New("/proc/PID/stat is too short")
 	}
 	p.state = p.stat[0]
 	if b, err = os.ReadFile(dir + "/cmdline"); err == nil && len(b) > 0 {
-		p.args = strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+		p.args = strings.Split(printable(strings.TrimRight(string(b), "\x00")), "\x00")
 	}
 	if b, err = os.ReadFile(dir + "/status"); err != nil {
 		return nil, err
@@ -203,6 +205,17 @@ func (p *Process) flags() string {
 		s += "+"
 	}
 	return s
+}
+
+// printable is what a process calls itself without what a terminal would obey, as ps
+// shows it. What separates arguments stays.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != 0 && unicode.IsControl(r) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // command is the command line; what has none is a kernel's thread or a zombie.

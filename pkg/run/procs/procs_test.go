@@ -61,3 +61,30 @@ func TestProcess(t *testing.T) {
 		t.Errorf("%v", row)
 	}
 }
+
+// A process chooses its name and its arguments, and who looks has a terminal.
+func TestWhatATerminalWouldObey(t *testing.T) {
+	cmd := &exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", "printf '\\033[31m' >/proc/self/comm; echo; read x", "\x1b]0;title\a\x9b31m", "two\nlines", "ä"}}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skip("there is no sh here")
+	}
+	defer func() { _ = in.Close(); _ = cmd.Wait() }()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Show([]int{cmd.Process.Pid}, strings.Fields("-o pid,comm,args"), time.Now())
+	if err != nil || len(got.Rows) != 1 {
+		t.Fatalf("%v %v", got, err)
+	}
+	if row := got.Rows[0]; row[1] != "?[31m" || !strings.HasSuffix(row[2], " ?]0;title??31m two?lines ä") {
+		t.Errorf("%q", row)
+	}
+}
