@@ -90,6 +90,15 @@ networks) # beside systemd-resolved
 	# This machine's own name is known to systemd-resolved's server on the loopback alone.
 	! grep -q '^nameserver 127.0.0.53' /etc/resolv.conf || cais run --rm --network front busybox nslookup "$(hostname)" | grep -q '^Name' || fail "a name of systemd-resolved's on a network"
 	! grep -q '^nameserver 127.0.0.53' /etc/resolv.conf || ok "names that only 127.0.0.53 knows"
+	if [ "$(id -u)" = 0 ] && grep -q '^nameserver 127.0.0.53' /etc/resolv.conf; then
+		# Servers change, as a VPN comes and goes; what was there is asked no more.
+		knows() { cais exec web nslookup "$(hostname)" 2>/dev/null | grep -q '^Name'; }
+		rm /etc/resolv.conf && echo nameserver 127.0.0.9 >/etc/resolv.conf
+		i=0; while knows; do i=$((i + 1)); [ $i -lt 50 ] || fail "resolv.conf is not followed"; done
+		ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+		i=0; until knows; do i=$((i + 1)); [ $i -lt 50 ] || fail "resolv.conf is not followed back"; sleep 0.1; done
+		ok "a resolv.conf that changes is followed"
+	fi
 	mkdir -p /tmp/www.$$ && echo from the host >/tmp/www.$$/i
 	busybox httpd -f -p 8091 -h /tmp/www.$$ &
 	host=$!

@@ -78,6 +78,8 @@ func TestGuest(t *testing.T) {
 	g.step("root", "limits")
 	g.step("root", "networks") // first: it switches systemd-resolved on
 	g.step("tester", "networks")
+	g.step("nosub", "limits")
+	g.step("nosub", "networks")
 	g.step("tester", "leave")
 	g.step("tester", "stays") // every exec is a login of its own
 	g.step("tester", "scope")
