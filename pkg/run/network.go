@@ -434,7 +434,11 @@ func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool 
 	if len(nets) == 0 {
 		return false
 	}
-	if s.engine() != engineBridge || slices.ContainsFunc(nets, (*network.Network).Named) {
+	given := slices.ContainsFunc(rec.Request.DNS, func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err == nil && !a.IsLoopback()
+	})
+	if s.engine() != engineBridge && !given || slices.ContainsFunc(nets, (*network.Network).Named) {
 		return true
 	}
 	_, ok := s.resolv(rec.Request, false, false).Text()

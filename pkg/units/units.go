@@ -111,7 +111,7 @@ func Ago(t, now time.Time) string {
 // it: Unix seconds with or without a fraction, an RFC 3339 date or time in loc
 // where it names no zone, or a duration back from now.
 func ParseTime(s string, now time.Time, loc *time.Location) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil {
+	if d, err := time.ParseDuration(s); err == nil && s != "0" { // which is 1970
 		return now.Add(-d), nil
 	}
 	for _, layout := range []string{

@@ -405,10 +405,7 @@ func (f *RunFlags) setMetadata(r *plan.Request, o *RunOptions, _ Env) (err error
 
 func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 	add := func(texts []string, parse func(string) (plan.Mount, error)) error {
-		for i, s := range texts {
-			if slices.Contains(texts[:i], s) {
-				continue // scripts that put flags together say the same twice
-			}
+		for _, s := range texts {
 			m, err := parse(s)
 			if err != nil {
 				return err
@@ -418,19 +415,13 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 		return nil
 	}
 	r.Mounts = nil
-	var volumes []string // a set, as Docker has it: -v /a:/a -v /a:/a is one
-	for _, v := range f.volumes {
-		if !slices.Contains(volumes, v) {
-			volumes = append(volumes, v)
-		}
-	}
-	if err := add(volumes, func(s string) (plan.Mount, error) { return parseVolume(s, env) }); err != nil {
+	if err := add(once(f.volumes), func(s string) (plan.Mount, error) { return parseVolume(s, env) }); err != nil {
 		return err
 	}
 	if err := add(f.mounts, func(s string) (plan.Mount, error) { return parseMount(s, env) }); err != nil {
 		return err
 	}
-	if err := add(f.tmpfs, parseTmpfs); err != nil {
+	if err := add(once(f.tmpfs), parseTmpfs); err != nil {
 		return err
 	}
 	for _, from := range r.VolumesFrom {
@@ -448,6 +439,18 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 		}
 	}
 	return nil
+}
+
+// once is list without what it says again: scripts that put flags together do.
+// Docker forgives it for -v and --tmpfs, and not for --mount.
+func once(list []string) []string {
+	var all []string
+	for _, s := range list {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 func (f *RunFlags) setModes(r *plan.Request, _ *RunOptions, env Env) (err error) {

@@ -32,10 +32,10 @@ func key(k string) (byte, bool) {
 	if len(k) == 1 {
 		return k[0], true
 	}
-	if strings.EqualFold(k, "DEL") {
+	if k == "DEL" {
 		return 127, true
 	}
-	c, ok := strings.CutPrefix(strings.ToLower(k), "ctrl-")
+	c, ok := strings.CutPrefix(k, "ctrl-")
 	if !ok || len(c) != 1 {
 		return 0, false
 	}
