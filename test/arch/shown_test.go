@@ -69,6 +69,27 @@ func TestWhatIsShown(t *testing.T) {
 	}
 }
 
+// TestRuntimesPage: docs/oci.md lists what the public suite excuses, and no more.
+func TestRuntimesPage(t *testing.T) {
+	page := read(t, "../../docs/oci.md")
+	listed := map[string]string{
+		"../ociconf/suite_test.go": `(?m)^\t"\w+: .*": +"(.*)",$`,
+		"../ociconf/view_test.go":  `(?m)^\t\{"\w+", ".*", "(.*)"\},$`,
+	}
+	found := 0
+	for file, line := range listed {
+		for _, m := range regexp.MustCompile(line).FindAllStringSubmatch(read(t, file), -1) {
+			if found++; !strings.Contains(page, "| "+m[1]+" |") {
+				t.Errorf("docs/oci.md lacks what %s excuses: %s", file, m[1])
+			}
+		}
+	}
+	_, tables, _ := strings.Cut(page, "| line | why |")
+	if rows := strings.Count(tables, "\n| ") - 1; found == 0 || rows != found { // one row is a head
+		t.Errorf("docs/oci.md has %d rows, the suite excuses %d", rows, found)
+	}
+}
+
 // testNames are the module's tests.
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()
