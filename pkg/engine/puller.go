@@ -46,7 +46,7 @@ func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err 
 		Registry: client, Images: s, Open: s.open,
 		Allow: func(transport, scope string) error { return allow(policy, transport, scope) },
 		Verify: func(ctx context.Context, ref oci.Reference, digests []string) error {
-			return e.verify(ctx, client, policy, ref, digests)
+			return e.Verify(ctx, client, policy, ref, digests)
 		},
 		Spool: so.GraphRoot, // where there must be room for images anyway
 	})

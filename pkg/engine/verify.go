@@ -32,9 +32,26 @@ func allow(p *config.Policy, transport, scope string) error {
 	return p.Check(transport, scope)
 }
 
-// verify checks that an image in a registry is signed as the policy wants it:
-// every requirement, by a signature of one of the digests.
-func (e *Engine) verify(ctx context.Context, c *registry.Client, p *config.Policy, ref oci.Reference, digests []string) error {
+// AllowFile is the policy's word on an archive or a directory, which no signature
+// goes with.
+func (e *Engine) AllowFile(transport, path string) error {
+	env, err := e.registryEnv()
+	if err != nil {
+		return err
+	}
+	policy, err := config.ReadPolicy(env, os.DirFS("/"))
+	if err != nil {
+		return err
+	}
+	if path, err = absolute(path); err != nil {
+		return err
+	}
+	return policy.Check(transport, path)
+}
+
+// Verify checks that the policy allows an image in a registry, and that it is signed
+// as that wants it: every requirement, by a signature of one of the digests.
+func (e *Engine) Verify(ctx context.Context, c *registry.Client, p *config.Policy, ref oci.Reference, digests []string) error {
 	wanted, verifiable, err := p.Signatures(os.DirFS("/"), "docker", ref.String())
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func TestPolicySigned(t *testing.T) {
 		if err := allow(p, "docker", ref.String()); err != nil {
 			return err
 		}
-		return e.verify(t.Context(), c, p, ref, []string{img.Manifest.Digest})
+		return e.Verify(t.Context(), c, p, ref, []string{img.Manifest.Digest})
 	}
 	p := read(fmt.Sprintf(`{"type":"sigstoreSigned","keyPath":%q,"signedIdentity":{"type":"matchRepository"}}`, keyPath))
 	for repo, complain := range map[string]string{"signed": "", "unsigned": "it is not signed", "othername": "of the name"} {

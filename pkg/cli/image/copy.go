@@ -188,14 +188,17 @@ func openPlace(ctx context.Context, e *engine.Engine, o copyOptions, p place, pl
 			return nil, err
 		}
 		c.close = func() error { client.Close(); return nil }
-		if err := policy.Check("docker", ref.String()); err != nil {
-			return nil, err
-		}
 		if ref.Digest == "" {
 			c.names = []oci.Reference{ref}
 		}
 		c.src, c.root, err = engine.RemoteSource(ctx, client, ref, o.all, platform)
-		return c, err
+		if err == nil {
+			err = e.Verify(ctx, client, policy, ref, []string{c.root.Digest})
+		}
+		if err != nil {
+			return nil, errors.Join(err, c.close())
+		}
+		return c, nil
 	case "containers-storage":
 		r, err := e.Reader()
 		if err != nil {
@@ -210,7 +213,11 @@ func openPlace(ctx context.Context, e *engine.Engine, o copyOptions, p place, pl
 		}
 		c.src, c.root, err = e.ImageSource(ctx, img, "")
 		return c, err
-	case "dir":
+	}
+	if err := e.AllowFile(p.transport, p.path); err != nil {
+		return nil, err
+	}
+	if p.transport == "dir" {
 		src, root, closer, err := push.OpenPlainDir(p.path)
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", p.path, err)
