@@ -41,6 +41,11 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Problem, error) {
 		p.Text = fmt.Sprintf(format, a...)
 		found = append(found, p)
 	}
+	// The library removes the layers that were being recorded when somebody was killed,
+	// as soon as it reads them.
+	if _, err := s.lib.Layers(); err != nil {
+		return nil, s.explain("read the layers", err)
+	}
 	layers, err := s.reader.layers(ctx)
 	if err != nil {
 		return nil, err

@@ -126,3 +126,23 @@ func TestUsage(t *testing.T) {
 		t.Errorf("freed %d, %v", freed, err)
 	}
 }
+
+// A layer that was being recorded when its process was killed is gone by the time
+// that somebody looks.
+func TestCheckAfterAKilledCommit(t *testing.T) {
+	s := openStore(t)
+	put(t, s, "docker.io/library/good:1", gzLayer(t, entry{Name: "c", Body: "x"}))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.o.GraphRoot, "overlay-layers", "layers.json")
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, strings.Replace(string(doc), "[", `[{"id":"`+strings.Repeat("e", 64)+`","flags":{"incomplete":true}},`, 1))
+	found, err := reopen(t, s.o).Check(t.Context(), CheckOptions{})
+	if err != nil || len(found) > 0 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
