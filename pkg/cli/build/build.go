@@ -42,7 +42,11 @@ func NewBuild(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := usedOthers(cmd.Flags()); err != nil {
+			warn := func(string) {}
+			if !userns.Inside() { // the command runs again in there
+				warn = func(text string) { fmt.Fprintln(s.Err, "WARNING:", text) }
+			}
+			if err := errors.Join(usedOthers(cmd.Flags()), o.refuseAttests(warn)); err != nil {
 				return err
 			}
 			j, err := o.job(e, s, args[0], cmd.Flags().Changed)

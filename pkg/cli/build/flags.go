@@ -3,6 +3,8 @@ package build
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -170,6 +172,29 @@ func (o *options) define(f *pflag.FlagSet) {
 	defineOthers(f)
 }
 
+// refuseAttests refuses attestations: none are made. One that is wanted only where it can
+// be had (inline-only, which Docker's action for GitHub asks for by itself) is left out.
+func (o *options) refuseAttests(warn func(string)) error {
+	refused := errs.WithHint(errs.New(errs.Unsupported, "attestations (--attest, --provenance, --sbom) are not supported"),
+		"Leave them out, or say --provenance=false --sbom=false.")
+	for _, v := range []string{o.provenance, o.sbom} {
+		if on, err := strconv.ParseBool(v); v != "" && (err != nil || on) {
+			return refused
+		}
+	}
+	for _, a := range o.attests {
+		fields := strings.Split(a, ",")
+		switch {
+		case slices.Contains(fields, "disabled=true"):
+		case slices.Contains(fields, "inline-only=true"):
+			warn("no attestation is made: --attest " + a + " has no effect")
+		default:
+			return refused
+		}
+	}
+	return nil
+}
+
 // listValue is a flag that may be repeated; each occurrence is one entry, commas
 // and all.
 type listValue struct{ p *[]string }
@@ -205,20 +230,20 @@ policy list later policies
 inherit-labels bool=true later labels of the base image stay
 inherit-annotations bool=true later the base image's are not taken
 identity-label bool=false later there is none
-userns string later the user's own namespace is used
+userns string=host later the user's own namespace is used
 userns-uid-map list later the user's own namespace is used
 userns-gid-map list later the user's own namespace is used
 userns-uid-map-user string later the user's own namespace is used
 userns-gid-map-group string later the user's own namespace is used
 group-add list later groups
-cgroupns string later cgroup namespaces
-ipc string later ipc namespaces
-pid string later pid namespaces
-uts string later uts namespaces
+cgroupns string=private later cgroup namespaces of others
+ipc string=private later ipc namespaces of others
+pid string=private later pid namespaces of others
+uts string=private later uts namespaces of others
 runtime string later other runtimes
 runtime-flag list later other runtimes
 hooks-dir list later hooks
-http-proxy bool=true none proxies of the environment are handed on
+http-proxy bool=true later proxies of the environment are handed on
 retry string none registries are asked again as they say
 retry-delay string none registries are asked again as they say
 signature-policy string later policy.json is read

@@ -123,16 +123,6 @@ func (j *job) setOutputs() (err error) {
 	if j.o.timestamp != "" && j.o.epoch != "" {
 		return invalid("cannot specify --timestamp with --source-date-epoch")
 	}
-	for _, v := range []string{j.o.provenance, j.o.sbom} {
-		if b, err := strconv.ParseBool(v); v != "" && (err != nil || b) {
-			return errs.New(errs.Unsupported, "attestations (--provenance, --sbom) are not supported yet: leave them out, or say false")
-		}
-	}
-	for _, a := range j.o.attests {
-		if !strings.Contains(a, "disabled=true") {
-			return errs.New(errs.Unsupported, "attestations (--attest) are not supported yet")
-		}
-	}
 	return nil
 }
 
@@ -214,7 +204,7 @@ func (j *job) setNetwork() (err error) {
 		}
 	}
 	switch j.o.network {
-	case "", "default":
+	case "", "default", "private": // the last is podman's
 	case "host", "none":
 		j.network = graph.Network(j.o.network)
 	default:
