@@ -200,6 +200,10 @@ func networkTable(w *wire.Interface) []*netlink.Message {
 		rule("forw", out, known, accept),
 		rule("forw", in, out, accept), // bridged frames, where br_netfilter shows them
 	}
+	if !w.NoBridge { // else no route leads back, and nothing leaves the bridge
+		// Nobody speaks in another's name: a route to the source leads over the bridge.
+		batch = append(batch, rule("direct", in, []nft.Expr{nft.FIB(nft.FIBOif, nft.FIBSaddr|nft.FIBIif, 1), nft.Eq(1, 0, 0, 0, 0)}, drop))
+	}
 	if w.NoMetadata {
 		for _, to := range [][]byte{{169, 254, 169, 254}, {0xfd, 0, 0x0e, 0xc2, 14: 2, 15: 0x54}} {
 			family := byte(nft.IP)

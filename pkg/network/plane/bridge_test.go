@@ -328,3 +328,49 @@ func TestGatewayModes(t *testing.T) {
 		b.stop()
 	}
 }
+
+func TestSpoofRelay(t *testing.T) { testSpoof(t, Relay) }
+
+func TestSpoofBridge(t *testing.T) { testSpoof(t, Bridge) }
+
+// testSpoof has a container speak with an address that is not its network's, and
+// then with its own.
+func testSpoof(t *testing.T, engine string) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	n := network(t.TempDir(), 2)
+	n.Engine = engine
+	b := start(t, n)
+	b.Must(func() error {
+		i, err := netlink.Index("eth0")
+		if err != nil {
+			return err
+		}
+		c, err := netlink.Dial(netlink.FamilyRoute)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Do(netlink.AddAddress(i, []byte{10, 77, 1, 1}, 32))
+	})
+	u := world.ListenUDP(nettest.Addr(nettest.World4, 9))
+	for _, own := range []string{"10.77.1.1", "172.31.0.2"} {
+		b.Must(func() error {
+			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(own)}}
+			c, err := d.Dial("udp", nettest.Addr(nettest.World4, 9))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte(own))
+			return err
+		})
+	}
+	buf := make([]byte, 100)
+	k, from, err := u.ReadFromUDP(buf)
+	if err != nil || string(buf[:k]) != "172.31.0.2" || from.IP.String() != nettest.Host4 {
+		t.Errorf("the world hears %q from %v first, %v; want what came from the container's own address", buf[:k], from, err)
+	}
+}
