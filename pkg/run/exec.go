@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/lower"
@@ -47,6 +49,9 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 	proc, err := plan.Exec(plan.Container{Spec: spec, Request: c.Record.Request, Image: c.Record.Image}, o.Request, host, in)
 	if err != nil {
 		return nil, err
+	}
+	if a := o.Attach; a.Rows > 0 && a.Cols > 0 { // the program may look before the monitor can tell the terminal
+		proc.ConsoleSize = &specs.Box{Height: uint(a.Rows), Width: uint(a.Cols)}
 	}
 	req := c.Record.Request
 	req.Privileged = o.Request.Privileged || req.Privileged

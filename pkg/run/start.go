@@ -27,7 +27,6 @@ import (
 // StartOptions say what a start connects the container to.
 type StartOptions struct {
 	Attach wire.Attach // streams to follow from the first byte; the zero value for none
-	Size   session.Size
 
 	// Monitor is what Ready returned, or nil: for Run, which uses it up also when it
 	// fails.
@@ -198,7 +197,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	monitor := m
 	m = nil // Spawn's from here on
 	ses, err := session.Spawn(ctx, session.SpawnOptions{
-		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Size: o.Size, Monitor: monitor, Go: true, Held: held, Slots: j.slots,
+		Exe: s.o.Exe, RunDir: s.store.Run, Job: job, Attach: o.Attach, Monitor: monitor, Go: true, Held: held, Slots: j.slots,
 	})
 	if err != nil {
 		return nil, err

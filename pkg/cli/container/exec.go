@@ -98,11 +98,7 @@ func exec(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Service,
 	if w.detachKeys, err = detachKeys(e, o.keys); err != nil {
 		return err
 	}
-	o.Attach = w.attach()
-	if w.tty {
-		z := size(s)
-		o.Attach.Rows, o.Attach.Cols = z.Rows, z.Cols
-	}
+	o.Attach = w.attach(s)
 	ses, err := svc.Exec(ctx, ref, o.ExecOptions)
 	if err != nil {
 		return startFailure(&ui.ExecError{Err: err}, ui.CodeFailure)

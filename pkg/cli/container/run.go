@@ -181,10 +181,7 @@ func (c *runner) run(ctx context.Context) error {
 	}()
 	defer func() { <-healed }()
 
-	so := run.StartOptions{Attach: w.attach(), Monitor: c.monitor}
-	if c.req.TTY {
-		so.Size = size(c.s)
-	}
+	so := run.StartOptions{Attach: w.attach(c.s), Monitor: c.monitor}
 	var g signals
 	if !c.o.Detach {
 		g = catchSignals()

@@ -106,10 +106,7 @@ func startAttached(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run
 	if err := w.checkTerminal(s); err != nil {
 		return err
 	}
-	so := run.StartOptions{Attach: w.attach()}
-	if w.tty {
-		so.Size = size(s)
-	}
+	so := run.StartOptions{Attach: w.attach(s)}
 	g := catchSignals()
 	st, err := svc.Start(ctx, c.ID, so)
 	if err != nil {
@@ -117,7 +114,7 @@ func startAttached(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run
 	}
 	ses := st.Session
 	if ses == nil {
-		if ses, err = svc.Attach(ctx, c.ID, w.attach()); err != nil {
+		if ses, err = svc.Attach(ctx, c.ID, w.attach(s)); err != nil {
 			return err
 		}
 	}
@@ -213,7 +210,7 @@ func attach(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Servic
 		return err
 	}
 	g := catchSignals()
-	ses, err := svc.Attach(ctx, ref, w.attach())
+	ses, err := svc.Attach(ctx, ref, w.attach(s))
 	if err != nil {
 		return err
 	}

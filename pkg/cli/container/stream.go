@@ -26,7 +26,15 @@ type wanted struct {
 	proxy        bool // pass signals on
 }
 
-func (w wanted) attach() wire.Attach { return wire.Attach{Stdin: w.in, Stdout: w.out, Stderr: w.err} }
+// attach asks for the streams; a terminal gets the size of ours before it gets
+// what is typed.
+func (w wanted) attach(s ui.Streams) wire.Attach {
+	a := wire.Attach{Stdin: w.in, Stdout: w.out, Stderr: w.err}
+	if w.tty {
+		a.Rows, a.Cols = size(s)
+	}
+	return a
+}
 
 // raw reports whether our terminal becomes the container's.
 func (w wanted) raw(s ui.Streams) bool { return w.tty && w.in && s.InTerminal() }
@@ -40,17 +48,17 @@ func (w wanted) checkTerminal(s ui.Streams) error {
 	return nil
 }
 
-// size is that of our terminal; the zero value without one.
-func size(s ui.Streams) session.Size {
+// size is that of our terminal; 0 without one.
+func size(s ui.Streams) (rows, cols uint16) {
 	for _, f := range []*os.File{s.OutFile(), s.InFile()} {
 		if f == nil {
 			continue
 		}
 		if rows, cols, err := sys.WindowSize(int(f.Fd())); err == nil {
-			return session.Size{Rows: rows, Cols: cols}
+			return rows, cols
 		}
 	}
-	return session.Size{}
+	return 0, 0
 }
 
 // detachKeys are those of the flag, else of Docker's configuration, else the

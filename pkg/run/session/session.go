@@ -62,7 +62,6 @@ type SpawnOptions struct {
 	Job    *wire.Job        //
 	Attach wire.Attach      // streams to follow from the first byte; the zero value for none (-d)
 	Slots  map[int]*os.File // further descriptors for the plan, by slot
-	Size   Size             // of the terminal that the container gets
 	Held   []*os.File       // what the job's network names by number, from 1
 	// Monitor is one that was started beforehand with Ready, or nil.
 	Monitor *Monitor

@@ -115,9 +115,7 @@ func (s *Session) create(o SpawnOptions) error {
 		return err
 	}
 	slots, files := descriptors(job, o.Slots)
-	a := o.Attach
-	a.Rows, a.Cols = o.Size.Rows, o.Size.Cols
-	return s.send(wire.Marshal(&wire.Create{Slots: slots, Attach: a, Go: o.Go}), files)
+	return s.send(wire.Marshal(&wire.Create{Slots: slots, Attach: o.Attach, Go: o.Go}), files)
 }
 
 // startMonitor starts this program in the role. The monitor is nobody's to wait
