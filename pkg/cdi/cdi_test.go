@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/test/golden"
 )
 
@@ -69,7 +70,7 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden.JSON(t, "testdata/edits.json", e)
-	if e, err := Find([]string{"/nowhere"}, nil); err != nil || !reflect.DeepEqual(e, e) {
+	if e, err := Find([]string{"/nowhere"}, nil); err != nil || !reflect.DeepEqual(e, plan.Edits{}) {
 		t.Errorf("no name: %+v, %v", e, err)
 	}
 }
