@@ -151,7 +151,7 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 	list, dir := c.Settings.Networks, s.store.Dir(c.ID)
 	old := network.ReadSandbox(dir)
 	if old == nil || old.Engine == "" {
-		err := errs.New(errs.Conflict, "the container runs without a network that could be changed")
+		err := errs.New(errs.Conflict, "container "+c.Name()+" runs without a network that could be changed")
 		return errs.WithHint(err, "An older cais has started it: restart it.")
 	}
 	spec, err := s.spec(c.ID)

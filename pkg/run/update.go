@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 
@@ -138,7 +137,7 @@ func (s *Service) limited(spec *specs.Spec, rec *container.Record, settings *con
 	now.Request.Resources = *settings.Resources
 	res, _, err := s.limits(now.Request)
 	if err != nil {
-		return rec, errors.Join(fmt.Errorf("the container's limits: %w", err))
+		return rec, fmt.Errorf("the container's limits: %w", err)
 	}
 	if res == nil {
 		res = &specs.LinuxResources{}
