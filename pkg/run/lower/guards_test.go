@@ -11,10 +11,11 @@ import (
 	"syscall"
 	"testing"
 
-	"cais.dev/cais/pkg/run/launch"
-	"cais.dev/cais/pkg/run/wire"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/run/launch"
+	"cais.dev/cais/pkg/run/wire"
 )
 
 // Second lines, each shown without the first: a plan is changed so that what the
@@ -256,17 +257,6 @@ func watcher(t *testing.T) (*container, *launch.Proc, *os.File) {
 		cd $p
 		while ! grep -q '^CapEff:.*4eb$' status; do :; done
 		for f in exe root cwd fd/*; do readlink $f; done; echo end`)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pr, err := c.start(t, w)
-	w.Close()
-	if err == nil {
-		_, err = io.ReadFull(r, make([]byte, 3))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	pr, r := c.up(t)
 	return c, pr, r
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"debug/elf"
 	"io"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,20 +60,8 @@ func TestInitPassesSignalsOn(t *testing.T) {
 	}
 	c := sh(t, "trap 'echo got it; exit 4' TERM; echo up; while true; do sleep 0.01; done")
 	c.o.Init = true
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	pr, err := c.start(t, w)
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
+	pr, r := c.up(t)
 	defer pr.Close()
-	if _, err := io.ReadFull(r, make([]byte, 3)); err != nil {
-		t.Fatal(err)
-	}
 	if err := syscall.Kill(pr.PID, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -9,10 +9,11 @@ import (
 	"syscall"
 	"testing"
 
-	"cais.dev/cais/pkg/run/launch"
-	"cais.dev/cais/pkg/run/wire"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/run/launch"
+	"cais.dev/cais/pkg/run/wire"
 )
 
 // The rules that keep a hostile image in, each shown from inside.
@@ -350,20 +351,8 @@ func TestExec(t *testing.T) {
 		return
 	}
 	c := sh(t, "echo up; sleep 100")
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	pr, err := c.start(t, w)
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
+	pr, _ := c.up(t)
 	defer pr.Abort()
-	if _, err := io.ReadFull(r, make([]byte, 3)); err != nil {
-		t.Fatal(err)
-	}
 	proc := *c.spec.Process
 	proc.Args = []string{"sh", "-c", "hostname; readlink /proc/self/ns/pid; readlink /proc/1/ns/pid; grep CapEff /proc/self/status; exit 5"}
 	plan, err := Exec(c.spec, &proc, ExecOptions{InUserNS: c.o.InUserNS, SingleID: c.o.SingleID})

@@ -11,10 +11,11 @@ import (
 	"syscall"
 	"testing"
 
-	"cais.dev/cais/pkg/run/launch"
-	"cais.dev/cais/pkg/run/wire"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/run/launch"
+	"cais.dev/cais/pkg/run/wire"
 )
 
 func TestMain(m *testing.M) {
@@ -126,6 +127,25 @@ func newContainer(t testing.TB, args ...string) *container {
 func (c *container) start(t testing.TB, out *os.File) (*launch.Proc, error) {
 	t.Helper()
 	return startPlan(c.plan(t), noSlots(), out)
+}
+
+// up starts a container that says "up", and returns what it says behind that.
+func (c *container) up(t *testing.T) (*launch.Proc, *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	pr, err := c.start(t, w)
+	w.Close()
+	if err == nil {
+		_, err = io.ReadFull(r, []byte("up\n"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pr, r
 }
 
 // plan is the container's, as a monitor gets it.
