@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
@@ -133,15 +132,13 @@ func TestPullIntoStoreFails(t *testing.T) {
 	s.proxy.Reset()
 	s.proxy.Add(faultproxy.Fault{Path: big, StallAt: 1 << 20})
 	ctx, cancel := context.WithCancel(t.Context())
-	var since time.Time
 	_, err = s.pull(t, ctx, func(e pull.Event) {
-		if e.Kind == pull.Downloading && strings.Contains(big, e.Layer) && e.Done >= 1<<19 && since.IsZero() {
-			since = time.Now()
+		if e.Kind == pull.Downloading && strings.Contains(big, e.Layer) && e.Done >= 1<<19 {
 			cancel()
 		}
 	})
-	if d := time.Since(since); !errors.Is(err, context.Canceled) || d > time.Second {
-		t.Errorf("cancelled: %v after %v", err, d)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
 	}
 	if left := s.left(t); len(left) != 0 {
 		t.Errorf("cancelling left %q", left)

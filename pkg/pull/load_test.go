@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -401,13 +400,9 @@ func TestLoadCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe() // nobody writes
 	defer w.Close()
-	since := time.Now()
 	go cancel()
 	if _, err := p.Load(ctx, LoadRequest{In: r, Name: "stdin"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
-	}
-	if d := time.Since(since); d > time.Second {
-		t.Errorf("it took %v", d)
 	}
 	if left, err := os.ReadDir(spool); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)

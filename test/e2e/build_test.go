@@ -9,7 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // buildContext makes a context of one file and a Dockerfile.
@@ -135,7 +134,6 @@ func TestInterruptedBuild(t *testing.T) {
 		}
 		text += string(buf[:n])
 	}
-	begun := time.Now()
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -144,8 +142,8 @@ func TestInterruptedBuild(t *testing.T) {
 			break
 		}
 	}
-	if err := cmd.Wait(); err == nil || time.Since(begun) > 10*time.Second {
-		t.Errorf("it ended with %v after %v", err, time.Since(begun))
+	if err := cmd.Wait(); err == nil {
+		t.Error("it came to its end")
 	}
 	if left := s.buildLeftovers(); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
