@@ -13,6 +13,7 @@ import (
 
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/container"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/network"
 	"cais.dev/cais/pkg/cli/ui"
@@ -68,19 +69,11 @@ func newSystemPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 
 // check refuses filters that one of the parts would refuse later.
 func (o pruneOptions) check() error {
-	for _, f := range o.filters {
-		k, _, ok := strings.Cut(f, "=")
-		if !ok {
-			return ui.Exit(ui.CodeUsage, fmt.Errorf("invalid argument %q for \"--filter\" flag: bad format of filter (expected name=value)", f))
-		}
-		if k = strings.ToLower(strings.TrimSpace(k)); !slices.Contains([]string{"until", "label", "label!"}, k) {
-			return fmt.Errorf("invalid filter '%s'", k)
-		}
-		if k == "until" && o.volumes {
-			return errors.New(`the "until" filter is not supported with "--volumes"`)
-		}
+	values, err := flags.Filters("--filter", o.filters, "until", "label", "label!")
+	if err == nil && len(values["until"]) > 0 && o.volumes {
+		err = errors.New(`the "until" filter is not supported with "--volumes"`)
 	}
-	return nil
+	return err
 }
 
 func (o pruneOptions) warning() string {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/oci"
@@ -33,24 +33,15 @@ var filterKeys = []string{
 }
 
 func parseFilters(args []string) (*filters, error) {
-	f := &filters{values: map[string][]string{}}
-	for _, a := range args {
-		k, v, ok := strings.Cut(a, "=")
-		if ok && strings.HasSuffix(k, "!") {
-			k = strings.TrimSuffix(k, "!") + "!"
-		}
-		if !ok {
-			return nil, ui.Exit(ui.CodeUsage, fmt.Errorf("invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", a))
-		}
-		k, v = strings.ToLower(strings.TrimSpace(k)), strings.TrimSpace(v)
-		if !slices.Contains(filterKeys, k) {
-			return nil, fmt.Errorf("invalid filter '%s'", k)
-		}
-		if k == "after" {
-			k = "since"
-		}
-		f.values[k] = append(f.values[k], v)
+	values, err := flags.Filters("-f, --filter", args, filterKeys...)
+	if err != nil {
+		return nil, err
 	}
+	if after, ok := values["after"]; ok {
+		values["since"] = append(values["since"], after...)
+		delete(values, "after")
+	}
+	f := &filters{values: values}
 	return f, f.check()
 }
 

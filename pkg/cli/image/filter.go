@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/storage"
@@ -25,19 +25,7 @@ type filters map[string][]string
 var filterKeys = []string{"dangling", "label", "before", "since", "reference", "until", "id", "digest", "readonly", "after"}
 
 func parseFilters(args []string) (filters, error) {
-	f := filters{}
-	for _, a := range args {
-		k, v, ok := strings.Cut(a, "=")
-		if !ok {
-			return nil, ui.Exit(ui.CodeUsage, fmt.Errorf("invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", a))
-		}
-		k = strings.ToLower(strings.TrimSpace(k))
-		if !slices.Contains(filterKeys, k) {
-			return nil, fmt.Errorf("invalid filter '%s'", k)
-		}
-		f[k] = append(f[k], strings.TrimSpace(v))
-	}
-	return f, nil
+	return flags.Filters("-f, --filter", args, filterKeys...)
 }
 
 // choose returns the images that all filters let through. Several values of

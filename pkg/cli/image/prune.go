@@ -17,6 +17,7 @@ import (
 
 	"cais.dev/cais/pkg/build"
 	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
@@ -159,16 +160,9 @@ type pruneFilter struct {
 
 func (o PruneOptions) parse() (pruneFilter, error) {
 	f := pruneFilter{all: o.All}
-	values := filters{}
-	for _, a := range o.Filters {
-		k, v, ok := strings.Cut(a, "=")
-		if strings.HasSuffix(k, "!") {
-			k = strings.TrimSuffix(k, "!") + "!"
-		}
-		if !ok {
-			return f, ui.Exit(ui.CodeUsage, fmt.Errorf("invalid argument %q for \"--filter\" flag: bad format of filter (expected name=value)", a))
-		}
-		values[strings.ToLower(strings.TrimSpace(k))] = append(values[strings.ToLower(strings.TrimSpace(k))], strings.TrimSpace(v))
+	values, err := flags.Filters("--filter", o.Filters, "until", "label", "label!", "dangling")
+	if err != nil {
+		return f, err
 	}
 	for _, k := range slices.Sorted(maps.Keys(values)) {
 		v := values[k]
@@ -192,8 +186,6 @@ func (o PruneOptions) parse() (pruneFilter, error) {
 				return f, err
 			}
 			f.all = !dangling
-		default:
-			return f, fmt.Errorf("invalid filter '%s'", k)
 		}
 	}
 	return f, nil

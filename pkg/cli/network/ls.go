@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/engine"
@@ -103,20 +104,9 @@ func labelText(m map[string]string) string {
 type filters map[string][]string
 
 func parseFilters(args []string, keys ...string) (filters, error) {
-	f := filters{}
-	for _, a := range args {
-		k, v, ok := strings.Cut(a, "=")
-		if ok && strings.HasSuffix(k, "!") {
-			k = strings.TrimSuffix(k, "!") + "!"
-		}
-		if !ok {
-			return nil, ui.Exit(ui.CodeUsage, fmt.Errorf("invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", a))
-		}
-		k, v = strings.ToLower(strings.TrimSpace(k)), strings.TrimSpace(v)
-		if !slices.Contains(keys, k) {
-			return nil, errs.New(errs.Invalid, "invalid filter '"+k+"'")
-		}
-		f[k] = append(f[k], v)
+	f, err := flags.Filters("-f, --filter", args, keys...)
+	if err != nil {
+		return nil, err
 	}
 	for _, v := range f["type"] {
 		if v != "builtin" && v != "custom" {

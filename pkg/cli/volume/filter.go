@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/units"
 	"cais.dev/cais/pkg/volume"
 )
@@ -26,22 +26,15 @@ type filters struct {
 var listKeys = [...]string{"dangling", "driver", "label", "name", "anonymous", "opt", "scope", "since", "until", "after", "label!"}
 
 func pruneFilters(args []string) (*filters, error) {
-	return parseFilters(args, []string{"label", "label!", "until", "all"})
+	return parseFilters("--filter", args, "label", "label!", "until", "all")
 }
 
-func parseFilters(args, keys []string) (*filters, error) {
-	f := &filters{values: map[string][]string{}, at: map[string]time.Time{}}
-	for _, a := range args {
-		k, v, ok := strings.Cut(a, "=")
-		if !ok {
-			return nil, ui.Exit(ui.CodeUsage, fmt.Errorf("invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", a))
-		}
-		k, v = strings.ToLower(strings.TrimSpace(k)), strings.TrimSpace(v)
-		if !slices.Contains(keys, k) {
-			return nil, fmt.Errorf("invalid filter '%s'", k)
-		}
-		f.values[k] = append(f.values[k], v)
+func parseFilters(flag string, args []string, keys ...string) (*filters, error) {
+	values, err := flags.Filters(flag, args, keys...)
+	if err != nil {
+		return nil, err
 	}
+	f := &filters{values: values, at: map[string]time.Time{}}
 	return f, f.check()
 }
 

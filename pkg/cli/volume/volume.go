@@ -273,7 +273,7 @@ func NewLs(e *engine.Engine, s ui.Streams) *cobra.Command {
 }
 
 func list(ctx context.Context, w io.Writer, svc *run.Service, o listOptions) error {
-	f, err := parseFilters(o.filters, listKeys[:])
+	f, err := parseFilters("-f, --filter", o.filters, listKeys[:]...)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ func TestFilters(t *testing.T) {
 		"driver=local": true, "driver=x": false, "dangling=true": true, "dangling=0": false, "anonymous=true": false,
 		"since=2h": true, "until=30m": true, "until=2h": false, "opt=type": true, "scope=local": true,
 	} {
-		f, err := parseFilters([]string{text}, listKeys[:])
+		f, err := parseFilters("", []string{text}, listKeys[:]...)
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
@@ -28,7 +28,7 @@ func TestFilters(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"bogus=1", "dangling=maybe", "name", "until=never"} {
-		if _, err := parseFilters([]string{bad}, listKeys[:]); err == nil {
+		if _, err := parseFilters("", []string{bad}, listKeys[:]...); err == nil {
 			t.Errorf("%s was taken", bad)
 		}
 	}
