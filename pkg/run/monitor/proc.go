@@ -177,11 +177,18 @@ func (p *proc) announce(e *wire.Exited) {
 	}
 }
 
-// drain reads what is left of p's output: until its end, or until nothing is
-// there, since a process that escaped may keep the pipe open for ever.
+// pipeBuffers is how many pieces a pipe holds at most: fs.pipe-max-size in pages. A
+// read takes one or more of them.
+const pipeBuffers = 256
+
+// drain reads what p has left in its output, and no more: a process that escaped may
+// keep the pipe open, and full, for ever.
 func (p *proc) drain() {
 	for _, s := range p.outs {
-		for s.fd >= 0 && s.read() {
+		for range pipeBuffers {
+			if s.fd < 0 || !s.read() {
+				break
+			}
 		}
 		s.end()
 	}
