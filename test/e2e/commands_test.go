@@ -30,6 +30,7 @@ func (b *bench) commands() map[string]func(*testscript.TestScript, bool, []strin
 		"load":           b.load,
 		"registry":       b.registry,
 		"dockerregistry": b.dockerRegistry,
+		"dockerd":        b.dockerd,
 		"push":           b.push,
 		"smalldisk":      b.smallDisk,
 		"broken":         b.markBroken,
@@ -99,6 +100,44 @@ func (b *bench) dockerRegistry(ts *testscript.TestScript, neg bool, args []strin
 		}
 	}
 	ts.Setenv("REGISTRY", addr)
+}
+
+// dockerd [FLAG...] starts Docker's daemon for this script, with mounts, files and a
+// cgroup of its own. $DOCKER is Docker's own client, which speaks to it ("docker" is
+// cais here), $DOCKER_DIR where the daemon keeps everything.
+func (b *bench) dockerd(ts *testscript.TestScript, neg bool, args []string) {
+	client, err := exec.LookPath("docker")
+	ts.Check(err)
+	daemon, _ := lookPath("dockerd")
+	dir, err := os.MkdirTemp(b.dir, "docker")
+	ts.Check(err)
+	socket, cgroup := filepath.Join(dir, "s"), filepath.Base(dir)
+	cmd := exec.Command("unshare", append([]string{"-m", daemon, "--bridge=none", "--iptables=false", "-H", "unix://" + socket, "-p", dir + "/pid",
+		"--data-root", dir + "/data", "--exec-root", dir + "/x", "--cgroup-parent", "/" + cgroup}, args...)...)
+	cmd.Env = append(os.Environ(), "PATH="+storeOf(ts).path)
+	output, err := os.Create(filepath.Join(dir, "log"))
+	ts.Check(err)
+	defer output.Close()
+	cmd.Stdout, cmd.Stderr = output, output
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		cmd.Process.Signal(unix.SIGTERM)
+		cmd.Wait()
+		exec.Command("find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", "*/"+cgroup+"*", "-exec", "rmdir", "{}", ";").Run()
+		ts.Check(os.RemoveAll(dir))
+	})
+	ts.Setenv("DOCKER", client)
+	ts.Setenv("DOCKER_DIR", dir)
+	ts.Setenv("DOCKER_HOST", "unix://"+socket)
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if exec.Command(client, "-H", "unix://"+socket, "version").Run() == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			said, _ := os.ReadFile(output.Name())
+			ts.Fatalf("dockerd does not answer: %s", said)
+		}
+	}
 }
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
