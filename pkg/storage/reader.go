@@ -270,7 +270,13 @@ func (r *Reader) Image(ctx context.Context, refs ...string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if refs, err = r.withShort(refs); err != nil {
+	return r.Among(imgs, refs...)
+}
+
+// Among is Image where the images were read before.
+func (r *Reader) Among(imgs []*Image, refs ...string) (*Image, error) {
+	refs, err := r.withShort(refs)
+	if err != nil {
 		return nil, err
 	}
 	return find(imgs, refs)

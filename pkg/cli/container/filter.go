@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"slices"
@@ -22,6 +23,7 @@ type filters struct {
 	names         []*regexp.Regexp
 	before, since time.Time
 	until         time.Time
+	images        *imageIndex
 }
 
 // filterKeys are Docker's, then Podman's. Those that name what is not here yet
@@ -111,7 +113,7 @@ func (f *filters) impliesAll() bool {
 
 // match reports whether c passes every key. Of several values of one key one
 // must match, but of labels all.
-func (f *filters) match(c *container.Container) bool {
+func (f *filters) match(ctx context.Context, c *container.Container) bool {
 	for key, values := range f.values {
 		ok := false
 		switch key {
@@ -129,6 +131,8 @@ func (f *filters) match(c *container.Container) bool {
 			ok = c.Record.Created.After(f.since)
 		case "until":
 			ok = c.Record.Created.Before(f.until)
+		case "ancestor":
+			ok = slices.ContainsFunc(values, func(v string) bool { return f.images.ancestor(ctx, c.Record, v) })
 		default:
 			ok = slices.ContainsFunc(values, func(v string) bool { return matchOne(c, key, v) })
 		}
@@ -155,8 +159,6 @@ func matchOne(c *container.Container, key, v string) bool {
 	case "exited":
 		e := c.LastExit()
 		return e != nil && !c.Alive && strconv.Itoa(e.Code) == v
-	case "ancestor":
-		return isImage(rec, v)
 	case "volume":
 		return slices.ContainsFunc(docker.MountPoints(rec, func(string) string { return "" }), func(m docker.MountPoint) bool {
 			return m.Name == v || m.Destination == v || m.Source == v

@@ -96,7 +96,7 @@ func prune(ctx context.Context, svc remover, f *filters) (ids []string, bytes in
 	}
 	var failed []error
 	for _, c := range all {
-		if c.Alive || !f.match(c) {
+		if c.Alive || !f.match(ctx, c) {
 			continue
 		}
 		size, err := run.TreeSize(ctx, filepath.Join(c.Dir, "upper"))

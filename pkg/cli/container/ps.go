@@ -32,6 +32,7 @@ type psOptions struct {
 	table                      ui.TableOptions
 	now                        time.Time
 	volumeDir                  func(string) string
+	images                     *imageIndex
 }
 
 // NewPs makes "ps", "container ls".
@@ -60,8 +61,9 @@ func NewPs(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			o.now, o.volumeDir = time.Now(), store.VolumeDir
-			// Only the containers' files: neither the image store nor this
-			// machine is looked at.
+			o.images = &imageIndex{open: e.Reader}
+			// Only the containers' files and the list of images: this machine is
+			// not looked at.
 			return ps(cmd.Context(), s, run.New(run.Options{Store: store}), o)
 		},
 	}
@@ -92,7 +94,7 @@ type row struct {
 	size string
 }
 
-func psTable(o psOptions) ui.Table[row] {
+func psTable(ctx context.Context, o psOptions) ui.Table[row] {
 	t := ui.Table[row]{
 		Type: "*formatter.ContainerContext",
 		Fields: []ui.Field[row]{
@@ -103,7 +105,7 @@ func psTable(o psOptions) ui.Table[row] {
 				return container.ShortID(r.c.ID)
 			}},
 			{Name: "Names", Header: "NAMES", Value: func(r row) any { return r.c.Name() }},
-			{Name: "Image", Header: "IMAGE", Value: func(r row) any { return imageName(r.c.Record) }},
+			{Name: "Image", Header: "IMAGE", Value: func(r row) any { return o.images.name(ctx, r.c.Record, o.noTrunc) }},
 			{Name: "Command", Header: "COMMAND", Value: func(r row) any { return commandText(r.c.Record, o.noTrunc) }},
 			{Name: "CreatedAt", Header: "CREATED AT", Value: func(r row) any { return r.c.Record.Created.Local().Format(ui.TimeLayout) }},
 			{Name: "RunningFor", Header: "CREATED", Value: func(r row) any { return units.Ago(r.c.Record.Created, o.now) }},
@@ -140,6 +142,7 @@ func ps(ctx context.Context, s ui.Streams, svc lister, o psOptions) error {
 	if err != nil {
 		return err
 	}
+	f.images = o.images
 	all, listErr := svc.List(ctx)
 	if err := f.resolve(all); err != nil {
 		return err
@@ -149,7 +152,7 @@ func ps(ctx context.Context, s ui.Streams, svc lister, o psOptions) error {
 	}
 	var chosen []*container.Container
 	for _, c := range all {
-		if !f.match(c) || !o.all && o.last < 0 && !f.impliesAll() && !listed(c) {
+		if !f.match(ctx, c) || !o.all && o.last < 0 && !f.impliesAll() && !listed(c) {
 			continue
 		}
 		if o.last >= 0 && len(chosen) == o.last {
@@ -160,7 +163,7 @@ func ps(ctx context.Context, s ui.Streams, svc lister, o psOptions) error {
 	if err := sortBy(chosen, o.sort); err != nil {
 		return err
 	}
-	t := psTable(o)
+	t := psTable(ctx, o)
 	sizes := o.size || o.table.Format != "" && o.table.Format != "json" && t.Uses(o.table, "Size")
 	rows := make([]row, len(chosen))
 	for i, c := range chosen {

@@ -92,7 +92,7 @@ func (o *selection) refs(ctx context.Context, svc lister, args []string, want fu
 		if o.latest {
 			return append(refs, c.ID), nil
 		}
-		if f.match(c) && (!o.all || len(o.filters) > 0 || want(c)) {
+		if f.match(ctx, c) && (!o.all || len(o.filters) > 0 || want(c)) {
 			refs = append(refs, c.ID)
 		}
 	}
