@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/changes"
 	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/sys"
 )
 
 // summed is a layer whose digest is being found, or was.
@@ -106,7 +106,7 @@ func closeAll(open []*os.File) {
 func names(open []*os.File) []string {
 	var list []string
 	for _, f := range open {
-		list = append(list, "/proc/self/fd/"+strconv.Itoa(int(f.Fd())))
+		list = append(list, sys.FDPath(int(f.Fd())))
 	}
 	return list
 }

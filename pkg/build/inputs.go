@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 
 	"cais.dev/cais/pkg/build/graph"
@@ -13,6 +12,7 @@ import (
 	"cais.dev/cais/pkg/layer/merged"
 	"cais.dev/cais/pkg/layer/tree"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/sys"
 )
 
 type found struct {
@@ -126,7 +126,7 @@ func (b *build) openTree(ctx context.Context, id graph.ID) (*source.Tree, error)
 	default:
 		var m *os.File
 		if m, err = merged.Open(dirs, b.s.o.Layers.Rootless()); err == nil {
-			at = "/proc/self/fd/" + strconv.Itoa(int(m.Fd()))
+			at = sys.FDPath(int(m.Fd()))
 			defer m.Close() // the tree has its own
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/lower"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/sys"
 )
 
 // part is a part of another step's file system that a command mounts.
@@ -307,7 +308,7 @@ func (c *command) agent(ctx context.Context, m graph.Mount, number int) error {
 	if err != nil {
 		return err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: "/proc/self/fd/" + strconv.Itoa(int(d.Fd())) + "/agent", Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sys.FDPath(int(d.Fd())) + "/agent", Net: "unix"})
 	if err = errors.Join(err, d.Close()); err != nil {
 		return err
 	}

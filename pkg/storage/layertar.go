@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // LayerTar opens the tar that a layer was made from, byte for byte as it was:
@@ -185,19 +186,11 @@ func (t *layerTar) next() error {
 // open opens a file of the layer as the tar named it: beneath the layer's
 // directory, whatever links are on the way.
 func (t *layerTar) open(name string) (*os.File, error) {
-	for {
-		fd, err := unix.Openat2(t.diff, name, &unix.OpenHow{
-			Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
-			continue
-		}
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: name, Err: err}
-		}
-		return os.NewFile(uintptr(fd), name), nil
+	fd, err := sys.OpenBelow(t.diff, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 func (t *layerTar) Close() error {

@@ -3,7 +3,6 @@ package sys
 import (
 	"errors"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +18,7 @@ func Xattrs(fd int, keep func(name string) bool) (map[string][]byte, error) {
 	if !errors.Is(err, unix.EBADF) {
 		return m, err
 	}
-	path := "/proc/self/fd/" + strconv.Itoa(fd) // by it the kernel opens what O_PATH did not
+	path := FDPath(fd) // by it the kernel opens what O_PATH did not
 	return xattrs(keep,
 		func(b []byte) (int, error) { return unix.Listxattr(path, b) },
 		func(name string, b []byte) (int, error) { return unix.Getxattr(path, name, b) })
@@ -27,7 +26,7 @@ func Xattrs(fd int, keep func(name string) bool) (map[string][]byte, error) {
 
 // XattrsAt is [Xattrs] of what name is in the directory dir, without following it.
 func XattrsAt(dir int, name string, keep func(name string) bool) (map[string][]byte, error) {
-	path := "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name
+	path := FDPath(dir) + "/" + name
 	return xattrs(keep,
 		func(b []byte) (int, error) { return unix.Llistxattr(path, b) },
 		func(name string, b []byte) (int, error) { return unix.Lgetxattr(path, name, b) })

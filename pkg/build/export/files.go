@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/changes"
 	"cais.dev/cais/pkg/layer/merged"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Files are a result's files: the directories of its layers.
@@ -31,7 +31,7 @@ func (f Files) open() (m *os.File, name string, err error) {
 	if m, err = merged.Open(f.Dirs, f.UserXattr); err != nil {
 		return nil, "", err
 	}
-	return m, "/proc/self/fd/" + strconv.Itoa(int(m.Fd())), nil
+	return m, sys.FDPath(int(m.Fd())), nil
 }
 
 // Tar writes the files as a tar, with their owners.
@@ -113,13 +113,7 @@ func (w *writer) close() {
 
 // beneath opens a directory of dest without following links.
 func (w *writer) beneath(dir string) (int, error) {
-	if dir == "" || dir == "." {
-		dir = "."
-	}
-	return unix.Openat2(w.root, dir, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
+	return sys.OpenBelow(w.root, dir, unix.O_RDONLY|unix.O_DIRECTORY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 }
 
 // parent is a descriptor of the directory that name is in.
@@ -193,8 +187,7 @@ func (w *writer) entry(e *changes.Entry) error {
 	if err != nil {
 		return err
 	}
-	t := w.time(st.Mtim)
-	return unix.UtimesNanoAt(parent, base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	return sys.SetTimesAt(parent, base, w.time(st.Mtim))
 }
 
 // clear removes what is in the way; a directory is in nobody's way who wants
@@ -218,7 +211,7 @@ func (w *writer) clear(parent int, base string, dir bool) error {
 }
 
 func (w *writer) file(parent int, base string, e *changes.Entry) error {
-	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := sys.CreateAt(parent, base, 0o600)
 	if err != nil {
 		return err
 	}
@@ -245,7 +238,7 @@ func (w *writer) finish() error {
 		}
 		err = unix.Fchmod(fd, d.mode)
 		if err == nil {
-			err = unix.UtimesNanoAt(fd, ".", []unix.Timespec{d.mtime, d.mtime}, 0)
+			err = sys.SetTimesAt(fd, "", d.mtime)
 		}
 		unix.Close(fd)
 		if err != nil {
@@ -257,7 +250,7 @@ func (w *writer) finish() error {
 
 // remove removes what was not written, below the directory that fd is.
 func (w *writer) remove(fd int, dir string) error {
-	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	again, err := sys.OpenDirAt(fd, ".")
 	if err != nil {
 		return err
 	}
@@ -270,7 +263,7 @@ func (w *writer) remove(fd int, dir string) error {
 	for _, d := range list {
 		name := strings.TrimPrefix(dir+"/"+d.Name(), "/")
 		if !w.wrote[name] {
-			if err := removeAt(again, d.Name()); err != nil {
+			if err := sys.RemoveAt(again, d.Name()); err != nil {
 				return err
 			}
 			continue
@@ -278,7 +271,7 @@ func (w *writer) remove(fd int, dir string) error {
 		if !d.IsDir() {
 			continue
 		}
-		sub, err := unix.Openat(again, d.Name(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		sub, err := sys.OpenDirAt(again, d.Name())
 		if err != nil {
 			return err
 		}
@@ -289,28 +282,4 @@ func (w *writer) remove(fd int, dir string) error {
 		}
 	}
 	return nil
-}
-
-// removeAt removes name and what is below it.
-func removeAt(parent int, name string) error {
-	err := unix.Unlinkat(parent, name, 0)
-	if err == nil || !errors.Is(err, unix.EISDIR) {
-		return err
-	}
-	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), name)
-	names, err := f.Readdirnames(-1)
-	for _, n := range names {
-		if err == nil {
-			err = removeAt(fd, n)
-		}
-	}
-	f.Close()
-	if err != nil {
-		return err
-	}
-	return unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 }

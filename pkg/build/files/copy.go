@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -18,6 +17,7 @@ import (
 	"cais.dev/cais/pkg/build/source"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/tree"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Copy says where files go and what they are given.
@@ -78,7 +78,7 @@ func (l *Layer) File(c Copy, f graph.File) error {
 		err = unix.Fchmod(int(fd.Fd()), mode&0o7777)
 	}
 	if err == nil {
-		err = times(int(fd.Fd()), "", unix.NsecToTimespec(l.o.Now.UnixNano()))
+		err = sys.SetTimesAt(int(fd.Fd()), "", unix.NsecToTimespec(l.o.Now.UnixNano()))
 	}
 	if err = errors.Join(err, fd.Close()); err != nil {
 		return pathError("write", join(d.path, name), err)
@@ -309,7 +309,7 @@ func (l *Layer) leaf(p *pool, c Copy, m Match, e *source.Entry, d *dir, name str
 	if err := l.own(d.fd, name, made.Owner, made.Mode, "file"); err != nil {
 		return pathError("set the owner of", full, err)
 	}
-	if err := times(d.fd, name, e.Mtime); err != nil {
+	if err := sys.SetTimesAt(d.fd, name, e.Mtime); err != nil {
 		return pathError("set the time of", full, err)
 	}
 	if id.tree != nil {
@@ -355,7 +355,7 @@ func (l *Layer) replace(d *dir, name string, make func() error) error {
 func (l *Layer) create(d *dir, name string) (*os.File, error) {
 	fd := -1
 	open := func() (err error) {
-		fd, err = unix.Openat(d.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		fd, err = sys.CreateAt(d.fd, name, 0o600)
 		return err
 	}
 	err := error(unix.EEXIST)
@@ -460,8 +460,7 @@ func (p *pool) copy(j job, buf []byte) error {
 			return pathError("set the attribute "+name+" of", j.path, err)
 		}
 	}
-	ts := [2]unix.Timespec{j.made.Mtime, j.made.Mtime}
-	if err := futimens(to, &ts); err != nil {
+	if err := sys.SetTimesAt(to, "", j.made.Mtime); err != nil {
 		return pathError("set the time of", j.path, err)
 	}
 	return nil
@@ -517,8 +516,4 @@ func (p *pool) big(j job, f *os.File, buf []byte) error {
 			return err
 		}
 	}
-}
-
-func futimens(fd int, ts *[2]unix.Timespec) error {
-	return unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), ts[:], 0)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -122,7 +121,7 @@ func Root(fd int, base *tree.Tree) error {
 	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
 		return os.NewSyscallError("fchmod", err)
 	}
-	return times(fd, "", st.Mtim)
+	return sys.SetTimesAt(fd, "", st.Mtim)
 }
 
 // Close closes the directories. The times of those that were written to are right
@@ -141,7 +140,7 @@ func (l *Layer) Finish() error {
 	for _, t := range l.times { // of two for one directory the later counts
 		d, err := l.directory(t.path, Made{})
 		if err == nil {
-			err = times(d.fd, "", t.mtime)
+			err = sys.SetTimesAt(d.fd, "", t.mtime)
 		}
 		if err != nil {
 			return pathError("set the time of", t.path, err)
@@ -265,7 +264,7 @@ func (l *Layer) setDir(d *dir, m Made) error {
 
 func (l *Layer) open(up *dir, name string) (*dir, error) {
 	p := join(up.path, name)
-	fd, err := unix.Openat(up.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := sys.OpenDirAt(up.fd, name)
 	if err != nil {
 		return nil, pathError("open", p, err)
 	}
@@ -337,15 +336,6 @@ func (l *Layer) own(fd int, name string, o Owner, mode uint32, typ string) error
 		return nil // a file system without such attributes: it stays ours
 	}
 	return err
-}
-
-// times sets the times of fd, or of name in fd, without following it.
-func times(fd int, name string, mtime unix.Timespec) error {
-	ts := []unix.Timespec{mtime, mtime}
-	if name == "" {
-		return os.NewSyscallError("utimensat", unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), ts, 0))
-	}
-	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(fd, name, ts, unix.AT_SYMLINK_NOFOLLOW))
 }
 
 // attributes reads what a directory has that an image keeps.

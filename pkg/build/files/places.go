@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/layer/tree"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Place is where something is mounted, of which Missing is not there before.
@@ -58,18 +59,8 @@ func RemovePlaces(upper string, t *tree.Tree, places []Place) error {
 
 // beneath opens a directory of the upper one, without following any link.
 func beneath(root int, p string) (int, error) {
-	if p = strings.Trim(p, "/"); p == "" {
-		p = "."
-	}
-	for {
-		fd, err := unix.Openat2(root, p, &unix.OpenHow{
-			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-		})
-		if err != unix.EINTR && err != unix.EAGAIN {
-			return fd, err
-		}
-	}
+	const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV
+	return sys.OpenBelow(root, strings.Trim(p, "/"), unix.O_RDONLY|unix.O_DIRECTORY, resolve)
 }
 
 func removePlace(root int, t *tree.Tree, p Place) error {

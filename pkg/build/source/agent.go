@@ -9,10 +9,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // SSH is one --ssh: agents' sockets or files with keys. No paths stand for the
@@ -139,7 +139,7 @@ func (a *Agents) Listen(ctx context.Context, id, dir string) (socket string, end
 	defer d.Close()
 	socket = filepath.Join(dir, "agent.sock")
 	// A socket's address has 107 bytes, a path may have more.
-	l, err := net.Listen("unix", "/proc/self/fd/"+strconv.Itoa(int(d.Fd()))+"/agent.sock")
+	l, err := net.Listen("unix", sys.FDPath(int(d.Fd()))+"/agent.sock")
 	if err != nil {
 		return "", nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"cais.dev/cais/pkg/compress"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // MaxText is how long a Dockerfile may be, in bytes.
@@ -137,16 +138,12 @@ type untar struct {
 // in opens a directory beneath the root, following links there, and makes what
 // is missing.
 func (u *untar) in(dir string) (int, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	if dir == "" {
 		dir = "."
 	}
 	for {
-		fd, err := unix.Openat2(u.root, dir, &how)
-		switch {
-		case err == unix.EINTR || err == unix.EAGAIN:
-			continue
-		case !errors.Is(err, unix.ENOENT) || dir == ".":
+		fd, err := sys.OpenBelow(u.root, dir, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+		if !errors.Is(err, unix.ENOENT) || dir == "." {
 			return fd, err
 		}
 		parent, err := u.in(dot(strings.TrimPrefix(path.Dir("/"+dir), "/")))
@@ -219,7 +216,7 @@ func (u *untar) entry(ctx context.Context, h *tar.Header, data io.Reader) error 
 }
 
 func (u *untar) file(ctx context.Context, parent int, base string, h *tar.Header, data io.Reader) error {
-	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := sys.CreateAt(parent, base, 0o600)
 	if err != nil {
 		return err
 	}
@@ -252,22 +249,18 @@ func (u *untar) file(ctx context.Context, parent int, base string, h *tar.Header
 }
 
 func utimes(parent int, base string, h *tar.Header) error {
-	ts := unix.NsecToTimespec(h.ModTime.UnixNano())
-	return unix.UtimesNanoAt(parent, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	return sys.SetTimesAt(parent, base, unix.NsecToTimespec(h.ModTime.UnixNano()))
 }
 
 // finish sets the directories' modes and times, the last one first.
 func (u *untar) finish() error {
 	for i := len(u.dirs) - 1; i >= 0; i-- {
 		h := &u.dirs[i]
-		fd, err := unix.Openat2(u.root, h.Name, &unix.OpenHow{
-			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-		})
+		fd, err := sys.OpenBelow(u.root, h.Name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 		if err != nil {
 			continue // something else has taken its place
 		}
-		err = errors.Join(unix.Fchmod(fd, uint32(h.Mode)&0o7777), utimes(fd, ".", h))
+		err = errors.Join(unix.Fchmod(fd, uint32(h.Mode)&0o7777), utimes(fd, "", h))
 		unix.Close(fd)
 		if err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 	"cais.dev/cais/pkg/build/graph"
 	"cais.dev/cais/pkg/build/progress"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // openGit returns a tree with the files of a commit. What was fetched once is not
@@ -493,6 +494,5 @@ func (g *git) tidy(work string, when time.Time) error {
 }
 
 func setTime(p string, t time.Time) error {
-	ts := unix.NsecToTimespec(t.UnixNano())
-	return unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	return sys.SetTimesAt(unix.AT_FDCWD, p, unix.NsecToTimespec(t.UnixNano()))
 }

@@ -165,7 +165,7 @@ func (t *Tree) hashOne(ctx context.Context, name string, e *Entry, buf []byte) e
 
 func (t *Tree) read(ctx context.Context, name string, e *Entry, buf []byte) error {
 	h := sha256.New()
-	flags := uint64(unix.O_PATH)
+	flags := unix.O_PATH
 	if e.IsRegular() {
 		flags = unix.O_RDONLY | unix.O_NONBLOCK
 	}

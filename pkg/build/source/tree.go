@@ -20,6 +20,7 @@ import (
 
 	"cais.dev/cais/pkg/build/ignore"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // TreeOptions say how a directory is read.
@@ -196,23 +197,13 @@ func cleanQuery(p string, parents bool) (name string, pivot int) {
 }
 
 // below opens what name is beneath the root, without following a link anywhere.
-func (t *Tree) below(name string, flags uint64) (int, error) {
-	if name == "" {
-		name = "."
+func (t *Tree) below(name string, flags int) (int, error) {
+	const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	fd, err := sys.OpenBelow(int(t.root.Fd()), name, flags|unix.O_NOFOLLOW, resolve)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path.Join(t.root.Name(), name), Err: err}
 	}
-	how := unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	for {
-		fd, err := unix.Openat2(int(t.root.Fd()), name, &how)
-		if err != unix.EINTR && err != unix.EAGAIN {
-			if err != nil {
-				return -1, &fs.PathError{Op: "open", Path: path.Join(t.root.Name(), name), Err: err}
-			}
-			return fd, nil
-		}
-	}
+	return fd, nil
 }
 
 // maxLinks is Linux's own bound.
@@ -269,9 +260,8 @@ func readLink(fd int) (target string, isLink bool, err error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		return "", false, nil
 	}
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(fd, "", buf)
-	return string(buf[:max(n, 0)]), true, err
+	target, err = sys.ReadlinkAt(fd, "")
+	return target, true, err
 }
 
 // Open opens a file of a match for reading, and fails if it is not the one that

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/build/ignore"
+	"cais.dev/cais/pkg/sys"
 )
 
 // walker looks at what is below a match.
@@ -193,7 +194,7 @@ func (w *walker) child(dir *os.File, name, real string, state, exState ignore.St
 	}
 	before := len(w.out)
 	w.add(e)
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := sys.OpenDirAt(int(dir.Fd()), name)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: real, Err: err}
 	}

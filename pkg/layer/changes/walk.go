@@ -148,7 +148,7 @@ func (w *walker) entry(fd int, name, full string, below *tree.Dir) error {
 		return w.directory(e, old, below)
 	case unix.S_IFLNK:
 		var err error
-		if e.Link, err = tree.Readlink(fd, name); err != nil {
+		if e.Link, err = sys.ReadlinkAt(fd, name); err != nil {
 			return err
 		}
 	}
@@ -176,7 +176,7 @@ func (w *walker) entry(fd int, name, full string, below *tree.Dir) error {
 }
 
 func (w *walker) directory(e *Entry, old *tree.Entry, below *tree.Dir) error {
-	fd, err := unix.Openat(e.at, e.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := sys.OpenDirAt(e.at, e.name)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: e.Path, Err: err}
 	}
@@ -358,7 +358,7 @@ func (e *Entry) attributes() error {
 // attrWhiteout reports whether an empty file is a whiteout of the kind that Linux
 // 6.7 knows, for overlays whose layers are overlays.
 func attrWhiteout(at int, name string) bool {
-	path := "/proc/self/fd/" + strconv.Itoa(at) + "/" + name
+	path := sys.FDPath(at) + "/" + name
 	for _, attr := range []string{"user.overlay.whiteout", "trusted.overlay.whiteout"} {
 		if n, err := unix.Lgetxattr(path, attr, nil); err == nil && n >= 0 {
 			return true

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +52,7 @@ func (c *copier) dir(d *Dir, to int, at string) error {
 			return copyError("look at", path.Join(at, name), err)
 		}
 		if to == c.root {
-			if err := os.RemoveAll(sysFD(to) + "/" + name); err != nil {
+			if err := os.RemoveAll(sys.FDPath(to) + "/" + name); err != nil {
 				return err
 			}
 		}
@@ -113,7 +112,7 @@ func (c *copier) subdir(d *Dir, e *Entry, to int, at string) error {
 	if err := unix.Mkdirat(to, e.Name, 0o700); err != nil {
 		return copyError("mkdir", at, err)
 	}
-	fd, err := openat(to, e.Name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	fd, err := sys.OpenAt(to, e.Name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return copyError("open", at, err)
 	}
@@ -128,7 +127,7 @@ func (c *copier) file(e *Entry, to int, at string) error {
 		return err
 	}
 	defer src.Close()
-	fd, err := unix.Openat(to, e.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := sys.CreateAt(to, e.Name, 0o600)
 	if err != nil {
 		return copyError("create", at, err)
 	}
@@ -144,12 +143,12 @@ func (c *copier) file(e *Entry, to int, at string) error {
 
 // special gives a pipe or a device its attributes.
 func (c *copier) special(e *Entry, to int, at string) error {
-	from, err := openat(e.At, e.Name, unix.O_PATH|unix.O_NOFOLLOW)
+	from, err := sys.OpenAt(e.At, e.Name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return copyError("open", at, err)
 	}
 	defer unix.Close(from)
-	fd, err := openat(to, e.Name, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := sys.OpenAt(to, e.Name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return copyError("open", at, err)
 	}
@@ -159,8 +158,7 @@ func (c *copier) special(e *Entry, to int, at string) error {
 
 // link gives the file at first another name.
 func (c *copier) link(first string, to int, name string) error {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	fd, err := unix.Openat2(c.root, "./"+path.Dir(first), how)
+	fd, err := sys.OpenBelow(c.root, "./"+path.Dir(first), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return err
 	}
@@ -180,7 +178,7 @@ func (c *copier) ownerOf(st *unix.Stat_t) (uid, gid int) {
 // clears set-id bits and capabilities. Both may be open with O_PATH.
 func (c *copier) attributes(to, from int, st *unix.Stat_t, at string) error {
 	uid, gid := c.ownerOf(st)
-	file := sysFD(to)
+	file := sys.FDPath(to)
 	if err := unix.Chown(file, uid, gid); err != nil {
 		return copyError("chown", at, err)
 	}
@@ -199,7 +197,7 @@ func (c *copier) attributes(to, from int, st *unix.Stat_t, at string) error {
 			return copyError("setxattr "+name, at, err)
 		}
 	}
-	return copyError("set the time of", at, unix.UtimesNanoAt(unix.AT_FDCWD, file, []unix.Timespec{st.Mtim, st.Mtim}, 0))
+	return copyError("set the time of", at, sys.SetTimesAt(to, "", st.Mtim))
 }
 
 // copied says which attributes go with a file: those of overlay belong to the
@@ -220,8 +218,6 @@ func (c *copier) capability(value []byte) []byte {
 	value[3] = v3
 	return value
 }
-
-func sysFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 func copyError(op, at string, err error) error {
 	if err == nil {

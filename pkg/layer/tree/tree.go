@@ -11,10 +11,11 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/sys"
 )
 
 // maxLinks is what the kernel follows, too: path_resolution(7).
@@ -46,7 +47,7 @@ func (e *Entry) IsRegular() bool { return e.Stat.Mode&unix.S_IFMT == unix.S_IFRE
 func Open(dirs ...string) (*Tree, error) {
 	t := &Tree{root: &Dir{}}
 	for _, dir := range dirs {
-		fd, err := openat(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY)
+		fd, err := sys.OpenAt(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 		if err != nil {
 			t.Close()
 			return nil, fmt.Errorf("open layer: %w", &os.PathError{Op: "open", Path: dir, Err: err})
@@ -57,15 +58,6 @@ func Open(dirs ...string) (*Tree, error) {
 		}
 	}
 	return t, nil
-}
-
-func openat(at int, name string, flags int) (int, error) {
-	for {
-		fd, err := unix.Openat(at, name, flags|unix.O_CLOEXEC, 0)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
 }
 
 // Close closes the layers.
@@ -105,7 +97,7 @@ func Whiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR
 // in a store made without privileges; a mark that we may not read is one that the
 // kernel would not honour for us either.
 func Opaque(fd int) bool {
-	name := "/proc/self/fd/" + strconv.Itoa(fd) // fgetxattr refuses O_PATH
+	name := sys.FDPath(fd) // fgetxattr refuses O_PATH
 	var b [4]byte
 	for _, attr := range []string{"user.overlay.opaque", "trusted.overlay.opaque"} {
 		if n, err := unix.Getxattr(name, attr, b[:]); err == nil && n == 1 && b[0] == 'y' {
@@ -136,7 +128,7 @@ func (d *Dir) Child(name string) (Entry, error) {
 func (d *Dir) Open(name string) (*Dir, error) {
 	c := &Dir{}
 	for _, layer := range d.layers {
-		fd, err := openat(layer, name, unix.O_PATH|unix.O_NOFOLLOW)
+		fd, err := sys.OpenAt(layer, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if err == unix.ENOENT {
 			continue
 		}
@@ -207,7 +199,7 @@ func (d *Dir) Names() ([]string, error) {
 
 // Readdir returns the names in the directory fd, which may be opened with O_PATH.
 func Readdir(fd int) ([]string, error) {
-	n, err := openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	n, err := sys.OpenDirAt(fd, ".")
 	if err != nil {
 		return nil, &os.PathError{Op: "open directory", Path: ".", Err: err}
 	}
@@ -217,17 +209,7 @@ func Readdir(fd int) ([]string, error) {
 }
 
 // Readlink returns the target of the link e.
-func (e *Entry) Readlink() (string, error) { return Readlink(e.At, e.Name) }
-
-// Readlink returns the target of the link name in the directory at.
-func Readlink(at int, name string) (string, error) {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(at, name, buf)
-	if err != nil {
-		return "", &os.PathError{Op: "readlink", Path: name, Err: err}
-	}
-	return string(buf[:n]), nil
-}
+func (e *Entry) Readlink() (string, error) { return sys.ReadlinkAt(e.At, e.Name) }
 
 // Found is where a path ended.
 type Found struct {
@@ -394,7 +376,7 @@ func (e *Entry) OpenFile() (*os.File, error) { return OpenFile(e.At, e.Name) }
 
 // OpenFile opens the regular file name of the directory at for reading.
 func OpenFile(at int, name string) (*os.File, error) {
-	fd, err := openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := sys.OpenAt(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}

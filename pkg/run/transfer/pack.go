@@ -137,7 +137,7 @@ func (k *packer) entry(dir int, name, full string) error {
 	case unix.S_IFDIR:
 		return k.dir(dir, name, full, h)
 	case unix.S_IFLNK:
-		to, err := readlink(dir, name)
+		to, err := sys.ReadlinkAt(dir, name)
 		if err != nil {
 			return err
 		}
@@ -279,7 +279,7 @@ func fill(w io.Writer, f io.Reader, size int64, buf []byte) error {
 }
 
 func open(dir int, name string, flags int) (int, error) {
-	fd, err := again(func() (int, error) { return unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0) })
+	fd, err := sys.OpenAt(dir, name, flags, 0)
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: name, Err: err}
 	}

@@ -5,14 +5,14 @@
 package transfer
 
 import (
-	"errors"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cais.dev/cais/pkg/sys"
 )
 
 // Root is a directory that is taken for the root of all paths.
@@ -37,22 +37,13 @@ func (i *Info) IsDir() bool { return i.Mode&unix.S_IFMT == unix.S_IFDIR }
 func (i *Info) IsLink() bool { return i.Mode&unix.S_IFMT == unix.S_IFLNK }
 
 // open opens p beneath the root; links lead no further than that.
-func (r Root) open(p string, flags uint64) (int, error) {
+func (r Root) open(p string, flags int) (int, error) {
 	p = strings.TrimLeft(p, "/")
-	if p == "" {
-		p = "."
+	fd, err := sys.OpenBelow(r.fd, p, flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: "/" + p, Err: err}
 	}
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	for {
-		fd, err := unix.Openat2(r.fd, p, &how)
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) { // EAGAIN: a rename was in the way
-			continue
-		}
-		if err != nil {
-			return -1, &os.PathError{Op: "open", Path: "/" + p, Err: err}
-		}
-		return fd, nil
-	}
+	return fd, nil
 }
 
 // entry is a name in a directory that is held open.
@@ -128,22 +119,13 @@ func stat(dir int, name string) (Info, error) {
 	}
 	i := Info{Name: name, Mode: st.Mode, Size: st.Size, MTime: time.Unix(st.Mtim.Unix())}
 	if i.IsLink() {
-		to, err := readlink(dir, name)
+		to, err := sys.ReadlinkAt(dir, name)
 		if err != nil {
 			return Info{}, err
 		}
 		i.Target = to
 	}
 	return i, nil
-}
-
-func readlink(dir int, name string) (string, error) {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(dir, name, buf)
-	if err != nil {
-		return "", &os.PathError{Op: "readlink", Path: name, Err: err}
-	}
-	return string(buf[:n]), nil
 }
 
 // Stat says what p is; with follow, what a link at its end leads to.
@@ -171,9 +153,6 @@ func (r Root) Target(p string) string {
 	}
 	return p
 }
-
-// self is the path of a descriptor, for system calls that want one.
-func self(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // Mkdir makes the directory name in dir.
 func (r Root) Mkdir(dir, name string) error {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // UnpackOptions say how a tar becomes files.
@@ -264,14 +265,13 @@ func (u *unpacker) dir(parent int, base, name string, h *tar.Header) error {
 }
 
 func (u *unpacker) file(dir int, base string, h *tar.Header, content io.Reader) error {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	var fd int
 	err := u.replace(dir, base, func() (err error) {
-		fd, err = unix.Openat(dir, base, flags, 0o600)
+		fd, err = sys.CreateAt(dir, base, 0o600)
 		return err
 	})
 	if errors.Is(err, unix.EBUSY) { // something is mounted on it: it is written into
-		fd, err = unix.Openat(dir, base, unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		fd, err = sys.OpenAt(dir, base, unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	}
 	if err != nil {
 		return &os.PathError{Op: "create", Path: h.Name, Err: err}
@@ -299,7 +299,7 @@ func (u *unpacker) fill(f rawFile, h *tar.Header, content io.Reader) (err error)
 	if err := unix.Fchmod(int(f), uint32(h.Mode&0o7777)); err != nil {
 		return &os.PathError{Op: "chmod", Path: h.Name, Err: err}
 	}
-	if err := unix.UtimesNanoAt(int(f), "", timespecs(h.ModTime), unix.AT_EMPTY_PATH); err != nil { // Linux 5.8
+	if err := setTime(int(f), "", h.ModTime); err != nil {
 		return &os.PathError{Op: "utimes", Path: h.Name, Err: err}
 	}
 	return nil
@@ -395,7 +395,7 @@ func (u *unpacker) times() error {
 		}
 		err = unix.Fchmod(fd, d.mode)
 		if err == nil {
-			err = unix.UtimesNanoAt(unix.AT_FDCWD, self(fd), timespecs(d.time), 0)
+			err = setTime(fd, "", d.time)
 		}
 		_ = unix.Close(fd) // only read
 		if err != nil {
@@ -405,14 +405,9 @@ func (u *unpacker) times() error {
 	return nil
 }
 
-func timespecs(t time.Time) []unix.Timespec {
+func setTime(dir int, base string, t time.Time) error {
 	if t.IsZero() {
 		t = time.Unix(0, 0)
 	}
-	ts := unix.NsecToTimespec(t.UnixNano())
-	return []unix.Timespec{ts, ts}
-}
-
-func setTime(dir int, base string, t time.Time) error {
-	return unix.UtimesNanoAt(dir, base, timespecs(t), unix.AT_SYMLINK_NOFOLLOW)
+	return sys.SetTimesAt(dir, base, unix.NsecToTimespec(t.UnixNano()))
 }

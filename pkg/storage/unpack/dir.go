@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // dirMeta is what is left to do with a directory when its contents are there.
@@ -58,7 +59,7 @@ func (x *extractor) dir(parent int, name, base string, h *tar.Header, mtime unix
 	if h.Uid == 0 && h.Gid == 0 && !hasPrefix(h.PAXRecords, xattrRecord) && !opaque && made {
 		return nil
 	}
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := sys.OpenDirAt(parent, base)
 	if err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func (x *extractor) rootEntry(h *tar.Header, mtime unix.Timespec) error {
 		}
 	}
 	x.res.RootMode = &mode
-	fd, err := unix.Openat(x.root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := sys.OpenDirAt(x.root, ".")
 	if err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ func (x *extractor) whiteout(dir, base string) error {
 		return err
 	}
 	if base == whiteoutOpaque {
-		fd, err := unix.Openat(parent, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := sys.OpenDirAt(parent, ".")
 		if err != nil {
 			return err
 		}
@@ -159,24 +160,16 @@ func (x *extractor) finish() error {
 		x.dirs = slices.DeleteFunc(x.dirs, func(d dirMeta) bool { return d.ino == 0 && d.path != "" && named[d.path] })
 	}
 	slices.SortStableFunc(x.dirs, func(a, b dirMeta) int { return strings.Compare(b.path, a.path) })
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
 	for _, d := range x.dirs {
-		if err := x.finishDir(d, &how); err != nil {
+		if err := x.finishDir(d); err != nil {
 			return fmt.Errorf("directory %q: %w", d.path, err)
 		}
 	}
 	return nil
 }
 
-func (x *extractor) finishDir(d dirMeta, how *unix.OpenHow) error {
-	name := d.path
-	if name == "" {
-		name = "."
-	}
-	fd, err := unix.Openat2(x.root, name, how)
+func (x *extractor) finishDir(d dirMeta) error {
+	fd, err := sys.OpenBelow(x.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, inRoot)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil // replaced by a later entry
 	}
@@ -198,5 +191,5 @@ func (x *extractor) finishDir(d dirMeta, how *unix.OpenHow) error {
 			return err
 		}
 	}
-	return times(fd, ".", d.mtime)
+	return times(fd, "", d.mtime)
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 func perm(h *tar.Header) uint32 { return uint32(h.Mode) & 0o7777 }
@@ -109,7 +110,7 @@ func (x *extractor) setAttr(name string, set func() error) error {
 }
 
 func times(parent int, base string, t unix.Timespec) error {
-	err := unix.UtimesNanoAt(parent, base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	err := sys.SetTimesAt(parent, base, t)
 	if err != nil {
 		return fmt.Errorf("utimensat: %w", err)
 	}
@@ -126,7 +127,7 @@ func (x *extractor) special(parent int, base string, h *tar.Header, mtime unix.T
 		}
 	}
 	if hasPrefix(h.PAXRecords, xattrRecord) {
-		p := "/proc/self/fd/" + strconv.Itoa(parent) + "/" + base
+		p := sys.FDPath(parent) + "/" + base
 		if err := x.xattrs(h, func(name string, value []byte) error { return unix.Lsetxattr(p, name, value, 0) }); err != nil {
 			return err
 		}

@@ -3,12 +3,12 @@ package unpack
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/sys"
 )
 
 // clean makes a name relative to the root; ".." stops there.
@@ -44,21 +44,11 @@ func (x *extractor) resolve(dir string) (int, error) {
 	return openDir(x.root, dir)
 }
 
+// inRoot is how a layer's paths are followed: links stay in the root.
+const inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
+
 func openDir(root int, dir string) (int, error) {
-	if dir == "" {
-		dir = "."
-	}
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(root, dir, &how)
-		// EAGAIN: something on the system was renamed while ".." was resolved.
-		if err != unix.EINTR && err != unix.EAGAIN {
-			return fd, err
-		}
-	}
+	return sys.OpenBelow(root, dir, unix.O_PATH|unix.O_DIRECTORY, inRoot)
 }
 
 // makeAll makes the missing directories of dir: root's, 0755, with a time that
@@ -99,39 +89,12 @@ func (x *extractor) create(parent int, base string, make func() error) error {
 }
 
 func (x *extractor) remove(parent int, base string) error {
-	err := removeAll(parent, base)
+	err := sys.RemoveAt(parent, base)
 	if x.parentFD != parent { // cannot be: entries are made in the parent that is kept
 		return err
 	}
 	x.parentPath = "\x00" // the descriptor stays open for the caller; no path equals this
 	return err
-}
-
-// removeAll removes base in parent with all below, without following anything.
-func removeAll(parent int, base string) error {
-	err := unix.Unlinkat(parent, base, 0)
-	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
-		return err
-	}
-	if unix.Unlinkat(parent, base, unix.AT_REMOVEDIR) == nil {
-		return nil
-	}
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	d := os.NewFile(uintptr(fd), base)
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := removeAll(fd, name); err != nil {
-			return err
-		}
-	}
-	return unix.Unlinkat(parent, base, unix.AT_REMOVEDIR)
 }
 
 func exists(parent int, base string) error {

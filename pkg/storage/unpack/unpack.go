@@ -30,6 +30,7 @@ import (
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/layer/tarsplit"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Options say how a layer is unpacked.
@@ -358,7 +359,7 @@ func (x *extractor) file(parent int, base string, h *tar.Header, mtime unix.Time
 	fd := -1
 	err := x.create(parent, base, func() (err error) {
 		// O_EXCL: neither an existing file is written to nor a symlink followed.
-		fd, err = unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm(h)&0o777)
+		fd, err = sys.CreateAt(parent, base, perm(h)&0o777)
 		return err
 	})
 	if err != nil {
