@@ -48,7 +48,7 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 	}
 	proc, err := plan.Exec(plan.Container{Spec: spec, Request: c.Record.Request, Image: c.Record.Image}, o.Request, host, in)
 	if err != nil {
-		return nil, err
+		return nil, &session.StartError{Code: 126, Err: err} // as Docker: it was asked for, and cannot be executed
 	}
 	if a := o.Attach; a.Rows > 0 && a.Cols > 0 { // the program may look before the monitor can tell the terminal
 		proc.ConsoleSize = &specs.Box{Height: uint(a.Rows), Width: uint(a.Cols)}

@@ -191,6 +191,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 		return nil, err
 	}
 	var held []*os.File
+	job.Joined = j.state
 	if con != nil {
 		job.Net, held = wire.Marshal(con.net), con.files
 	}
@@ -218,6 +219,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 type joins struct {
 	slots map[int]*os.File // their pidfds, for the plan
 	of    map[specs.LinuxNamespaceType]int
+	state []string // their state.json, in the order of the slots
 }
 
 func (j joins) close() {
@@ -231,7 +233,7 @@ func (j joins) close() {
 // the container again, is the process that is found now, or nothing: not one that has
 // got its pid.
 func (s *Service) join(spec *specs.Spec, req plan.Request) (_ joins, err error) {
-	j := joins{map[int]*os.File{}, map[specs.LinuxNamespaceType]int{}}
+	j := joins{slots: map[int]*os.File{}, of: map[specs.LinuxNamespaceType]int{}}
 	defer func() {
 		if err != nil {
 			j.close()
@@ -251,6 +253,7 @@ func (s *Service) join(spec *specs.Spec, req plan.Request) (_ joins, err error) 
 		}
 		slot := wire.SlotUser0 + len(j.slots)
 		j.slots[slot], j.of[specs.LinuxNamespaceType(kind)] = process, slot
+		j.state = append(j.state, filepath.Join(c.Dir, "run", "state.json"))
 		path := nsPath(c.State.PID, kind)
 		for i := range spec.Linux.Namespaces {
 			if string(spec.Linux.Namespaces[i].Type) == kind {

@@ -237,12 +237,11 @@ func (pr *Proc) spawn(slots [wire.NumSlots]int, f *fallback) error {
 // open takes the handles of the container's first process, as soon as its pid is
 // known and before it can have changed what it is.
 func (pr *Proc) open() {
-	const sysPidfdOpen = 434 // the same on every architecture
 	if pr.PidFD >= 0 {
 		return
 	}
-	if fd, _, errno := syscall.RawSyscall(sysPidfdOpen, uintptr(pr.PID), 0, 0); errno == 0 {
-		pr.PidFD = int(fd)
+	if fd, err := raw.PidfdOpen(pr.PID); err == nil {
+		pr.PidFD = fd
 	}
 	if pr.mntns {
 		// Without it everything works, only later.

@@ -114,13 +114,32 @@ func settings(text []byte, was wire.Restart) (byUser bool, now wire.Restart) {
 		now.Name, _, _ = cut(n[1:], `"`)
 	}
 	if n, ok := after(v, `"max"`); ok {
-		end := 0
-		for end < len(n) && n[end] >= '0' && n[end] <= '9' {
-			end++
-		}
-		now.Max, _ = strconv.Atoi(n[:end]) // digits only; too many of them are no limit
+		now.Max, _ = strconv.Atoi(digits(n)) // digits only; too many of them are no limit
 	}
 	return byUser, now
+}
+
+// running returns the process, and its start time, of which the text of another
+// container's state.json says that it runs; -1 if it says no such thing.
+func running(text string) (pid int, start uint64) {
+	status, _ := after(text, `"status"`)
+	p, ok := after(text, `"pid"`)
+	s, _ := after(text, `"pidStart"`)
+	if !ok || !hasPrefix(status, `"running"`) && !hasPrefix(status, `"paused"`) {
+		return -1, 0
+	}
+	pid, _ = strconv.Atoi(digits(p)) // digits only
+	start, _ = strconv.ParseUint(digits(s), 10, 64)
+	return pid, start
+}
+
+// digits returns the number that s begins with.
+func digits(s string) string {
+	end := 0
+	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
+		end++
+	}
+	return s[:end]
 }
 
 // rename takes the container's present name from the text of settings.json,

@@ -37,6 +37,14 @@ func TestStateIsContainers(t *testing.T) {
 		Version: 1, Status: container.Running, PID: 7, PIDStart: 1 << 40, MonitorPID: 6, MonitorStart: 99,
 		BootID: "b-1", StartedAt: start, RestartCount: 2,
 	})
+	if pid, at := running(string(by.json())); pid != 7 || at != 1<<40 {
+		t.Errorf("read back: %d since %d, want 7 since 1<<40", pid, at)
+	}
+	for _, text := range []string{"", string(state{status: "restarting", pid: 7}.json())} {
+		if pid, _ := running(text); pid != -1 {
+			t.Errorf("%q: process %d runs, want none", text, pid)
+		}
+	}
 	compare(t, state{status: "restarting", started: start}.json(), new(container.State),
 		&container.State{Version: 1, Status: container.Restarting, StartedAt: start})
 }

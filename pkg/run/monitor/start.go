@@ -276,22 +276,51 @@ func (m *monitor) restart() {
 		return
 	}
 	m.restarts++
+	err := m.startAgain()
+	if err == nil {
+		return
+	}
+	m.now = time.Now()
+	f := failure(err)
+	m.note("restart: " + err.Error())
+	m.writeExit(exit{code: f.Code, err: f.Text, started: m.startedAt, finished: m.now, restarts: m.restarts})
+	if len(m.job.Joined) > 0 && errors.Is(err, syscall.ESRCH) && m.policy(f.Code, false) {
+		m.restartAt = m.now.Add(m.pause(0)) // the other one may be on its way, too
+		return
+	}
+	m.over()
+}
+
+func (m *monitor) startAgain() error {
+	if err := m.joinAgain(); err != nil {
+		return err
+	}
 	p, g, err := m.clone()
-	if err == nil {
-		if err = m.connect(p); err != nil {
-			g.Abort()
-		}
-	}
-	if err == nil {
-		err = m.release(p, g)
-	}
 	if err != nil {
-		m.now = time.Now()
-		f := failure(err)
-		m.note("restart: " + err.Error())
-		m.writeExit(exit{code: f.Code, err: f.Text, started: m.startedAt, finished: m.now, restarts: m.restarts})
-		m.over()
+		return err
 	}
+	if err := m.connect(p); err != nil {
+		g.Abort()
+		return err
+	}
+	return m.release(p, g)
+}
+
+// joinAgain finds the processes anew whose namespaces the container joins.
+func (m *monitor) joinAgain() error {
+	for i, path := range m.job.Joined {
+		text, _ := readSmall(path) // none: it does not run
+		pid, start := running(text)
+		fd, err := raw.PidfdOpen(pid)
+		if err != nil || startTime(pid) != start { // looked at last: now fd's process is meant, or one that is gone
+			m.shut(&fd)
+			return errs.E("join the namespaces of a container that is not running", errs.Conflict, syscall.ESRCH)
+		}
+		old := &m.extra[wire.SlotUser0+i]
+		m.shut(old)
+		*old = fd
+	}
+	return nil
 }
 
 // failure turns an error from before the container's program into words.

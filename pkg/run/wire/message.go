@@ -202,6 +202,11 @@ type Job struct {
 	Freezer string
 
 	Health Health
+
+	// Joined are the containers whose namespaces the plan joins, by their state.json:
+	// the pidfd of the first one's process is in [SlotUser0], and so on. They may have
+	// been started again when this one is.
+	Joined []string
 }
 
 // Health is how the container is probed. Retries is 0 if it is not.
@@ -342,6 +347,7 @@ func (m *Job) fields(c *coder) {
 	c.i64(&m.Health.StartInterval)
 	c.int(&m.Health.Retries)
 	c.str(&m.Health.OnFailure)
+	c.strs(&m.Joined)
 	f := &m.Log.Forward
 	c.str(&f.Net)
 	c.str(&f.Path)

@@ -12,6 +12,7 @@ import (
 // architecture.
 const (
 	sysPidfdSendSignal = 424
+	sysPidfdOpen       = 434
 )
 
 func result(r uintptr, errno syscall.Errno) (int, error) {
@@ -29,6 +30,12 @@ func SetWindowSize(fd int, rows, cols uint16) error {
 		return errno
 	}
 	return nil
+}
+
+// PidfdOpen returns a handle of the process pid.
+func PidfdOpen(pid int) (int, error) {
+	fd, _, errno := syscall.RawSyscall(sysPidfdOpen, uintptr(pid), 0, 0)
+	return result(fd, errno)
 }
 
 // PidfdSignal sends sig to the process that fd refers to.
