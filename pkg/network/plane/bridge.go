@@ -22,6 +22,7 @@ type hostBridge struct {
 	filter *netlink.Conn // what has a table of this socket goes with it
 	maps   [2]string     // our tables, by family; "": none
 	ready  map[string]bool
+	noFIB  bool // rules cannot ask for routes: no CONFIG_NFT_FIB_INET
 }
 
 // markPublished is on packets to a published port of a network that is routed.
@@ -80,7 +81,14 @@ func (b *hostBridge) open(w *wire.Interface) error {
 			return err
 		}
 	}
-	err := b.filter.Batch(networkTable(w)...)
+	var err error
+	if !b.noFIB {
+		err = b.filter.Batch(networkTable(w, foreignRoute())...)
+		b.noFIB = netlink.Is(err, syscall.ENOENT)
+	}
+	if b.noFIB {
+		err = b.filter.Batch(networkTable(w, foreignSubnet(w))...)
+	}
 	if err != nil && !netlink.Is(err, syscall.EEXIST) {
 		return errs.WithHint(errs.E("make the rules of the bridge "+w.Bridge, errs.Unsupported, err),
 			"The kernel needs nf_tables with NAT (Linux 5.2). '--network host' works without.")
@@ -175,9 +183,40 @@ func forwarding(v6 bool) error {
 // tableOf is the name of a network's table.
 func tableOf(bridge string) string { return "cais-" + bridge }
 
+// foreignRoute matches, over a bridge, sources to which no route leads back there.
+func foreignRoute() [][]nft.Expr {
+	return [][]nft.Expr{{nft.FIB(nft.FIBOif, nft.FIBSaddr|nft.FIBIif, 1), nft.Eq(1, 0, 0, 0, 0)}}
+}
+
+// foreignSubnet is foreignRoute for kernels whose rules cannot ask for routes: it
+// matches all that is not of the network's subnet, of the link, or still without
+// an address.
+func foreignSubnet(w *wire.Interface) [][]nft.Expr {
+	v4 := []side{{family: nft.IP, ip: make([]byte, 4), bits: 32}}
+	v6 := []side{{family: nft.IP6, ip: make([]byte, 16), bits: 128}, {family: nft.IP6, ip: []byte{0xfe, 0x80, 15: 0}, bits: 10}}
+	for _, s := range sidesOf(w) {
+		if s.family == nft.IP {
+			v4 = append(v4, s)
+		} else {
+			v6 = append(v6, s)
+		}
+	}
+	var lists [][]nft.Expr
+	for _, known := range [][]side{v4, v6} {
+		e := []nft.Expr{nft.Meta(nft.MetaNFProto, 1), nft.Eq(1, known[0].family)}
+		for _, s := range known {
+			load, prefix := prefixOf(s.family, s.ip, s.bits, true)
+			e = append(append(e, load...), nft.Ne(1, prefix...))
+		}
+		lists = append(lists, e)
+	}
+	return lists
+}
+
 // networkTable returns the rules of w's network, which are the same for all its
-// containers. They fail with EEXIST if they are there.
-func networkTable(w *wire.Interface) []*netlink.Message {
+// containers. They fail with EEXIST if they are there. foreign match the sources
+// that are nobody's on its bridge.
+func networkTable(w *wire.Interface, foreign [][]nft.Expr) []*netlink.Message {
 	const f = nft.Inet
 	n := tableOf(w.Bridge)
 	rule := func(chain string, lists ...[]nft.Expr) *netlink.Message {
@@ -201,8 +240,9 @@ func networkTable(w *wire.Interface) []*netlink.Message {
 		rule("forw", in, out, accept), // bridged frames, where br_netfilter shows them
 	}
 	if !w.NoBridge { // else no route leads back, and nothing leaves the bridge
-		// Nobody speaks in another's name: a route to the source leads over the bridge.
-		batch = append(batch, rule("direct", in, []nft.Expr{nft.FIB(nft.FIBOif, nft.FIBSaddr|nft.FIBIif, 1), nft.Eq(1, 0, 0, 0, 0)}, drop))
+		for _, source := range foreign { // nobody speaks in another's name
+			batch = append(batch, rule("direct", in, source, drop))
+		}
 	}
 	if w.NoMetadata {
 		for _, to := range [][]byte{{169, 254, 169, 254}, {0xfd, 0, 0x0e, 0xc2, 14: 2, 15: 0x54}} {
@@ -283,6 +323,13 @@ func hostClosed(rule func(string, ...[]nft.Expr) *netlink.Message, in, known, ma
 
 // subnet matches an address of a family in an inet table.
 func subnet(family byte, ip []byte, bits int, source bool) []nft.Expr {
+	load, prefix := prefixOf(family, ip, bits, source)
+	return nft.All([]nft.Expr{nft.Meta(nft.MetaNFProto, 1), nft.Eq(1, family)}, load, []nft.Expr{nft.Eq(1, prefix...)})
+}
+
+// prefixOf reads the first bits of a packet's address; prefix is what they are in
+// ip's network.
+func prefixOf(family byte, ip []byte, bits int, source bool) (load []nft.Expr, prefix []byte) {
 	offset := uint32(16)
 	if family == nft.IP6 {
 		offset = 24
@@ -296,10 +343,7 @@ func subnet(family byte, ip []byte, bits int, source bool) []nft.Expr {
 		m[i] = byte(uint(0xff00) >> n)
 		v[i] = ip[i] & m[i]
 	}
-	return []nft.Expr{
-		nft.Meta(nft.MetaNFProto, 1), nft.Eq(1, family),
-		nft.Payload(nft.Network, offset, uint32(len(ip)), 1), nft.And(1, m...), nft.Eq(1, v...),
-	}
+	return []nft.Expr{nft.Payload(nft.Network, offset, uint32(len(ip)), 1), nft.And(1, m...)}, v
 }
 
 // letPass has iptables' own rules, where they are, let the bridge's packets pass:

@@ -329,19 +329,21 @@ func TestGatewayModes(t *testing.T) {
 	}
 }
 
-func TestSpoofRelay(t *testing.T) { testSpoof(t, Relay) }
+func TestSpoofRelay(t *testing.T) { testSpoof(t, Relay, "") }
 
-func TestSpoofBridge(t *testing.T) { testSpoof(t, Bridge) }
+func TestSpoofBridge(t *testing.T) { testSpoof(t, Bridge, "") }
 
-// testSpoof has a container speak with an address that is not its network's, and
+func TestSpoofBridgeWithoutFIB(t *testing.T) { testSpoof(t, Bridge, "fib") }
+
+// testSpoof has a container speak with addresses that are not its network's, and
 // then with its own.
-func testSpoof(t *testing.T, engine string) {
+func testSpoof(t *testing.T, engine, without string) {
 	if !nettest.Alone(t) {
 		return
 	}
 	world := nettest.World(t)
 	n := network(t.TempDir(), 2)
-	n.Engine = engine
+	n.Engine, n.Without = engine, without
 	b := start(t, n)
 	b.Must(func() error {
 		i, err := netlink.Index("eth0")
@@ -353,24 +355,30 @@ func testSpoof(t *testing.T, engine string) {
 			return err
 		}
 		defer c.Close()
-		return c.Do(netlink.AddAddress(i, []byte{10, 77, 1, 1}, 32))
+		return c.Do(netlink.AddAddress(i, []byte{10, 77, 1, 1}, 32), netlink.AddAddress(i, net.ParseIP("fd77::1"), 128))
 	})
-	u := world.ListenUDP(nettest.Addr(nettest.World4, 9))
-	for _, own := range []string{"10.77.1.1", "172.31.0.2"} {
-		b.Must(func() error {
-			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(own)}}
-			c, err := d.Dial("udp", nettest.Addr(nettest.World4, 9))
-			if err != nil {
+	for _, family := range []struct{ foreign, own, host, world string }{
+		{"10.77.1.1", "172.31.0.2", nettest.Host4, nettest.World4},
+		{"fd77::1", "fd31::2", nettest.Host6, nettest.World6},
+	} {
+		u := world.ListenUDP(nettest.Addr(family.world, 9))
+		for _, source := range []string{family.foreign, family.own} {
+			b.Must(func() error {
+				d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(source)}}
+				c, err := d.Dial("udp", nettest.Addr(family.world, 9))
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_, err = c.Write([]byte(source))
 				return err
-			}
-			defer c.Close()
-			_, err = c.Write([]byte(own))
-			return err
-		})
-	}
-	buf := make([]byte, 100)
-	k, from, err := u.ReadFromUDP(buf)
-	if err != nil || string(buf[:k]) != "172.31.0.2" || from.IP.String() != nettest.Host4 {
-		t.Errorf("the world hears %q from %v first, %v; want what came from the container's own address", buf[:k], from, err)
+			})
+		}
+		buf := make([]byte, 100)
+		_ = u.SetReadDeadline(time.Now().Add(10 * time.Second))
+		k, from, err := u.ReadFromUDP(buf)
+		if err != nil || string(buf[:k]) != family.own || from.IP.String() != family.host {
+			t.Errorf("the world hears %q from %v first, %v; want what came from the container's own address", buf[:k], from, err)
+		}
 	}
 }

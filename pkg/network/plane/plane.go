@@ -111,6 +111,7 @@ func (p *Plane) Prepare(n *wire.Net, held []int) error {
 		if p.br, err = openBridge(); err != nil {
 			return err
 		}
+		p.br.noFIB = n.Without == "fib"
 		p.r = relay.New(p.config(hostSockets, false))
 	default:
 		return errs.New(errs.Unsupported, "this monitor knows no network engine "+strconv.Quote(n.Engine))
