@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"cais.dev/cais/pkg/network/netlink"
 	"cais.dev/cais/pkg/network/netns"
 	"cais.dev/cais/pkg/network/nettest"
+	"cais.dev/cais/pkg/network/nft"
 	"cais.dev/cais/pkg/network/sock"
 )
 
@@ -86,8 +88,80 @@ func TestBurst(t *testing.T) {
 	}
 }
 
+// TestLateWorld: thousands that ask at once for a server that nobody reaches for a
+// while lose nothing, whether their packets wait in the kernel, or not, or there is
+// no room for all of them.
+func TestLateWorld(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	go echoServer(world.Listen(nettest.Addr(nettest.World4, 7)))
+	for i, queue := range []string{"queue", "short queue", "no queue"} {
+		n := network(t.TempDir(), byte(2+i))
+		if queue == "no queue" {
+			n.Without = "queue,nfqueue"
+		}
+		b := start(t, n)
+		if queue == "short queue" {
+			shorten(t)
+		}
+		filter := func(m ...*netlink.Message) {
+			world.Must(func() error {
+				c, err := netlink.Dial(netlink.FamilyNetfilter)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				return c.Batch(m...)
+			})
+		}
+		filter(nft.Table(nft.IP, "late", 0, true), nft.Base(nft.IP, "late", "in", "filter", nft.Input, 0, nft.Drop))
+		files := begin(t, b.Place, nettest.Addr(nettest.World4, 7), 3000)
+		filter(nft.DeleteTable(nft.IP, "late"))
+		established(t, files)
+		for i, f := range files {
+			msg := []byte("hello")
+			if _, err := f.Write(msg); err != nil {
+				t.Fatalf("%s: connection %d: %v", queue, i, err)
+			}
+			if _, err := io.ReadFull(f, msg); err != nil || string(msg) != "hello" {
+				t.Fatalf("%s: connection %d: %q, %v", queue, i, msg, err)
+			}
+			f.Close()
+		}
+		b.stop()
+	}
+}
+
+// shorten gives the packet queue of this process a small buffer.
+func shorten(t *testing.T) {
+	found := 0
+	for fd := range 100 {
+		domain, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_DOMAIN)
+		protocol, _ := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_PROTOCOL)
+		if err == nil && domain == syscall.AF_NETLINK && protocol == netlink.FamilyNetfilter {
+			found++
+			if err := sock.Option(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1<<14); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if found == 0 {
+		t.Fatal("no queue found")
+	}
+}
+
 // burst begins n connections before it waits for the first.
 func burst(t *testing.T, from *nettest.Place, to string, n int) []*os.File {
+	t.Helper()
+	files := begin(t, from, to, n)
+	established(t, files)
+	return files
+}
+
+// begin does not wait for the connections that it makes.
+func begin(t *testing.T, from *nettest.Place, to string, n int) []*os.File {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(to)
 	p, _ := strconv.Atoi(port)
@@ -106,6 +180,11 @@ func burst(t *testing.T, from *nettest.Place, to string, n int) []*os.File {
 		}
 		return nil
 	})
+	return files
+}
+
+func established(t *testing.T, files []*os.File) {
+	t.Helper()
 	for i, f := range files {
 		raw, err := f.SyscallConn()
 		if err != nil {
@@ -117,10 +196,9 @@ func burst(t *testing.T, from *nettest.Place, to string, n int) []*os.File {
 			return err == nil || sock.Fault(int(fd)) != 0
 		})
 		if err != nil {
-			t.Fatalf("connection %d of %d: %v", i, n, err)
+			t.Fatalf("connection %d of %d: %v", i, len(files), err)
 		}
 	}
-	return files
 }
 
 // TestEnds: each way a connection can end is told to the other side.

@@ -87,7 +87,11 @@ func (r *Relay) syn(q *Queue, id uint32, p *packet) {
 		q.verdict(id, dropIt, 0) // it is repeated
 		return
 	}
-	if errno := r.dial(way, q, id, -1); errno != 0 {
+	switch errno := r.dial(way, q, id, -1); errno {
+	case 0:
+	case syscall.EMFILE:
+		q.verdict(id, dropIt, 0) // it is repeated
+	default:
 		q.verdict(id, acceptIt, markOf(errno))
 	}
 }
@@ -111,7 +115,7 @@ func (r *Relay) dial(way route, q *Queue, id uint32, inner int) syscall.Errno {
 	}
 	fd, err := sock.Open(sock.KindOf(&to, false))
 	if err != nil {
-		return syscall.EHOSTUNREACH // no descriptors: the container tries again
+		return syscall.EMFILE // or ENFILE, ENOBUFS: no room now
 	}
 	tune(fd)
 	d := &dial{r: r, way: way, fd: fd, inner: inner, q: q, id: id}
@@ -194,6 +198,7 @@ func (d *dial) end() {
 	d.limit.Stop()
 	if d.r.dials[d.way] == d {
 		delete(d.r.dials, d.way)
+		d.r.next()
 	}
 }
 
@@ -217,14 +222,43 @@ func (a acceptor) Ready(uint32) {
 			r.join(fd, out)
 			continue
 		}
-		if r.dials[way] != nil || len(r.dials) >= maxDials {
-			r.reset(&fd)
-			continue
-		}
 		// Nobody asked first: the kernel has no queues, or this one was full.
+		r.connect(way, fd)
+	}
+}
+
+// connect makes the host's side of a connection that the container has already.
+func (r *Relay) connect(way route, fd int) {
+	d := r.dials[way]
+	switch {
+	case d != nil && d.inner < 0: // it asked, and asked again when the queue was full
+		d.inner = fd
+		d.q.verdict(d.id, dropIt, 0)
+		d.q = nil
+	case d != nil || len(r.waiting) >= maxWaiting:
+		r.reset(&fd)
+	case len(r.dials) >= maxDials:
+		r.waiting = append(r.waiting, accepted{way, fd})
+	default:
 		if errno := r.dial(way, nil, 0, fd); errno != 0 {
 			r.reset(&fd)
 		}
+	}
+}
+
+// accepted is a connection that has no host's side because too many are on their
+// way.
+type accepted struct {
+	way route
+	fd  int
+}
+
+// next goes on with those that wait.
+func (r *Relay) next() {
+	for len(r.waiting) > 0 && len(r.dials) < maxDials {
+		w := r.waiting[0]
+		r.waiting = r.waiting[1:]
+		r.connect(w.way, w.fd)
 	}
 }
 

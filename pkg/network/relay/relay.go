@@ -19,6 +19,7 @@ import (
 // Limits of one container.
 const (
 	maxDials    = 1024 // connections that the host side has not answered yet
+	maxWaiting  = 4096 // accepted ones that are to be made after those
 	maxFlows    = 4096 // of datagrams, each way
 	maxPings    = 64
 	dialTimeout = 60 * time.Second // the container's own ends before
@@ -59,6 +60,7 @@ type Relay struct {
 
 	sources []*Source
 	dials   map[route]*dial
+	waiting []accepted
 	calls   map[*call]struct{}
 	queued  bool // packets wait in a queue of the kernel's: refusals show
 	flows   map[route]*flow
@@ -130,6 +132,10 @@ func (r *Relay) Reset() {
 	for p := range r.conns {
 		p.finish()
 	}
+	for _, w := range r.waiting {
+		r.reset(&w.fd)
+	}
+	r.waiting = nil
 	for _, d := range r.dials {
 		d.drop()
 	}
