@@ -13,6 +13,7 @@ import (
 	"cais.dev/cais/pkg/lock"
 	"cais.dev/cais/pkg/plainjson"
 	"cais.dev/cais/pkg/run/plan"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Container is all that the files say of one container at one moment.
@@ -69,17 +70,17 @@ type versioned struct {
 	Version int `json:"v"`
 }
 
+// reader reads files of several containers: what it has learnt of their form at the
+// first helps with the next. The zero value is ready.
+type reader struct{ json plainjson.Decoder }
+
 // read fills v from the file at path.
-func read(path string, v any) error {
-	b, err := os.ReadFile(path)
+func (r *reader) read(path string, v any) error {
+	b, err := sys.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	return decode(path, b, v)
-}
-
-func decode(path string, b []byte, v any) error {
-	if err := json.Unmarshal(b, v); err != nil {
+	if err := r.json.Unmarshal(b, v); err != nil {
 		var head versioned
 		if json.Unmarshal(b, &head) == nil && head.Version > Version {
 			return tooNew(path, head.Version)
@@ -96,9 +97,11 @@ func tooNew(path string, version int) error {
 
 // Load reads the container id: its record and settings, and what is known of
 // its last or present run. It waits for no lock.
-func (s Store) Load(id string) (*Container, error) {
+func (s Store) Load(id string) (*Container, error) { return new(reader).load(s, id) }
+
+func (r *reader) load(s Store, id string) (*Container, error) {
 	path, record := filepath.Join(s.Dir(id), recordFile), new(Record)
-	if err := read(path, record); err != nil {
+	if err := r.read(path, record); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, noSuch(ShortID(id))
 		}
@@ -107,20 +110,22 @@ func (s Store) Load(id string) (*Container, error) {
 	if record.Version > Version {
 		return nil, tooNew(path, record.Version)
 	}
-	return s.Reload(record)
+	return r.reload(s, record)
 }
 
 // Reload is Load for whoever has the container's record, which never changes.
-func (s Store) Reload(record *Record) (*Container, error) {
+func (s Store) Reload(record *Record) (*Container, error) { return new(reader).reload(s, record) }
+
+func (r *reader) reload(s Store, record *Record) (*Container, error) {
 	id, dir := record.ID, s.Dir(record.ID)
 	c := &Container{ID: id, Dir: dir, Record: record, Settings: new(Settings)}
-	if err := read(filepath.Join(dir, settingsFile), c.Settings); err != nil {
+	if err := r.read(filepath.Join(dir, settingsFile), c.Settings); err != nil {
 		return nil, gone(id, err)
 	}
 	if c.Settings.Version > Version {
 		return nil, tooNew(filepath.Join(dir, settingsFile), c.Settings.Version)
 	}
-	return c, c.Refresh()
+	return c, r.refresh(c)
 }
 
 // Monitor returns the pid and the start time of the process that holds alive, as
@@ -144,15 +149,17 @@ func (s Store) Alive(id string) (bool, error) { return lock.Held(filepath.Join(s
 // Refresh reads again what a run changes: alive, state and exit, in this order:
 // a monitor writes the exit before it gives alive up, so a container that is
 // seen as dead has its exit read.
-func (c *Container) Refresh() (err error) {
+func (c *Container) Refresh() error { return new(reader).refresh(c) }
+
+func (r *reader) refresh(c *Container) (err error) {
 	if c.Alive, err = lock.Held(filepath.Join(c.Dir, aliveFile)); err != nil {
 		return err
 	}
-	if c.State, err = readState(c.Dir); err != nil {
+	if c.State, err = r.readState(c.Dir); err != nil {
 		return err
 	}
 	exit := new(Exit)
-	err = read(filepath.Join(c.Dir, exitFile), exit)
+	err = r.read(filepath.Join(c.Dir, exitFile), exit)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		c.Exit = nil
@@ -167,7 +174,7 @@ func (c *Container) Refresh() (err error) {
 }
 
 // readState reads state.json through the run link, if what it leads to is ours.
-func readState(dir string) (*State, error) {
+func (r *reader) readState(dir string) (*State, error) {
 	run, err := os.Readlink(filepath.Join(dir, runLink))
 	if err != nil {
 		return nil, ignoreMissing(err)
@@ -175,13 +182,9 @@ func readState(dir string) (*State, error) {
 	if !usable(run) {
 		return nil, nil // gone, or somebody else's since ours is gone
 	}
-	b, err := os.ReadFile(filepath.Join(run, stateFile))
-	if err != nil {
-		return nil, ignoreMissing(err)
-	}
 	st := new(State)
-	if err := decode(filepath.Join(run, stateFile), b, st); err != nil {
-		return nil, err
+	if err := r.read(filepath.Join(run, stateFile), st); err != nil {
+		return nil, ignoreMissing(err)
 	}
 	if st.Version > Version {
 		return nil, tooNew(filepath.Join(run, stateFile), st.Version)
@@ -208,8 +211,9 @@ func (s Store) List() ([]*Container, error) {
 	}
 	all := make([]*Container, 0, len(ids))
 	var bad []error
+	var r reader
 	for _, id := range ids {
-		c, err := s.Load(id)
+		c, err := r.load(s, id)
 		switch {
 		case err == nil:
 			all = append(all, c)

@@ -25,7 +25,7 @@ type Probed struct {
 // this machine started.
 func (c *Container) Health() *Health {
 	h := new(Health)
-	if err := read(filepath.Join(c.Dir, runLink, "health.json"), h); err != nil || h.Version > Version {
+	if err := new(reader).read(filepath.Join(c.Dir, runLink, "health.json"), h); err != nil || h.Version > Version {
 		return nil
 	}
 	return h

@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"cais.dev/cais/pkg/sys"
 )
 
 // Lock is a held lock.
@@ -28,7 +30,7 @@ func Try(path string, exclusive bool) (*Lock, error) {
 	if exclusive {
 		how = syscall.LOCK_EX
 	}
-	if err := flock(f, how|syscall.LOCK_NB); err != nil {
+	if err := flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
 		_ = f.Close() // nothing was written
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, ErrHeld
@@ -59,21 +61,19 @@ func Acquire(ctx context.Context, path string, exclusive bool) (*Lock, error) {
 // Held reports whether somebody holds the file at path exclusively. A file that
 // does not exist is held by nobody. It takes nothing and waits for nothing.
 func Held(path string) (bool, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	fd, err := sys.Open(path, syscall.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
-	if err := flock(f, syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return true, nil
-		}
-		return false, &os.PathError{Op: "flock", Path: path, Err: err}
+	defer syscall.Close(fd)
+	err = flock(fd, syscall.LOCK_SH|syscall.LOCK_NB)
+	if err == nil || errors.Is(err, syscall.EWOULDBLOCK) {
+		return err != nil, nil
 	}
-	return false, nil
+	return false, &os.PathError{Op: "flock", Path: path, Err: err}
 }
 
 // File returns the locked file, for passing the lock to a child.
@@ -82,9 +82,9 @@ func (l *Lock) File() *os.File { return l.f }
 // Release gives the lock up.
 func (l *Lock) Release() error { return l.f.Close() }
 
-func flock(f *os.File, how int) error {
+func flock(fd, how int) error {
 	for {
-		err := syscall.Flock(int(f.Fd()), how)
+		err := syscall.Flock(fd, how)
 		if !errors.Is(err, syscall.EINTR) {
 			return err
 		}

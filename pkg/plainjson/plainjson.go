@@ -1,10 +1,8 @@
-// Package plainjson writes the JSON that encoding/json writes, sooner: that
-// package first looks at every type that a value could contain, and makes an
-// encoder for each, which pays when a value is written twice. A command writes
-// its two or three files once, and what a container could be made of is large
-// while what it is made of is small.
-//
-// Reading is encoding/json's, except for single strings: [Unquote].
+// Package plainjson writes and reads the JSON that encoding/json writes, sooner:
+// that package first looks at every type that a value could contain, and makes an
+// encoder for each, for reading too, which pays when a value is written twice. A
+// command writes and reads its two or three files once, and what a container could
+// be made of is large while what it is made of is small.
 package plainjson
 
 import (

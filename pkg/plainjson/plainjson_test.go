@@ -3,8 +3,10 @@ package plainjson_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
+	"reflect"
 	"testing"
 	"time"
 	"unicode"
@@ -92,6 +94,46 @@ func TestLikeEncodingJSON(t *testing.T) {
 	}
 }
 
+// read is what files are made of; the rest of all is encoding/json's, as a whole.
+type read struct {
+	S, T   string
+	B      bool `json:"b"`
+	I      int8 `json:",omitempty"`
+	U      uint64
+	F      float64 `json:"f,omitempty"`
+	P      *int
+	L      []string
+	M      map[text]read
+	Any    any
+	Bytes  []byte
+	Raw    json.RawMessage
+	Time   time.Time
+	Points []*talks
+	Dash   int `json:"-"`
+}
+
+// FuzzUnmarshal: whatever it is given, it returns what encoding/json returns.
+func FuzzUnmarshal(f *testing.F) {
+	for _, s := range []string{
+		`{"S":"a","T":"\u00e9\n","b":true,"I":-7,"U":18446744073709551615,"f":1e3,"P":null,"L":["x",""],"M":{"k":{"S":"b"}},"Any":[{}],` +
+			`"Bytes":"AA==","Raw":{"r":[1,"]"]},"Time":"2026-01-02T03:04:05.000000006Z","Points":[null,{"A":1,"B":2}]}`,
+		`{"P":0,"M":{"k":{},"k":{"S":"b"}},"Any":null,"Raw":null,"Points":[]}`, `{}`, ` {"S" : "a"}`, `{"T":"","S":"order"}`, `{"s":"letters"}`,
+		`{"S":"a","S":"twice"}`, `{"S":null,"L":null,"M":null,"Time":null}`, `{"I":128}`, `{"U":-1}`, `{"U":01}`, `{"I":1.0}`, `{"S":"\ud83d"}`,
+		"{\"S\":\"\xff\"}", "{\"S\":\"\t\"}", `{"unknown":[1,{"a":2}],"S":"b"}`, `{"S":"a"}x`, `{"S":"a",}`, `{"L":["a",]}`, `[]`, `null`, ``,
+		`{"Dash":1}`, `{"Any":tru,"S":"a"}`, `{"Raw":"\","Any":1}`, `{"Time":"x"}`, `{"Points":[{"A":1},{"B":2,"A":1}]}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, p []byte) {
+		var got, want read
+		wantErr := json.Unmarshal(p, &want)
+		err := plainjson.Unmarshal(p, &got)
+		if fmt.Sprint(err) != fmt.Sprint(wantErr) || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q:\n%+v, %v\nwant\n%+v, %v", p, got, err, want, wantErr)
+		}
+	})
+}
+
 func FuzzString(f *testing.F) {
 	f.Add("plain")
 	f.Add("<\x00\xff\u2029>")
@@ -122,4 +164,61 @@ func FuzzUnquote(f *testing.F) {
 			t.Errorf("%q: %q; want %q, %v", whole, text, want, err)
 		}
 	})
+}
+
+// fillAll gives every field that v reaches a value.
+func fillAll(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fillAll(v.Elem())
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Field(i).CanSet() {
+				fillAll(v.Field(i))
+			}
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fillAll(v.Index(0))
+		fillAll(v.Index(1))
+	case reflect.Map:
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fillAll(key)
+		fillAll(value)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, value)
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Interface:
+		v.Set(reflect.ValueOf("y"))
+	case reflect.Float64:
+		v.SetFloat(1.5)
+	default:
+		if v.CanInt() {
+			v.SetInt(7)
+		} else {
+			v.SetUint(7)
+		}
+	}
+}
+
+// TestSpec: what is written reads back, field by field.
+func TestSpec(t *testing.T) {
+	full := new(specs.Spec)
+	fillAll(reflect.ValueOf(full).Elem())
+	for name, spec := range map[string]*specs.Spec{
+		"full": full, "empty": {}, "bare": {Process: &specs.Process{Cwd: "/"}, Linux: &specs.Linux{Resources: &specs.LinuxResources{}}},
+	} {
+		text, err := plainjson.Marshal(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back := new(specs.Spec)
+		if err := plainjson.Unmarshal(text, back); err != nil || !reflect.DeepEqual(back, spec) {
+			t.Errorf("%s: read back: %+v, %v", name, back, err)
+		}
+	}
 }

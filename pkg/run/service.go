@@ -21,6 +21,7 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
 	"cais.dev/cais/pkg/oci"
+	"cais.dev/cais/pkg/plainjson"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/probe"
 	"cais.dev/cais/pkg/userns"
@@ -194,8 +195,8 @@ func (s *Service) spec(id string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec, err := decodeSpec(text)
-	if err != nil {
+	spec := new(specs.Spec)
+	if err := plainjson.Unmarshal(text, spec); err != nil {
 		return nil, fmt.Errorf("read the container's spec: %w", err)
 	}
 	if spec.Process == nil || spec.Root == nil || spec.Linux == nil {

@@ -133,7 +133,7 @@ var siblings = map[string][]string{
 	"pkg/docker":           {"pkg/oci", "pkg/container", "pkg/run/plan", "pkg/network"},
 	"pkg/events":           {"pkg/logs/jsonfile"},
 	"pkg/layer/changes":    {"pkg/layer/tree", "pkg/layer/tarsplit"},
-	"pkg/lock":             {"pkg/errs"},
+	"pkg/lock":             {"pkg/errs", "pkg/sys"},
 	"pkg/logs":             {"pkg/logs/jsonfile"},
 	"pkg/network":          {"pkg/run/plan"},
 	"pkg/network/gateway":  {"pkg/network/relay"},

@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -104,6 +105,11 @@ func anyNode(n parse.Node, is func(parse.Node) bool) bool {
 // Write prints the rows. A template that names a field which rows do not have
 // is an error even if there are no rows.
 func (t Table[T]) Write(w io.Writer, rows []T, o TableOptions) error {
+	buf := bufio.NewWriter(w) // else each cell is a system call
+	return errors.Join(t.write(buf, rows, o), buf.Flush())
+}
+
+func (t Table[T]) write(w io.Writer, rows []T, o TableOptions) error {
 	kind, text := split(o.Format)
 	switch kind {
 	case "json":
