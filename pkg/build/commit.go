@@ -335,13 +335,13 @@ func (b *build) put(ctx context.Context, f *fileSystem, sums []cache.Sum, out *B
 			return err
 		}
 	}
-	if out.ID, err = st.PutImage(ctx, Image{Names: b.req.Names, TopLayer: parent, Config: out.Config, Manifest: out.Manifest, Created: created}); err != nil {
-		return err
+	if len(sums) > 0 { // first: nothing takes the layers from the image that is about to be
+		if err := st.HoldLayer(ctx, parent); err != nil {
+			return err
+		}
 	}
-	if len(sums) == 0 {
-		return nil
-	}
-	return st.HoldLayer(ctx, parent)
+	out.ID, err = st.PutImage(ctx, Image{Names: b.req.Names, TopLayer: parent, Config: out.Config, Manifest: out.Manifest, Created: created})
+	return err
 }
 
 // adopt makes a result's directory a layer on parent.

@@ -96,7 +96,7 @@ type Store interface {
 	StageLayer(ctx context.Context, src storage.LayerSource) (*storage.Staged, error)
 	CommitLayers(ctx context.Context, parent string, layers ...*storage.Staged) (string, error)
 	Discard(layers ...*storage.Staged) error
-	PutImage(ctx context.Context, spec storage.ImageSpec) (*storage.Image, error)
+	PutImage(ctx context.Context, spec storage.ImageSpec) (id string, err error)
 }
 
 // Directory makes an image of what the directory upper, an overlay's upper one,
@@ -132,11 +132,7 @@ func put(ctx context.Context, st Store, req Request, parent string, layer *stora
 	if err != nil {
 		return "", errors.Join(err, st.Discard(layer))
 	}
-	img, err := st.PutImage(ctx, storage.ImageSpec{Names: req.Names, TopLayer: top, Config: config, Manifest: manifest, Created: req.Created})
-	if err != nil {
-		return "", err
-	}
-	return img.ID, nil
+	return st.PutImage(ctx, storage.ImageSpec{Names: req.Names, TopLayer: top, Config: config, Manifest: manifest, Created: req.Created})
 }
 
 // documents are the new image's config and manifest.

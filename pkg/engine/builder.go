@@ -249,13 +249,9 @@ func (c changer) AdoptLayer(ctx context.Context, parent string, l build.NewLayer
 }
 
 func (c changer) PutImage(ctx context.Context, img build.Image) (string, error) {
-	rec, err := c.Store.PutImage(ctx, storage.ImageSpec{
+	return c.Store.PutImage(ctx, storage.ImageSpec{
 		Names: img.Names, TopLayer: img.TopLayer, Config: img.Config, Manifest: img.Manifest, Created: img.Created,
 	})
-	if err != nil {
-		return "", err
-	}
-	return rec.ID, nil
 }
 
 // IndexDir is where what is known of build contexts is kept.

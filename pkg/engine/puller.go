@@ -169,7 +169,7 @@ func (s *pullStore) Commit(ctx context.Context, parent string, layers []pull.Sta
 func (s *pullStore) Discard(layers []pull.Staged) error { return s.store.Discard(handles(layers)...) }
 
 func (s *pullStore) PutImage(ctx context.Context, img pull.Image) (string, error) {
-	rec, err := s.store.PutImage(ctx, storage.ImageSpec{
+	id, err := s.store.PutImage(ctx, storage.ImageSpec{
 		Names: img.Names, TopLayer: img.TopLayer,
 		Config: img.Config, Manifest: img.Manifest, Index: img.Index, Created: img.Created,
 	})
@@ -177,15 +177,15 @@ func (s *pullStore) PutImage(ctx context.Context, img pull.Image) (string, error
 		return "", err
 	}
 	if img.Repo == "" || s.unseen { // it has no digest in any repository
-		if err := s.store.Reader().Note(nil, []storage.SeenManifest{{ImageID: rec.ID, Digest: rec.Digest, Repo: "-"}}); err != nil {
+		if err := s.store.Reader().Note(nil, []storage.SeenManifest{{ImageID: id, Digest: oci.Digest(img.Manifest), Repo: "-"}}); err != nil {
 			s.e.Log().Debug("it is not noted where the image is from", "reason", err)
 		}
 	} else {
-		if err := s.note(rec.ID, img); err != nil {
+		if err := s.note(id, img); err != nil {
 			s.e.Log().Debug("it is not noted where the image is from", "reason", err)
 		}
 	}
-	return rec.ID, nil
+	return id, nil
 }
 
 // note keeps what was seen in the registry.

@@ -101,11 +101,11 @@ func TestHoldLayer(t *testing.T) {
 	if held, err := s.Held(); err != nil || len(held) != 1 || held[0] != top {
 		t.Errorf("held %q, %v", held, err)
 	}
-	img, err := s.PutImage(t.Context(), ImageSpec{TopLayer: top, Config: []byte("{}"), Manifest: []byte("{}")})
+	id, err := s.PutImage(t.Context(), ImageSpec{TopLayer: top, Config: []byte("{}"), Manifest: []byte("{}")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.RemoveImage(t.Context(), RemoveOptions{Force: true}, "sha256:"+img.ID); err != nil {
+	if _, err := s.RemoveImage(t.Context(), RemoveOptions{Force: true}, "sha256:"+id); err != nil {
 		t.Fatal(err)
 	}
 	if c, err := s.Collect(t.Context(), CollectOptions{Age: -1}); err != nil || len(c.Layers) != 0 || !s.HasLayer(top) {

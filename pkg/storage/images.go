@@ -34,9 +34,25 @@ func sha(doc []byte) digest.Digest {
 }
 
 // PutImage records an image, or adds names and documents to the one that has
-// its id already, and returns it. The names come last: whoever is killed in
+// its id already, and returns that. The names come last: whoever is killed in
 // between leaves an image that no name finds, and the next PutImage completes.
-func (s *Store) PutImage(ctx context.Context, spec ImageSpec) (*Image, error) {
+// Whoever prunes in between removes it, so it is recorded again.
+func (s *Store) PutImage(ctx context.Context, spec ImageSpec) (id string, err error) {
+	for tries := 1; ; tries++ {
+		id, err = s.putImage(spec)
+		if !unknown(err) || tries == 10 || ctx.Err() != nil {
+			return id, err
+		}
+	}
+}
+
+// unknown reports whether an image was not there: the library takes what is no image
+// for a layer.
+func unknown(err error) bool {
+	return errors.Is(err, library.ErrImageUnknown) || errors.Is(err, library.ErrLayerUnknown)
+}
+
+func (s *Store) putImage(spec ImageSpec) (string, error) {
 	id := strings.TrimPrefix(string(sha(spec.Config)), "sha256:")
 	op := "record image " + short(id)
 	manifest := sha(spec.Manifest)
@@ -51,7 +67,7 @@ func (s *Store) PutImage(ctx context.Context, spec ImageSpec) (*Image, error) {
 	}
 	metadata, err := json.Marshal(map[string]any{"signatures-sizes": map[string]any{string(manifest): []int{}}})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	created, err := s.lib.CreateImage(id, nil, spec.TopLayer, string(metadata), &library.ImageOptions{
 		CreationDate: spec.Created, Digest: manifest, BigData: docs,
@@ -60,7 +76,7 @@ func (s *Store) PutImage(ctx context.Context, spec ImageSpec) (*Image, error) {
 	case errors.Is(err, library.ErrDuplicateID):
 		err = s.complete(id, spec.TopLayer, docs)
 	case errors.Is(err, library.ErrLayerUnknown):
-		return nil, ErrParentGone
+		return "", ErrParentGone
 	case err == nil:
 		id = created.ID
 	}
@@ -68,9 +84,9 @@ func (s *Store) PutImage(ctx context.Context, spec ImageSpec) (*Image, error) {
 		err = s.lib.AddNames(id, spec.Names)
 	}
 	if err != nil {
-		return nil, s.explain(op, err)
+		return "", s.explain(op, err)
 	}
-	return s.reader.Image(ctx, "sha256:"+id)
+	return id, nil
 }
 
 // complete adds documents to the image that is there.
@@ -118,7 +134,7 @@ func (s *Store) Untag(ctx context.Context, names ...string) error {
 		if err != nil {
 			return err
 		}
-		if err := s.lib.RemoveNames(img.ID, []string{name}); err != nil {
+		if err := s.lib.RemoveNames(img.ID, []string{name}); err != nil && !unknown(err) { // it went with the image
 			return s.explain("untag "+familiar(name), err)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	library "go.podman.io/storage"
 	"go.podman.io/storage/pkg/chunked/compressor"
 
 	"cais.dev/cais/pkg/errs"
@@ -126,7 +127,11 @@ func put(t testing.TB, s *Store, name string, layers ...layer) *Image {
 	if name != "" {
 		names = []string{name}
 	}
-	img, err := s.PutImage(t.Context(), ImageSpec{Names: names, TopLayer: top, Config: config, Manifest: manifest, Created: created})
+	id, err := s.PutImage(t.Context(), ImageSpec{Names: names, TopLayer: top, Config: config, Manifest: manifest, Created: created})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.reader.Image(t.Context(), "sha256:"+id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -787,5 +792,42 @@ func TestAdditionalStore(t *testing.T) {
 	}
 	if img, err := s.Reader().Image(t.Context(), "docker.io/library/x:1"); err != nil || !img.ReadOnly {
 		t.Errorf("afterwards: %+v, %v", img, err)
+	}
+}
+
+// pruned is a store in which somebody prunes at the worst moment: the image is
+// recorded, and has no name yet.
+type pruned struct {
+	library.Store
+	times int
+}
+
+func (p *pruned) AddNames(id string, names []string) error {
+	if p.times--; p.times >= 0 {
+		if _, err := p.DeleteImage(id, true); err != nil {
+			return err
+		}
+	}
+	return p.Store.AddNames(id, names)
+}
+
+// An image that is pruned before it has its name is recorded again, once its layers
+// are held; one that goes later was recorded all the same.
+func TestPutImageWhilePruned(t *testing.T) {
+	s := openStore(t)
+	top := put(t, s, "docker.io/library/x:1", gzLayer(t, entry{Name: "a", Body: "x"})).TopLayer
+	if err := s.HoldLayer(t.Context(), top); err != nil {
+		t.Fatal(err)
+	}
+	lib := s.lib
+	t.Cleanup(func() { s.lib = lib })
+	s.lib = &pruned{Store: lib, times: 2}
+	spec := ImageSpec{Names: []string{"docker.io/library/y:1"}, TopLayer: top, Config: []byte("{}"), Manifest: []byte("{}")}
+	id, err := s.PutImage(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := s.reader.Image(t.Context(), "docker.io/library/y:1"); err != nil || found.ID != id {
+		t.Errorf("found %+v, %v; want %s", found, err, id)
 	}
 }
