@@ -68,4 +68,8 @@ func TestExcerpt(t *testing.T) {
 			t.Errorf("%v:\n%s\nwant\n%s", c.ranges, got, c.want)
 		}
 	}
+	hostile := Source{Name: "Dockerfile", Data: []byte("RUN\t\x1b]0;x\a\u009b2J")}.Excerpt([]Range{{StartLine: 1}})
+	if strings.ContainsAny(hostile, "\x1b\a\u009b") || !strings.Contains(hostile, "RUN\t\ufffd]0;x\ufffd\ufffd2J\n") {
+		t.Errorf("a terminal would obey: %q", hostile)
+	}
 }

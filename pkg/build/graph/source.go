@@ -3,6 +3,7 @@ package graph
 import (
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -73,13 +74,21 @@ func (s Source) Excerpt(ranges []Range) string {
 			mark = ">>>"
 		}
 		line := strings.TrimSuffix(lines[i-1], "\r")
-		fmt.Fprintf(&b, " %3d | %s %s\n", i, mark, line)
+		fmt.Fprintf(&b, " %3d | %s %s\n", i, mark, strings.Map(visible, line))
 		if r, ok := pointed[i]; ok {
 			b.WriteString(under(line, r.StartColumn, r.EndColumn))
 		}
 	}
 	b.WriteString("--------------------\n")
 	return b.String()
+}
+
+// visible replaces what would steer a terminal: the file may be of anybody.
+func visible(c rune) rune {
+	if c != '\t' && unicode.IsControl(c) {
+		return unicode.ReplacementChar
+	}
+	return c
 }
 
 // under points at line[from:to]. Tabs before it stay tabs, so that it is under it.

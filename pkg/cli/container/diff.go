@@ -46,7 +46,7 @@ func NewDiff(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			w := bufio.NewWriter(s.Out)
 			for _, c := range list {
-				fmt.Fprintf(w, "%c %s\n", c.Kind, c.Path)
+				fmt.Fprintf(w, "%c %s\n", c.Kind, ui.OneLine(c.Path)) // as it is: --format json
 			}
 			return w.Flush()
 		},

@@ -116,7 +116,7 @@ func eventLine(e events.Event) string {
 	fmt.Fprintf(&b, "%s %s %s %s", e.Time.Local().Format("2006-01-02T15:04:05.000000000Z07:00"), e.Type, e.Action, e.ID)
 	sep := " ("
 	for _, k := range slices.Sorted(maps.Keys(e.Attributes)) {
-		b.WriteString(sep + k + "=" + e.Attributes[k])
+		b.WriteString(sep + ui.OneLine(k+"="+e.Attributes[k]))
 		sep = ", "
 	}
 	if len(e.Attributes) > 0 {

@@ -57,6 +57,21 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// An image has a say in cells: its history, its labels. What a template asks for is
+// as it is.
+func TestTableObeysNobody(t *testing.T) {
+	rows := []thing{{"1", "a\x1b]0;x\a\n2\tb"}}
+	for format, want := range map[string]string{
+		"":           "1         a\\x1b]0;x\\x07\\x0a2\\x09b\n",
+		"{{.Names}}": rows[0].name + "\n",
+	} {
+		var b bytes.Buffer
+		if err := things().Write(&b, rows, TableOptions{Format: format, NoHeading: true}); err != nil || b.String() != want {
+			t.Errorf("%q: got %q, %v; want %q", format, b.String(), err, want)
+		}
+	}
+}
+
 func TestUnknownFieldFailsWithoutRows(t *testing.T) {
 	for _, format := range []string{"{{.Nope}}", "table {{.Nope}}"} {
 		var b bytes.Buffer

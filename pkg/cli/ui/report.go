@@ -163,10 +163,16 @@ func flatten(err error) []error {
 	return all
 }
 
-// harmless is text with its control characters spelled out: images and
-// registries have a say in it, and are not to steer the terminal.
-func harmless(text string) string {
-	bad := func(c rune) bool { return c < ' ' && c != '\n' && c != '\t' || c >= 0x7f && c < 0xa0 }
+// harmless is text of ours, of one or more lines, with the control characters of
+// others in it spelled out.
+func harmless(text string) string { return spell(text, "\n\t") }
+
+// OneLine is text, of an image, a registry, a file's name, with its control
+// characters spelled out: it is not to steer the terminal, or begin another line.
+func OneLine(text string) string { return spell(text, "") }
+
+func spell(text, but string) string {
+	bad := func(c rune) bool { return (c < ' ' || c >= 0x7f && c < 0xa0) && !strings.ContainsRune(but, c) }
 	if !strings.ContainsFunc(text, bad) {
 		return text
 	}

@@ -156,7 +156,7 @@ func (t Table[T]) table(w io.Writer, rows []T, o TableOptions) error {
 	}
 	for _, r := range rows {
 		for i, f := range columns {
-			cells[i] = fmt.Sprint(f.Value(r))
+			cells[i] = OneLine(fmt.Sprint(f.Value(r)))
 		}
 		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
