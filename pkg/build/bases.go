@@ -42,8 +42,10 @@ type Bases struct {
 	Registry metadata
 	// Layout finds an image of an OCI layout: DIR[:TAG][@DIGEST].
 	Layout func(ctx context.Context, layout string, p oci.Platform) (dockerfile.Base, error)
-	// Allow refuses what the policy does not allow; nil allows all.
+	// Allow refuses what the policy does not allow, Verify what lacks the signatures
+	// that it wants, by the digests of the index, if there is one, and the manifest.
 	Allow    func(transport, scope string) error
+	Verify   func(ctx context.Context, ref oci.Reference, digests []string) error
 	Pull     Pull
 	Progress *progress.Log
 }
@@ -85,10 +87,8 @@ func (r *Bases) Resolve(ctx context.Context, img dockerfile.Image) (base dockerf
 }
 
 func (r *Bases) remote(ctx context.Context, ref oci.Reference, p oci.Platform) (base dockerfile.Base, err error) {
-	if r.Allow != nil {
-		if err := r.Allow("docker", ref.String()); err != nil {
-			return base, err
-		}
+	if err := r.Allow("docker", ref.String()); err != nil {
+		return base, err
 	}
 	doc, err := r.Registry.Manifest(ctx, ref)
 	if err != nil {
@@ -98,6 +98,7 @@ func (r *Bases) remote(ctx context.Context, ref oci.Reference, p oci.Platform) (
 	if err != nil {
 		return base, err
 	}
+	digests := []string{doc.Digest}
 	if index != nil {
 		i := oci.Select(index.Manifests, p)
 		if i < 0 {
@@ -112,6 +113,10 @@ func (r *Bases) remote(ctx context.Context, ref oci.Reference, p oci.Platform) (
 		if m == nil {
 			return base, errs.New(errs.Invalid, "an index inside of an index")
 		}
+		digests = append(digests, doc.Digest)
+	}
+	if err := r.Verify(ctx, ref, digests); err != nil {
+		return base, err
 	}
 	raw, err := r.Registry.Config(ctx, ref, m.Config)
 	if err != nil {

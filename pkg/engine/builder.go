@@ -59,9 +59,8 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 		return nil, err
 	}
 	ps := &pullStore{e: e, unlimited: o.Unlimited, noSync: o.NoSync}
-	bs := &buildStore{r: r, o: so, e: e, pull: ps, allow: policy.Check, puller: pull.New(pull.Options{
-		Registry: client, Images: ps, Open: ps.open, Allow: policy.Check, Spool: so.GraphRoot,
-	})}
+	po := e.pullOptions(client, policy, ps, so.GraphRoot)
+	bs := &buildStore{r: r, o: so, e: e, pull: ps, allow: policy.Check, puller: pull.New(po)}
 	return &Builder{
 		store: bs,
 		Service: build.New(build.Options{
@@ -74,7 +73,7 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 				return &build.Network{Path: n.Path(), Resolv: n.Resolv, HostIP: n.HostIP, Close: n.Close}, nil
 			},
 		}),
-		Bases: &build.Bases{Local: bs.local, Registry: client, Layout: bs.layout, Allow: policy.Check, Pull: o.Pull, Progress: o.Progress},
+		Bases: &build.Bases{Local: bs.local, Registry: client, Layout: bs.layout, Allow: po.Allow, Verify: po.Verify, Pull: o.Pull, Progress: o.Progress},
 		close: func() error { client.Close(); return ps.close() },
 	}, nil
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"sync"
 
+	"cais.dev/cais/pkg/config"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/pull"
+	"cais.dev/cais/pkg/registry"
 	"cais.dev/cais/pkg/storage"
 	"cais.dev/cais/pkg/userns"
 )
@@ -42,15 +44,21 @@ func (e *Engine) Puller(o PullerOptions) (p *pull.Puller, end func() error, err 
 		return nil, nil, err
 	}
 	s := &pullStore{e: e, unlimited: o.Unlimited, noSync: o.NoSync}
-	p = pull.New(pull.Options{
-		Registry: client, Images: s, Open: s.open,
-		Allow: func(transport, scope string) error { return allow(policy, transport, scope) },
-		Verify: func(ctx context.Context, ref oci.Reference, digests []string) error {
-			return e.Verify(ctx, client, policy, ref, digests)
-		},
-		Spool: so.GraphRoot, // where there must be room for images anyway
-	})
+	p = pull.New(e.pullOptions(client, policy, s, so.GraphRoot))
 	return p, func() error { client.Close(); return s.close() }, nil
+}
+
+// pullOptions are what a puller works with: nothing comes in but by the policy. graph
+// is the store's directory.
+func (e *Engine) pullOptions(c *registry.Client, p *config.Policy, s *pullStore, graph string) pull.Options {
+	return pull.Options{
+		Registry: c, Images: s, Open: s.open,
+		Allow: func(transport, scope string) error { return allow(p, transport, scope) },
+		Verify: func(ctx context.Context, ref oci.Reference, digests []string) error {
+			return e.Verify(ctx, c, p, ref, digests)
+		},
+		Spool: graph, // where there must be room for images anyway
+	}
 }
 
 // pullStore is the image store as pull wants it.
