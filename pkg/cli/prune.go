@@ -49,7 +49,7 @@ func newSystemPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			if !force {
-				ok, err := ui.Confirm(s, o.warning())
+				ok, err := ui.Confirm(cmd.Context(), s, o.warning())
 				if err != nil || !ok {
 					return err
 				}
@@ -265,7 +265,7 @@ func newReset(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			if !force {
-				ok, err := ui.Confirm(s, "WARNING! This will remove:\n  - all containers, running ones too\n  - all volumes and networks\n  - all images, which other tools of this store share with cais\n  - all build cache\nbelow "+p.Root+" and "+so.GraphRoot+".\n")
+				ok, err := ui.Confirm(cmd.Context(), s, "WARNING! This will remove:\n  - all containers, running ones too\n  - all volumes and networks\n  - all images, which other tools of this store share with cais\n  - all build cache\nbelow "+p.Root+" and "+so.GraphRoot+".\n")
 				if err != nil || !ok {
 					return err
 				}

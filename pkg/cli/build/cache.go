@@ -85,7 +85,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 				if o.All {
 					warning = "WARNING! This will remove all build cache."
 				}
-				if ok, err := ui.Confirm(s, warning); err != nil || !ok {
+				if ok, err := ui.Confirm(cmd.Context(), s, warning); err != nil || !ok {
 					return err
 				}
 			}

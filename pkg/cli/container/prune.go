@@ -32,7 +32,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			if !force {
-				ok, err := ui.Confirm(s, "WARNING! This will remove all stopped containers.")
+				ok, err := ui.Confirm(cmd.Context(), s, "WARNING! This will remove all stopped containers.")
 				if err != nil || !ok {
 					return err
 				}

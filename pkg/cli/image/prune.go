@@ -49,7 +49,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 				if o.All {
 					warning = "WARNING! This will remove all images without at least one container associated to them."
 				}
-				ok, err := ui.Confirm(s, warning)
+				ok, err := ui.Confirm(cmd.Context(), s, warning)
 				if err != nil || !ok {
 					return err
 				}

@@ -62,7 +62,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			if !force {
-				yes, err := ui.Confirm(s, "WARNING! This will remove all custom networks not used by at least one container.")
+				yes, err := ui.Confirm(cmd.Context(), s, "WARNING! This will remove all custom networks not used by at least one container.")
 				if err != nil || !yes {
 					return err
 				}

@@ -190,24 +190,7 @@ func prompt(ctx context.Context, s ui.Streams, o *loginOptions, user string) err
 	in := bufio.NewReader(s.In)
 	ask := func(question string) (string, error) {
 		fmt.Fprint(s.Out, question)
-		type answer struct {
-			line string
-			err  error
-		}
-		got := make(chan answer, 1)
-		go func() {
-			line, err := in.ReadString('\n')
-			got <- answer{strings.TrimRight(line, "\r\n"), err}
-		}()
-		select {
-		case a := <-got:
-			if a.line != "" {
-				a.err = nil
-			}
-			return a.line, a.err
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
-		}
+		return ui.Answer(ctx, s, in)
 	}
 	var err error
 	if o.user == "" {
@@ -231,7 +214,9 @@ func prompt(ctx context.Context, s ui.Streams, o *loginOptions, user string) err
 			return err
 		}
 		o.password, err = ask("Password: ")
-		fmt.Fprintln(s.Out)
+		if ctx.Err() == nil {
+			fmt.Fprintln(s.Out) // the one that was typed is not shown
+		}
 		if err := errors.Join(err, restore()); err != nil {
 			return err
 		}

@@ -2,19 +2,47 @@ package ui
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"strings"
 )
 
 // Confirm asks whether to go on, after a warning. Only y or Y is a yes; the end of
 // the input is a no.
-func Confirm(s Streams, warning string) (bool, error) {
+func Confirm(ctx context.Context, s Streams, warning string) (bool, error) {
 	if _, err := fmt.Fprintf(s.Out, "%s\nAre you sure you want to continue? [y/N] ", warning); err != nil {
 		return false, err
 	}
 	if s.In == nil {
 		return false, nil
 	}
-	line, _ := bufio.NewReader(s.In).ReadString('\n') // an error is the end: a no
-	return strings.EqualFold(strings.TrimSpace(line), "y"), nil
+	line, err := Answer(ctx, s, bufio.NewReader(s.In))
+	if ctx.Err() != nil {
+		return false, err
+	}
+	return strings.EqualFold(strings.TrimSpace(line), "y"), nil // an error is the end: a no
+}
+
+// Answer is the line that somebody types after a question. A signal ends the
+// wait, and whoever typed Ctrl-C finds the shell's prompt on a line of its own.
+func Answer(ctx context.Context, s Streams, in *bufio.Reader) (string, error) {
+	type answer struct {
+		line string
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() { // nothing interrupts a read: it ends with the program
+		line, err := in.ReadString('\n')
+		got <- answer{strings.TrimRight(line, "\r\n"), err}
+	}()
+	select {
+	case a := <-got:
+		if a.line != "" {
+			a.err = nil
+		}
+		return a.line, a.err
+	case <-ctx.Done():
+		fmt.Fprintln(s.Out)
+		return "", context.Cause(ctx)
+	}
 }

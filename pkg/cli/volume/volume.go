@@ -213,7 +213,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 				if all {
 					what = "all local volumes"
 				}
-				ok, err := ui.Confirm(s, "WARNING! This will remove "+what+" not used by at least one container.")
+				ok, err := ui.Confirm(cmd.Context(), s, "WARNING! This will remove "+what+" not used by at least one container.")
 				if err != nil || !ok {
 					return err
 				}
