@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"os"
+	"syscall"
 
 	"cais.dev/cais/pkg/cli"
 	"cais.dev/cais/pkg/cli/ui"
@@ -23,6 +24,8 @@ func main() {
 	if storage.Reexec() { // first: the library starts this program to unpack in a chroot
 		return
 	}
+	// What cais makes is at least its own: under umask 777 it could not read it again.
+	syscall.Umask(syscall.Umask(0) &^ 0o700)
 	os.Exit(run())
 }
 
