@@ -179,7 +179,7 @@ func (a *archive) index(ctx context.Context, size int64) error {
 		if err == io.EOF {
 			return nil
 		}
-		if errors.Is(err, tar.ErrHeader) && len(a.files) == 0 {
+		if len(a.files) == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
 			return errNotArchive
 		}
 		if err != nil {

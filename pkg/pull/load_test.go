@@ -300,6 +300,7 @@ func TestLoadRefuses(t *testing.T) {
 		data       []byte
 	}{
 		{"empty", "no image archive|not an image archive", nil},
+		{"a line of text", "not an image archive", []byte("hello\n")},
 		{"text", "not an image archive", []byte(strings.Repeat("hello ", 500))},
 		{"a tar of something else", "not an image archive", tarball(t, "a", "b")},
 		{"truncated in a layer", "load f.tar: the archive is truncated", whole[:len(whole)/2]},

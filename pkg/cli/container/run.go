@@ -111,6 +111,7 @@ func (c *runner) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.warnForeign(img)
 	svc.Heal(ctx)
 	made, err := svc.Create(ctx, c.options(img, false))
 	if err != nil {
@@ -174,6 +175,7 @@ func (c *runner) run(ctx context.Context) error {
 		c.discard()
 		return err
 	}
+	c.warnForeign(img)
 	healed := make(chan struct{})
 	go func() { // beside the start: what others left does not concern this container
 		defer close(healed)
@@ -247,7 +249,11 @@ func (c *runner) image(ctx context.Context, svc *run.Service) (*run.Image, error
 	if err != nil && !c.o.Quiet {
 		fmt.Fprintf(c.s.Err, "Unable to find image '%s' locally\n", ref.WithDefaultTag().Familiar())
 	}
-	err = c.e.Pull(ctx, c.ref, engine.PullOptions{
+	typed := c.ref // with its tag: "Using default tag" is pull's own line
+	if ref.Tag == "" && ref.Digest == "" {
+		typed += ":latest"
+	}
+	err = c.e.Pull(ctx, typed, engine.PullOptions{
 		Platform: c.o.Platform, Policy: c.o.Pull, Quiet: c.o.Quiet,
 		AuthFile: c.o.AuthFile, Creds: c.o.Creds, TLSVerify: c.o.TLSVerify, Out: c.s.Err,
 	})
@@ -258,6 +264,15 @@ func (c *runner) image(ctx context.Context, svc *run.Service) (*run.Image, error
 		return nil, err
 	}
 	return img, c.otherPlatform(img)
+}
+
+// warnForeign warns, as Docker does, of an image for other machines that nobody
+// asked for by name.
+func (c *runner) warnForeign(img *run.Image) {
+	host, have := oci.HostPlatform(), img.Config.Platform
+	if c.o.Platform == "" && have.Architecture != "" && !host.Runs(have) {
+		fmt.Fprintf(c.s.Err, "WARNING: The requested image's platform (%s) does not match the detected host platform (%s) and no specific platform was requested\n", have, host)
+	}
 }
 
 // otherPlatform is the error for an image that is not of the platform that was

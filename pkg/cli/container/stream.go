@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/session"
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/sys"
@@ -201,7 +203,19 @@ func startFailure(err error, failure int) error {
 		return err
 	}
 	if se, ok := errors.AsType[*session.StartError](err); ok && se.Code != 0 {
-		return ui.Exit(se.Code, err)
+		return ui.Exit(se.Code, withAdvice(err, se.Error()))
 	}
 	return ui.Exit(failure, err)
+}
+
+// withAdvice gives two refusals of the kernel, which knows no more, their usual
+// reason. They are told by their text, which may come from a monitor.
+func withAdvice(err error, text string) error {
+	switch {
+	case strings.HasPrefix(text, `exec "-`):
+		return errs.WithHint(err, "Options go before the image, or before the container's name: what follows is the command.")
+	case strings.HasSuffix(text, syscall.ENOEXEC.Error()):
+		return errs.WithHint(err, "It is a script without #!, or for another architecture: qemu-user-static has the kernel run those (binfmt_misc with the flag F).")
+	}
+	return err
 }
