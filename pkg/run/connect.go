@@ -23,13 +23,13 @@ func ModeEndpoint(id string) string {
 }
 
 // Connect adds a network to a container: at once if it runs, else from its next
-// start on. It returns the network and the container's id.
-func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attachment) (*network.Network, string, error) {
+// start on, which its network hears of only then.
+func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attachment) error {
 	n, err := s.nets().Find(netRef)
 	if err != nil {
-		return nil, "", err
+		return err
 	}
-	id, err := s.reconnect(ctx, ref, func(c *container.Container) error {
+	c, err := s.reconnect(ctx, ref, func(c *container.Container) error {
 		if err := connectable(c, n); err != nil {
 			return err
 		}
@@ -52,7 +52,10 @@ func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attach
 		c.Settings.Networks = append(c.Settings.Networks, a)
 		return nil
 	})
-	return n, id, err
+	if err == nil && c.Alive {
+		s.note(networkEvent("connect", c.ID, n))
+	}
+	return err
 }
 
 // connectable refuses containers whose network is not to be changed.
@@ -71,15 +74,15 @@ func connectable(c *container.Container, n *network.Network) error {
 
 // Disconnect takes a network away from a container. With force also from one that
 // a damaged state says nothing of.
-func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool) (*network.Network, string, error) {
+func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool) error {
 	n, err := s.nets().Find(netRef)
 	if force && errs.KindOf(err) == errs.NotFound { // it was removed under a container that does not run
 		n, err = s.formerNetwork(netRef, ref)
 	}
 	if err != nil {
-		return nil, "", err
+		return err
 	}
-	id, err := s.reconnect(ctx, ref, func(c *container.Container) error {
+	c, err := s.reconnect(ctx, ref, func(c *container.Container) error {
 		if n.Name == network.Host && c.Record.Request.Network == network.Host {
 			return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
 		}
@@ -93,7 +96,10 @@ func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool
 		c.Settings.Networks = slices.Delete(slices.Clone(c.Settings.Networks), i, i+1)
 		return nil
 	})
-	return n, id, err
+	if err == nil {
+		s.note(networkEvent("disconnect", c.ID, n))
+	}
+	return err
 }
 
 // formerNetwork is a network that is gone, as a container remembers it.
@@ -116,34 +122,34 @@ func (s *Service) formerNetwork(name, ref string) (*network.Network, error) {
 
 // reconnect changes a container's networks, and its network if it runs. It returns
 // the container's id.
-func (s *Service) reconnect(ctx context.Context, ref string, change func(*container.Container) error) (string, error) {
+func (s *Service) reconnect(ctx context.Context, ref string, change func(*container.Container) error) (*container.Container, error) {
 	id, err := s.store.Find(ref)
 	if err != nil {
-		return ref, err
+		return nil, err
 	}
 	l, err := s.store.Lock(ctx, id)
 	if err != nil {
-		return id, err
+		return nil, err
 	}
 	defer l.Release()
 	c, err := s.store.Load(id)
 	if err != nil {
-		return id, err
+		return nil, err
 	}
 	if c.Settings.Networks == nil {
 		if c.Settings.Networks, err = s.attachments(c.Record.Request); err != nil {
-			return id, err
+			return nil, err
 		}
 	}
 	if err := change(c); err != nil {
-		return id, err
+		return nil, err
 	}
 	if c.Alive {
 		if err := s.replug(ctx, c); err != nil {
-			return id, err
+			return nil, err
 		}
 	}
-	return id, s.store.WriteSettings(id, c.Settings, !c.Record.AutoRemove())
+	return c, s.store.WriteSettings(id, c.Settings, !c.Record.AutoRemove())
 }
 
 // replug brings the network of a container that runs to what its settings say.

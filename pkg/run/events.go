@@ -6,6 +6,7 @@ import (
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/events"
+	"cais.dev/cais/pkg/network"
 )
 
 // attributes are what an event says of a container: its labels, its image and
@@ -37,6 +38,14 @@ func (s *Service) note(list ...events.Event) {
 		s.log.Debug("an event is lost", "error", err)
 	}
 }
+
+// networkEvent is what a network hears of a container.
+func networkEvent(action, container string, n *network.Network) events.Event {
+	return events.Event{Type: events.Network, Action: action, ID: n.ID, Attributes: map[string]string{"container": container, "name": n.Name, "type": n.Driver}}
+}
+
+// head is an event as a monitor has it: a line that lacks its time.
+func head(e events.Event) string { return string(events.AppendHead(nil, e)) }
 
 // created are the events of a new container.
 func (s *Service) created(rec *container.Record, name string, attach bool) []events.Event {

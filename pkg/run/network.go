@@ -315,6 +315,8 @@ func (s *Service) describe(c *connection, rec *container.Record, list []plan.Att
 		c.net.NoHost = c.net.NoHost || o.NoHost
 		c.net.HostLoopback = c.net.HostLoopback || o.HostLoopback
 		c.net.Interfaces = append(c.net.Interfaces, w)
+		c.net.StartEvents = append(c.net.StartEvents, head(networkEvent("connect", rec.ID, n)))
+		c.net.EndEvents = append(c.net.EndEvents, head(networkEvent("disconnect", rec.ID, n)))
 		candidates = append(candidates, network.Candidate{
 			Name: n.Name, Priority: list[i].GwPriority, Internal: n.Internal, Gateway: e.Gateway, Gateway6: e.Gateway6,
 		})

@@ -24,8 +24,8 @@ func volumeEvent(action, name string, more ...string) events.Event {
 	return events.Event{Type: events.Volume, Action: action, ID: name, Attributes: attrs}
 }
 
-// mountEvents are what a container's start or end means for its volumes, as lines
-// that lack their time.
+// mountEvents are what a container's start or end means for its volumes, as
+// heads.
 func mountEvents(rec *container.Record, action string) []string {
 	var heads []string
 	for _, v := range rec.Volumes {
@@ -33,7 +33,7 @@ func mountEvents(rec *container.Record, action string) []string {
 		if action == "mount" {
 			more = append(more, "destination", v.Target, "propagation", "", "read/write", strconv.FormatBool(!v.ReadOnly))
 		}
-		heads = append(heads, string(events.AppendHead(nil, volumeEvent(action, v.Name, more...))))
+		heads = append(heads, head(volumeEvent(action, v.Name, more...)))
 	}
 	return heads
 }

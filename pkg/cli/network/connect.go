@@ -46,11 +46,7 @@ func NewConnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 				return err
 			}
 			svc.Heal(cmd.Context())
-			n, c, err := svc.Connect(cmd.Context(), args[0], args[1], a)
-			if err == nil {
-				tell(e, "connect", n, map[string]string{"container": c})
-			}
-			return err
+			return svc.Connect(cmd.Context(), args[0], args[1], a)
 		},
 	}
 	f := cmd.Flags()
@@ -79,11 +75,7 @@ func NewDisconnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 				return err
 			}
 			svc.Heal(cmd.Context())
-			n, c, err := svc.Disconnect(cmd.Context(), args[0], strings.TrimPrefix(args[1], "/"), force)
-			if err == nil {
-				tell(e, "disconnect", n, map[string]string{"container": c})
-			}
-			return err
+			return svc.Disconnect(cmd.Context(), args[0], strings.TrimPrefix(args[1], "/"), force)
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Disconnect it also if the container does not take part")

@@ -64,7 +64,7 @@ network is removed.`,
 			for _, w := range warnings {
 				fmt.Fprintln(s.Err, "WARNING:", w)
 			}
-			tell(e, "create", n, nil)
+			tell(e, "create", n)
 			fmt.Fprintln(s.Out, n.ID)
 			return nil
 		},
@@ -144,10 +144,6 @@ func pairs(list []string) map[string]string {
 }
 
 // tell notes what happened to a network.
-func tell(e *engine.Engine, action string, n *network.Network, more map[string]string) {
-	attrs := map[string]string{"name": n.Name, "type": n.Driver}
-	for k, v := range more {
-		attrs[k] = v
-	}
-	e.Note(events.Event{Type: events.Network, Action: action, ID: n.ID, Attributes: attrs})
+func tell(e *engine.Engine, action string, n *network.Network) {
+	e.Note(events.Event{Type: events.Network, Action: action, ID: n.ID, Attributes: map[string]string{"name": n.Name, "type": n.Driver}})
 }

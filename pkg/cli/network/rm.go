@@ -34,7 +34,7 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 				n, err := service.RemoveNetwork(cmd.Context(), ref)
 				switch {
 				case err == nil:
-					tell(e, "destroy", n, nil)
+					tell(e, "destroy", n)
 					fmt.Fprintln(s.Out, ref)
 				case !force || errs.KindOf(err) != errs.NotFound:
 					failed = append(failed, err)
@@ -121,7 +121,7 @@ func Prune(ctx context.Context, e *engine.Engine, f filters) ([]string, error) {
 			}
 			continue
 		}
-		tell(e, "destroy", n, nil)
+		tell(e, "destroy", n)
 		gone = append(gone, n.Name)
 	}
 	return gone, bad

@@ -26,7 +26,7 @@ func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			n, err := svc.UpdateNetwork(cmd.Context(), args[0], add, drop)
 			if err == nil {
-				tell(e, "update", n, nil)
+				tell(e, "update", n)
 				fmt.Fprintln(s.Out, n.Name)
 			}
 			return err

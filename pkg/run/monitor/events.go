@@ -73,7 +73,7 @@ func (m *monitor) append(b []byte) {
 // started tells that a run began, with what it makes of others.
 func (m *monitor) started() {
 	if m.job.Events != "" {
-		m.append(m.event(m.heads(nil, m.job.StartEvents), "start"))
+		m.append(m.event(m.heads(m.heads(nil, m.netStart), m.job.StartEvents), "start"))
 	}
 }
 
@@ -88,5 +88,5 @@ func (m *monitor) died(code int, oom bool) {
 	}
 	ran := int(m.now.Sub(m.startedAt) / time.Second)
 	b = m.event(b, "die", "exitCode", strconv.Itoa(code), "execDuration", strconv.Itoa(ran))
-	m.append(m.heads(b, m.job.EndEvents))
+	m.append(m.heads(m.heads(b, m.netEnd), m.job.EndEvents))
 }

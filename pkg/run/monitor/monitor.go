@@ -62,6 +62,8 @@ type monitor struct {
 	netLoop  *loop.Loop   // waits for its descriptors and, through ep, for ours
 	held     []int        // descriptors that the job's network names
 	lingerAt time.Time    // when the last connections are broken off
+	netStart []string     // events of a start, and of an end, for the networks
+	netEnd   []string
 
 	main     *proc // the container; nil while it waits for its restart
 	execs    []*proc

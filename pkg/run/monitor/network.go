@@ -32,6 +32,7 @@ func (m *monitor) prepareNet() error {
 	}
 	m.netLoop.Alone = true
 	m.net = plane.New(m.netLoop, dns.New(m.netLoop, m.inside, m.note), m.note)
+	m.netStart, m.netEnd = n.StartEvents, n.EndEvents
 	held := m.held
 	m.held = nil
 	return m.net.Prepare(&n, held)
@@ -89,6 +90,7 @@ func (m *monitor) changeNet(fd int, held []int) error {
 		closeAll(held)
 		return err
 	}
+	m.netStart, m.netEnd = n.StartEvents, n.EndEvents
 	return m.net.Update(&n, held)
 }
 

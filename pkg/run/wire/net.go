@@ -31,6 +31,9 @@ type Net struct {
 	// Program is cais-netstack, for engine netstack and where relay turns out to be
 	// impossible; "": it is not installed.
 	Program string
+	// StartEvents and EndEvents are what a start and an end of the container mean for
+	// these networks, as a Job's.
+	StartEvents, EndEvents []string
 }
 
 // Interface is an end of a network in the container.
@@ -139,6 +142,8 @@ func (m *Net) fields(c *coder) {
 	list(c, &m.HostIPs, func(p *[]byte, c *coder) { c.bytes(p) })
 	c.strs(&m.Sysctls)
 	c.str(&m.Program)
+	c.strs(&m.StartEvents)
+	c.strs(&m.EndEvents)
 }
 
 func (m *Interface) fields(c *coder) {
