@@ -167,42 +167,64 @@ func (s *Service) hostsOf(req plan.Request, nets []*network.Network, box *networ
 	}
 	for _, l := range req.Links {
 		name, alias, _ := strings.Cut(l, ":")
-		line, err := s.linkLine(name, alias)
+		c, e, err := s.linked(name, alias)
 		if err != nil {
 			return h, err
 		}
-		h.Links = append(h.Links, line)
+		h.Links = append(h.Links, linkLine(c, e, alias))
 	}
 	return h, nil
 }
 
-// linkLine is the line of a --link to a container on the default network.
-func (s *Service) linkLine(name, alias string) (network.HostLine, error) {
+// linked is the container of a --link, and where it is on the default network.
+func (s *Service) linked(name, alias string) (*container.Container, *network.Endpoint, error) {
 	id, err := s.store.Find(name)
 	if err != nil {
-		return network.HostLine{}, errs.E("could not get container for "+name, errs.KindOf(err), err)
+		return nil, nil, errs.E("could not get container for "+name, errs.KindOf(err), err)
 	}
 	c, err := s.store.Load(id)
 	if err != nil {
-		return network.HostLine{}, err
+		return nil, nil, err
 	}
 	eps, err := s.nets().Endpoints(network.BuiltinID(network.Bridge))
 	if err != nil {
-		return network.HostLine{}, err
+		return nil, nil, err
 	}
 	for _, e := range eps {
-		if e.Container != id || !e.IP.IsValid() {
-			continue
+		if e.Container == id && e.IP.IsValid() {
+			return c, e, nil
 		}
-		var list []string
-		for _, n := range []string{alias, c.Record.Request.Hostname, container.ShortID(id), e.Name} {
-			if n != "" && !slices.Contains(list, n) {
-				list = append(list, n)
-			}
-		}
-		return network.HostLine{IP: e.IP, Names: strings.Join(list, " ")}, nil
 	}
-	return network.HostLine{}, errs.New(errs.Conflict, "Cannot link to a non running container: /"+name+" AS "+alias)
+	return nil, nil, errs.New(errs.Conflict, "Cannot link to a non running container: /"+name+" AS "+alias)
+}
+
+// linkLine is the line of a --link in /etc/hosts.
+func linkLine(c *container.Container, e *network.Endpoint, alias string) network.HostLine {
+	var list []string
+	for _, n := range []string{alias, c.Record.Request.Hostname, container.ShortID(c.ID), e.Name} {
+		if n != "" && !slices.Contains(list, n) {
+			list = append(list, n)
+		}
+	}
+	return network.HostLine{IP: e.IP, Names: strings.Join(list, " ")}
+}
+
+// linkEnv adds the variables of --link to a process's environment. Another
+// container that does not run now has none to give.
+func (s *Service) linkEnv(env []string, req plan.Request, name string) []string {
+	if len(req.Links) == 0 {
+		return env
+	}
+	var links []plan.Link
+	for _, l := range req.Links {
+		other, alias, _ := strings.Cut(l, ":")
+		c, e, err := s.linked(other, alias)
+		if err != nil {
+			continue // at a start, hostsOf has refused it
+		}
+		links = append(links, plan.Link{Owner: name, Alias: alias, IP: e.IP.String(), Request: c.Record.Request, Image: c.Record.Image})
+	}
+	return plan.WithLinks(env, links)
 }
 
 // readEtc reads a file of the container's; one that is too long is not looked at.

@@ -185,6 +185,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	}
 	if con != nil {
 		u.add(func(context.Context) error { return con.abandon() })
+		spec.Process.Env = s.linkEnv(spec.Process.Env, rec.Request, settings.Name)
 	}
 	job, err := s.job(rec, settings, spec, dirs, j.of)
 	if err != nil {
