@@ -168,6 +168,10 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 		return nil, err
 	}
 	defer j.close() // the monitor has copies
+	idmapped, err := j.idmaps(spec)
+	if err != nil {
+		return nil, err
+	}
 	if rec, err = s.limited(spec, rec, settings); err != nil {
 		return nil, err
 	}
@@ -187,7 +191,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 		u.add(func(context.Context) error { return con.abandon() })
 		spec.Process.Env = s.linkEnv(spec.Process.Env, rec.Request, settings.Name)
 	}
-	job, err := s.job(rec, settings, spec, dirs, j.of)
+	job, err := s.job(rec, settings, spec, dirs, j.of, idmapped)
 	if err != nil {
 		return nil, err
 	}
@@ -270,8 +274,34 @@ func (s *Service) join(spec *specs.Spec, req plan.Request) (_ joins, err error) 
 	return j, nil
 }
 
+// idmaps makes a user namespace for each mount that is mapped, in the slots behind
+// those of joined containers. It returns the slots by the mounts' targets.
+func (j joins) idmaps(spec *specs.Spec) (map[string]int, error) {
+	at := map[string]int{}
+	for _, m := range spec.Mounts {
+		if len(m.UIDMappings) == 0 {
+			continue
+		}
+		ns, err := userns.Empty(usernsMap(m.UIDMappings), usernsMap(m.GIDMappings))
+		if err != nil {
+			return nil, fmt.Errorf("map the owners of %s: %w", m.Destination, err)
+		}
+		slot := wire.SlotUser0 + len(j.slots)
+		j.slots[slot], at[m.Destination] = ns, slot
+	}
+	return at, nil
+}
+
+func usernsMap(list []specs.LinuxIDMapping) []userns.IDMap {
+	var out []userns.IDMap
+	for _, m := range list {
+		out = append(out, userns.IDMap{Inside: m.ContainerID, Outside: m.HostID, Count: m.Size})
+	}
+	return out
+}
+
 // job is what the monitor gets to know.
-func (s *Service) job(rec *container.Record, settings *container.Settings, spec *specs.Spec, dirs cgroup.Dirs, join map[specs.LinuxNamespaceType]int) (*wire.Job, error) {
+func (s *Service) job(rec *container.Record, settings *container.Settings, spec *specs.Spec, dirs cgroup.Dirs, join map[specs.LinuxNamespaceType]int, idmapped map[string]int) (*wire.Job, error) {
 	dir := s.store.Dir(rec.ID)
 	runDir, err := os.Readlink(filepath.Join(dir, "run"))
 	if err != nil {
@@ -307,6 +337,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Init:         req.Init,
 		CgroupProcs:  dirs.Procs,
 		Joined:       join,
+		IDMapped:     idmapped,
 		Warn:         func(text string) { s.log.Warn(text) },
 	}
 	var p *wire.Plan

@@ -25,7 +25,7 @@ func (s *Service) decideVolumes(ctx context.Context, rec *container.Record, conf
 	for _, m := range plan.Volumes(rec.Request, config) {
 		v := container.Volume{
 			Name: m.Source, Target: m.Target, Named: m.Source != "" && m.Flag != "from", ReadOnly: m.ReadOnly,
-			NoCopy: slices.Contains(m.Options, "nocopy") || m.Flag == "from", Subpath: m.Subpath,
+			NoCopy: slices.Contains(m.Options, "nocopy") || m.Flag == "from" || m.IDMapped(), Subpath: m.Subpath,
 		}
 		if v.Name == "" {
 			v.Name = container.NewID()
@@ -207,9 +207,10 @@ func empty(dir string) bool {
 // newVolume makes a volume with its first content, which appears at once.
 func (s *Service) newVolume(ctx context.Context, rec *container.Record, v container.Volume) error {
 	made := &volume.Volume{Name: v.Name, Anonymous: !v.Named}
+	mapped := false
 	for _, m := range rec.Request.Mounts {
 		if m.Type == "volume" && path.Clean(m.Target) == v.Target {
-			made.Labels, made.Options = m.Labels, m.DriverOpts
+			made.Labels, made.Options, mapped = m.Labels, m.DriverOpts, m.IDMapped()
 		}
 	}
 	dir, err := s.vols.Begin()
@@ -221,7 +222,7 @@ func (s *Service) newVolume(ctx context.Context, rec *container.Record, v contai
 		target = ""
 	}
 	data, err := s.makeVolume(ctx, dir, target, rec.Lower)
-	if err == nil && made.Mounted().Type == "" {
+	if err == nil && made.Mounted().Type == "" && !mapped {
 		err = s.ownVolume(ctx, rec, data)
 	}
 	if err != nil {

@@ -112,12 +112,14 @@ func volumeOptions(m *plan.Mount, text string) error {
 			class = o
 			m.Options = append(m.Options, o)
 		case "idmap":
-			return errs.New(errs.Unsupported, "--volume option idmap is not supported yet")
+			class = o
+			m.Options = append(m.Options, o)
 		default:
-			if strings.HasPrefix(o, "idmap=") {
-				return errs.New(errs.Unsupported, "--volume option idmap is not supported yet")
+			if !strings.HasPrefix(o, "idmap=") {
+				return invalid("invalid mode: %s", text)
 			}
-			return invalid("invalid mode: %s", text)
+			class = "idmap"
+			m.Options = append(m.Options, o)
 		}
 		if seen[class] {
 			return invalid("invalid mode: %s", text)
@@ -179,6 +181,10 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 	}
 	if !valued && (key == "u" || key == "chown") {
 		r.m.Options = append(r.m.Options, "U")
+		return nil
+	}
+	if key == "idmap" {
+		r.m.Options = append(r.m.Options, strings.TrimSpace(whole))
 		return nil
 	}
 	switch key {
@@ -284,7 +290,7 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 		default:
 			return invalid("invalid value for %s: %s (must be \"shared\" or \"private\")", key, val)
 		}
-	case "image-subpath", "idmap", "notmpcopyup":
+	case "image-subpath", "notmpcopyup":
 		return errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet")
 	default:
 		return invalid("unexpected key '%s' in '%s'", key, whole)

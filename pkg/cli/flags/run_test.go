@@ -182,11 +182,11 @@ func TestFlagMistakes(t *testing.T) {
 
 func TestLaterFlagsFailByName(t *testing.T) {
 	for args, want := range map[string]string{
-		"--gpus all,options=a": "--gpus options=a is not supported",
-		"--gpus driver=intel":  "--gpus driver=intel is not supported",
-		"--log-driver gelf":    "--log-driver gelf is not supported",
-		"-v /a:/b:idmap":       "option idmap is not supported yet",
-		"--pod x":              "--pod is not supported yet",
+		"--gpus all,options=a":                            "--gpus options=a is not supported",
+		"--gpus driver=intel":                             "--gpus driver=intel is not supported",
+		"--log-driver gelf":                               "--log-driver gelf is not supported",
+		"--mount type=image,src=a,dst=/b,image-subpath=c": "option image-subpath is not supported yet",
+		"--pod x": "--pod is not supported yet",
 	} {
 		_, _, err := parse(t, true, strings.Fields(args)...)
 		if err == nil || !strings.Contains(err.Error(), want) {

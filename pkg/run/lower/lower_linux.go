@@ -48,6 +48,10 @@ type Options struct {
 	// path in the spec could be another's by the time that it is opened.
 	Joined map[specs.LinuxNamespaceType]int
 
+	// IDMapped are the slots with the user namespaces by which mounts are mapped, by
+	// the mounts' targets.
+	IDMapped map[string]int
+
 	// Cgroups is what a mount of type cgroup shows; nil: what [CgroupView] finds.
 	Cgroups []CgroupMount
 

@@ -25,6 +25,8 @@ type mount struct {
 	data           []string // options of the file system itself
 	mode           bool     // data says which mode the file system's root has
 	k              kind
+	mapped         bool // the user namespace in the slot idmap says which owner is seen for which
+	idmap          int
 
 	tree   *Tree
 	memory *Memory
@@ -77,7 +79,7 @@ func (b *builder) parseMount(sm specs.Mount) (mount, error) {
 			return m, errs.New(errs.Invalid, fmt.Sprintf("the source %q of a bind mount is not absolute", sm.Source))
 		}
 	}
-	if len(sm.UIDMappings)+len(sm.GIDMappings) > 0 {
+	if m.idmap, m.mapped = b.o.IDMapped[m.target]; !m.mapped && len(sm.UIDMappings)+len(sm.GIDMappings) > 0 {
 		return m, errs.New(errs.Unsupported, "id-mapped mounts are not supported: "+m.target)
 	}
 	for _, o := range sm.Options {
@@ -178,6 +180,12 @@ func (b *builder) openBind(m *mount) {
 		b.Free(mark)
 	} else {
 		b.Call(m.what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, m.source, flags).To(m.fd)
+	}
+	if m.mapped {
+		at := b.Words(wire.Num(unix.MOUNT_ATTR_IDMAP), wire.Num(0), wire.Num(0), wire.Num(0))
+		what := m.what + " with other owners"
+		b.Do(wire.OpStore, what, 0, at.Plus(24), wire.InSlot(m.idmap), 8)
+		b.Call(what, unix.SYS_MOUNT_SETATTR, m.fd, "", unix.AT_EMPTY_PATH, at, 32)
 	}
 	b.bindAttrs(m.what, m.fd, m.attr, m.rbind)
 }

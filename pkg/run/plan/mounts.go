@@ -223,7 +223,8 @@ func (b *builder) bind(m Mount) (specs.Mount, error) {
 		}
 	}
 	b.rootPropagation(prop)
-	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options}, nil
+	sm := specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options}
+	return sm, b.idmap(&sm, m.Options)
 }
 
 // overlay lets the container write over a directory of the host's without
