@@ -417,6 +417,10 @@ func readSmall(path string) (string, error) {
 	return string(b[:n]), nil
 }
 
+// backlog is how many clients may wait to be heard: as many as the kernel lets
+// (net.core.somaxconn); one too many is told that the monitor is busy.
+const backlog = 4096
+
 // listen makes the socket in the run directory, by way of a descriptor: the path
 // of a socket is limited to 107 bytes.
 func (m *monitor) listen() error {
@@ -434,7 +438,7 @@ func (m *monitor) listen() error {
 	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/attach"}); err != nil {
 		return &os.PathError{Op: "bind", Path: m.job.RunDir + "/attach", Err: err}
 	}
-	return os.NewSyscallError("listen", syscall.Listen(fd, 64))
+	return os.NewSyscallError("listen", syscall.Listen(fd, backlog))
 }
 
 // windowSize is a variable part of resize: zero means unknown.

@@ -658,6 +658,32 @@ func TestNoMoreDescriptors(t *testing.T) {
 	}
 }
 
+// TestManyWait: a hundred commands at once are heard one after another.
+func TestManyWait(t *testing.T) {
+	b := newBox(t, "sleep 1000")
+	s := b.start(wire.Attach{})
+	defer func() { _ = errors.Join(s.Signal(syscall.SIGKILL), s.Close()) }() // it has ended if they fail
+	c := container.Container{Dir: b.dir}
+	pid, _, err := c.Monitor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil { // busy
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		w, err := dial(b.dir)
+		if err != nil {
+			t.Errorf("client %d: %v", i, err)
+			break
+		}
+		defer w.Close()
+	}
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // ticks is the processor time that pid has had.
 func ticks(t *testing.T, pid int) int {
 	t.Helper()
