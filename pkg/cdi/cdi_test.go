@@ -102,6 +102,8 @@ func TestYAML(t *testing.T) {
 		"a: 0x10\nb: true\nc: ~\nd: \"q\\tr\"":            `{"a":16,"b":true,"c":null,"d":"q\tr"}`,
 		"a:\n  - x: 1\n    y:\n      - z\n  - w\nb: []":   `{"a":[{"x":1,"y":["z"]},"w"],"b":[]}`,
 		"a: [1, 2]": "", "a: |\n  text": "", "a: *b": "", "a: 1\n  b: 2": "", "a: 1\na: 2": "", "words": "", "a: 'x": "",
+		"a:\n\tb: 1": "", "\ta: 1": "", "a: 'x' # it's'": "", "a: 'x'y'": "", "a: '": "",
+		"a: # none\nb: # a list\n- x # one\n- # nothing\nc: ''": `{"a":null,"b":["x",null],"c":""}`,
 		"\"k:1\": v\n'l': w": `{"k:1":"v","l":"w"}`,
 		"":                   `{}`, "# only\n---\n": `{}`,
 	} {

@@ -19,6 +19,10 @@ func toJSON(text string) ([]byte, error) {
 			continue
 		}
 		p.lines = append(p.lines, line{number: i + 1, indent: len(l) - len(body), text: trimmed})
+		if body[0] == '\t' { // YAML's rule; read as no indentation, it would mean something else
+			p.at = len(p.lines) - 1
+			return nil, p.bad("it is indented by a tab")
+		}
 	}
 	if len(p.lines) == 0 {
 		return []byte("{}"), nil
@@ -98,7 +102,7 @@ func (p *yaml) list(indent int) (any, error) {
 // below reads what follows a key or a dash: a scalar on its line, or the lines
 // after it. A list may stand below its key without being indented.
 func (p *yaml) below(rest string, indent int, key bool) (any, error) {
-	if rest != "" {
+	if rest != "" && rest[0] != '#' {
 		v, err := p.scalar(rest)
 		p.at++
 		return v, err
@@ -139,10 +143,11 @@ func (p *yaml) scalar(s string) (any, error) {
 		}
 		return text, nil
 	case '\'':
-		if len(s) < 2 || s[len(s)-1] != '\'' {
-			return nil, p.bad("the text in quotes has no end")
+		text, ended := strings.CutSuffix(s[1:], "'")
+		if !ended || strings.Contains(strings.ReplaceAll(text, "''", ""), "'") {
+			return nil, p.bad("the text in quotes is not one")
 		}
-		return strings.ReplaceAll(s[1:len(s)-1], "''", "'"), nil
+		return strings.ReplaceAll(text, "''", "'"), nil
 	case '|', '>', '&', '*', '!', '%', '@', '`', '{', '[':
 		if s == "[]" || s == "{}" {
 			return json.RawMessage(s), nil
