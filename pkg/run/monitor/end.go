@@ -32,7 +32,7 @@ func (m *monitor) containerExited(p *proc, code int) {
 		m.writeExit(e)
 		m.died(code, e.oom)
 		m.restartAt = m.now.Add(m.pause(m.now.Sub(m.startedAt)))
-		m.writeState("restarting")
+		_ = m.writeState("restarting")
 		p.announce(&wire.Exited{Code: code, OOMKilled: e.oom, Restarts: true})
 		p.close()
 		p.closeMounts()

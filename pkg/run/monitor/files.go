@@ -80,8 +80,8 @@ func (s state) json() []byte {
 	return append(b, '}')
 }
 
-// writeState replaces state.json, which a reboot takes away.
-func (m *monitor) writeState(status string) {
+// writeState replaces state.json, which a reboot takes away. That it failed is noted.
+func (m *monitor) writeState(status string) error {
 	if m.bootID == "" {
 		m.bootID, _ = readSmall("/proc/sys/kernel/random/boot_id") // without it nobody signals by pid
 	}
@@ -89,9 +89,11 @@ func (m *monitor) writeState(status string) {
 	if m.main != nil {
 		s.pid, s.pidStart = m.main.pid, startTime(m.main.pid)
 	}
-	if err := replace(m.job.RunDir, "state.json", s.json()); err != nil {
+	err := replace(m.job.RunDir, "state.json", s.json())
+	if err != nil {
 		m.note(err.Error())
 	}
+	return err
 }
 
 // settings reads what concerns a monitor from the text of settings.json: whether

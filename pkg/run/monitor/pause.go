@@ -29,11 +29,14 @@ func (c *client) pauseRequest(packet []byte) {
 }
 
 // setPaused freezes the container's processes, or lets them go on. The state
-// says so afterwards: what says running and is frozen can be paused, and then
-// let go, again.
+// says so afterwards, or they are let go: who paused could not undo it, else.
 func (m *monitor) setPaused(on bool) error {
 	if on {
-		if err := m.freeze(); err != nil {
+		err := m.freeze()
+		if err == nil {
+			err = m.writeState("paused")
+		}
+		if err != nil {
 			m.thaw()
 			return err
 		}
@@ -42,13 +45,9 @@ func (m *monitor) setPaused(on bool) error {
 		if m.health.probe != nil { // it gets its time anew
 			m.health.killAt = m.now.Add(time.Duration(m.job.Health.Timeout))
 		}
+		_ = m.writeState("running") // noted; what says paused can be let go again
 	}
 	m.paused = on
-	if on {
-		m.writeState("paused")
-	} else {
-		m.writeState("running")
-	}
 	return nil
 }
 

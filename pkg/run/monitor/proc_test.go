@@ -19,3 +19,12 @@ func TestDrainEnds(t *testing.T) {
 		t.Error("what escaped is still read from")
 	}
 }
+
+// What could not be let go again, since nothing says that it is paused, goes on.
+func TestPauseIsUndone(t *testing.T) {
+	m := &monitor{}
+	m.job.RunDir = "/nowhere"
+	if err := m.setPaused(true); err == nil || m.paused {
+		t.Errorf("paused %v, %v; want an error, and nothing paused", m.paused, err)
+	}
+}

@@ -249,7 +249,7 @@ func (m *monitor) release(p *proc, g gated) error {
 	}
 	m.main = p
 	p.watch()
-	m.writeState("running")
+	_ = m.writeState("running")
 	m.beginHealth()
 	m.started()
 	return nil
