@@ -63,11 +63,17 @@ func (s *Service) tryRemove(ctx context.Context, id, ref string, o RemoveOptions
 	if !o.Force {
 		return false, running(c, ref)
 	}
-	if err := s.dismiss(ctx, c); err != nil {
-		return false, err
+	noted := s.dismiss(ctx, c)
+	if noted != nil && !full(noted) {
+		return false, noted
 	}
 	s.tell(c, "kill", "signal", "9")
-	if err := s.killAll(ctx, c); err != nil {
+	if noted == nil {
+		err = s.killAll(ctx, c)
+	} else { // nothing can tell the monitor to leave it ended
+		err = killMonitor(c)
+	}
+	if err != nil {
 		return false, err
 	}
 	if err := l.Release(); err != nil {
@@ -98,8 +104,7 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 	// Still full, perhaps of somebody else's data: then the rest goes, and the note
 	// in the store is taken back last, or by the next command that writes.
 	note := s.o.Images.Unprotect(ctx, c.ID)
-	full := errors.Is(note, syscall.ENOSPC) || errors.Is(note, syscall.EDQUOT)
-	if note != nil && !full {
+	if note != nil && !full(note) {
 		return fmt.Errorf("release the image: %w", note)
 	}
 	if err := s.store.Forget(c.ID); err != nil {
@@ -107,7 +112,7 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 	}
 	s.tell(c, "destroy")
 	err := errors.Join(s.releaseNames(c), s.discard(ctx, c.ID))
-	if full {
+	if note != nil {
 		if note := s.o.Images.Unprotect(ctx, c.ID); note != nil {
 			s.log.Warn("the image stays in use until there is room on the disk", "image", c.Record.ImageRef, "error", note)
 		}
@@ -117,6 +122,9 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 	}
 	return err
 }
+
+// full reports whether there was no room on the disk.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 func (s *Service) releaseNames(c *container.Container) error {
 	if c.Settings.Name != "" {

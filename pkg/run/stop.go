@@ -211,7 +211,8 @@ func (s *Service) killAll(ctx context.Context, c *container.Container) error {
 		return gone(err)
 	}
 	if c.State == nil {
-		return s.killStateless(c)
+		s.log.Debug("the container's run directory is gone; its monitor is killed", "container", c.ID)
+		return killMonitor(c)
 	}
 	if dirs := s.dirs(c); c.Record.Request.PIDMode != "" && len(dirs.Remove) > 0 {
 		if err := cgroup.KillAll(dirs.Remove); err != nil {
@@ -240,14 +241,13 @@ func settle(ctx context.Context, c *container.Container) error {
 	return nil
 }
 
-// killStateless kills a container whose monitor lives but has no state.json: the
-// run directory was removed under it, and the monitor is all that is known.
-func (s *Service) killStateless(c *container.Container) error {
+// killMonitor kills a container by way of its monitor: where that is all that is
+// known of it, since its run directory was removed, or is not to start it again.
+func killMonitor(c *container.Container) error {
 	pid, start, err := c.Monitor()
 	if err != nil {
 		return err
 	}
-	s.log.Debug("the container's run directory is gone; its monitor is killed", "container", c.ID)
 	// First what it started, which may have seen to it that it outlives its parent.
 	for _, child := range sys.Children(pid) {
 		if began, err := sys.ProcessStart(child); err == nil && began >= start {
