@@ -97,7 +97,7 @@ func TestNetworkKills(t *testing.T) {
 			}
 		}
 	}
-	if out, err := exec.Command("wget", "-q", "-O", "-", "http://127.0.0.1:7999/passwd").CombinedOutput(); err != nil || !strings.Contains(string(out), "root") {
+	if out, err := exec.Command("busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:7999/passwd").CombinedOutput(); err != nil || !strings.Contains(string(out), "root") {
 		t.Errorf("the keeper's port: %v: %s", err, out)
 	}
 	must("run", "--rm", "busybox", "wget", "-q", "-O", "/dev/null", "http://"+must("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "keeper")+"/passwd")

@@ -126,6 +126,9 @@ func reason(lines []string) string {
 				return text
 			}
 		}
+		if _, text, ok := strings.Cut(l, "] skip '"); ok { // a script's own line
+			return strings.TrimSuffix(text, "'")
+		}
 		return l
 	}
 	return "no reason given"

@@ -12,6 +12,9 @@ func TestShow(t *testing.T) {
 {"Action":"output","Package":"cais.dev/cais/p","Test":"TestA","Output":"    a_test.go:7: needs root\n"}
 {"Action":"output","Package":"cais.dev/cais/p","Test":"TestA","Output":"--- SKIP: TestA (0.00s)\n"}
 {"Action":"skip","Package":"cais.dev/cais/p","Test":"TestA"}
+{"Action":"output","Package":"cais.dev/cais/p","Test":"TestS","Output":"    testscript.go:609: WORK=$WORK\n"}
+{"Action":"output","Package":"cais.dev/cais/p","Test":"TestS","Output":"        > [!exec:jq] skip 'jq is not installed'\n"}
+{"Action":"skip","Package":"cais.dev/cais/p","Test":"TestS"}
 {"Action":"output","Package":"cais.dev/cais/p","Test":"TestB","Output":"    b_test.go:7: wrong\n"}
 {"Action":"fail","Package":"cais.dev/cais/p","Test":"TestB"}
 {"Action":"output","Package":"cais.dev/cais/p","Output":"FAIL\tcais.dev/cais/p\t0.1s\n"}
@@ -22,7 +25,7 @@ func TestShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []skip{{"p.TestA", "needs root"}}; !slices.Equal(got, want) {
+	if want := []skip{{"p.TestA", "needs root"}, {"p.TestS", "jq is not installed"}}; !slices.Equal(got, want) {
 		t.Errorf("skips %v, want %v", got, want)
 	}
 	if want := "    b_test.go:7: wrong\nFAIL\tcais.dev/cais/p\t0.1s\n"; out.String() != want {

@@ -21,6 +21,8 @@ if command -v apt-get >/dev/null 2>&1; then
 	need useradd passwd
 	need ip iproute2
 	need nft nftables
+	need jq jq
+	need ssh-agent openssh-client
 	if [ -n "$want" ]; then
 		export DEBIAN_FRONTEND=noninteractive
 		# shellcheck disable=SC2086 # a list of names
