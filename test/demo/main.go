@@ -131,6 +131,8 @@ func (d *demo) show(ref string) error {
 			return err
 		}
 		steps = append(steps, more...)
+	} else {
+		note("Without busybox on this machine building, networks and volumes are not shown (Debian: busybox-static).")
 	}
 	steps = append(steps, step{args: []string{"rmi", ref}, want: "Untagged"}, step{args: []string{"ps", "-aq"}})
 	for _, s := range steps {
