@@ -206,7 +206,7 @@ func (p authPlace) load(root fs.FS) (*authFile, error) {
 	}
 	if err := json.Unmarshal(raw, target); err != nil {
 		return nil, errs.WithHint(errs.E("read credentials from "+p.name, errs.Invalid, err),
-			fmt.Sprintf("Correct or remove %s; 'cais login' writes it anew.", p.name))
+			fmt.Sprintf("Correct %s, or remove it and log in again.", p.name))
 	}
 	return &f, nil
 }

@@ -289,7 +289,7 @@ func mountPoints(root string) (string, error) {
 	}
 	tmp, err := os.MkdirTemp(root, ".mountpoints-")
 	if err != nil {
-		return "", err
+		return "", errs.WithHint(fmt.Errorf("make the places for mounts: %w", err), "Set CAIS_ROOT to a directory that cais may write to.")
 	}
 	if err = fillMountPoints(tmp); err == nil {
 		err = os.Rename(tmp, dir)
