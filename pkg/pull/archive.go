@@ -54,9 +54,14 @@ func checkBomb(in, out int64) error {
 	return nil
 }
 
-// openArchive makes in readable in any order. A plain file is read where it is;
-// all else is kept in a file without a name in dir.
+// openArchive makes in readable in any order. A plain file is read where it is, and so
+// is a directory; all else is kept in a file without a name in dir.
 func openArchive(ctx context.Context, in io.Reader, dir string) (*archive, error) {
+	if f, ok := in.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			return openDirectory(f.Name())
+		}
+	}
 	a := &archive{files: map[string]entry{}, close: func() error { return nil }}
 	var size int64
 	if f, n, ok := plainFile(in); ok {
@@ -291,6 +296,13 @@ func blobName(digest string) string {
 }
 
 // openLayout is openArchive for a directory. Links in it lead nowhere outside.
+func openDirectory(path string) (*archive, error) {
+	if !IsLayout(path) {
+		return nil, errs.WithHint(errs.New(errs.Invalid, "a directory that is no OCI layout"), "'cais image copy dir:DIRECTORY NAME' takes what save --format docker-dir wrote.")
+	}
+	return openLayout(path)
+}
+
 func openLayout(dir string) (*archive, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

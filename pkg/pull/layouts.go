@@ -21,6 +21,9 @@ func (a *archive) images(platform *oci.Platform) (all []archived, transport stri
 	switch {
 	case a.has("oci-layout") && a.has("index.json"):
 		transport = "oci-archive"
+		if a.root != nil {
+			transport = "oci"
+		}
 		all, err = a.ociImages(platform)
 	case a.has("manifest.json"):
 		transport = "docker-archive"

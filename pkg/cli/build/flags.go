@@ -134,7 +134,6 @@ func (o *options) define(f *pflag.FlagSet) {
 	f.StringVar(&o.call, "call", "build", "What to do: build, check, outline or targets, maybe with ,format=json")
 	text(&o.provenance, "provenance", "", "Provenance attestation; only false")
 	text(&o.sbom, "sbom", "", "Bill of materials; only false")
-	f.Lookup("provenance").NoOptDefVal, f.Lookup("sbom").NoOptDefVal = "true", "true"
 	list(&o.attests, "attest", "", "Attestations; only disabled ones")
 
 	text(&o.authFile, "authfile", "", "Read credentials from this `file`")

@@ -28,7 +28,7 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o engine.PullerOptions
 	cmd := &cobra.Command{
 		Use:               "load [OPTIONS]",
-		Short:             "Take images from a tar that save wrote, Docker's or an OCI layout",
+		Short:             "Take images from what save wrote: Docker's archive, an OCI archive or layout",
 		Example:           "  cais load -i images.tar\n  docker save debian | cais load",
 		Args:              ui.NoArgs,
 		ValidArgsFunction: complete.None,
@@ -75,7 +75,7 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&path, "input", "i", "", "Read this `file`, or http(s) URL, instead of stdin")
+	f.StringVarP(&path, "input", "i", "", "Read this `file`, directory or http(s) URL instead of stdin")
 	f.StringVar(&platform, "platform", "", "Of an image for several platforms, take `OS[/ARCH[/VARIANT]]`")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Show no progress")
 	storeFlags(f, &o)
