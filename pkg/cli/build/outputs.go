@@ -65,7 +65,7 @@ func (x *exporter) epoch() time.Time {
 func (x *exporter) local(ctx context.Context, o export.Spec, res *build.Result) (err error) {
 	step := x.j.log.Step("exporting to client directory")
 	defer func() { step.Done(err) }()
-	split := len(res.Images) > 1 && o.Flag("platform-split", true) || len(res.Images) == 1 && o.Flag("platform-split", false)
+	split := o.Flag("platform-split", x.j.several())
 	for _, b := range res.Images {
 		dest := o.Dest
 		if split {
@@ -249,7 +249,7 @@ func (x *exporter) pushTo(ctx context.Context, p *push.Pusher, o export.Spec, re
 		x.root.Data = res.Root.Data
 	}
 	step.ItemDone("pushing manifest for "+ref.String()+"@"+res.Root.Digest, 0)
-	if len(x.images) != 1 {
+	if x.j.several() {
 		return nil
 	}
 	r, err := x.j.e.Reader()

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"cais.dev/cais/pkg/atomicfile"
@@ -53,9 +54,16 @@ func stored(o export.Spec) bool {
 	return o.Type == "image" && o.Flag("store", true)
 }
 
+// several reports whether the result is a list of images: of several platforms, or of
+// one if the list is asked for.
+func (j *job) several() bool {
+	on, err := strconv.ParseBool(j.args["BUILDKIT_MULTI_PLATFORM"])
+	return err == nil && on || len(j.platforms) > 1
+}
+
 // request says what the build is to record.
 func (x *exporter) request(req *build.Request) error {
-	several := len(req.Graph.Results) > 1
+	several := x.j.several()
 	for _, o := range x.j.outputs {
 		req.Record = req.Record || needsImage(o)
 		if several && (o.Type == "docker") {
@@ -149,7 +157,7 @@ func (x *exporter) export(ctx context.Context, res *build.Result) error {
 			return err
 		}
 	}
-	if len(x.images) > 1 && slices.ContainsFunc(x.j.outputs, stored) {
+	if x.j.several() && slices.ContainsFunc(x.j.outputs, stored) {
 		if err := x.keepIndex(ctx); err != nil {
 			return err
 		}
@@ -187,7 +195,7 @@ func (x *exporter) prepare(ctx context.Context, res *build.Result) error {
 		x.images = append(x.images, one)
 	}
 	x.root = x.images[0].doc
-	if len(x.images) > 1 {
+	if x.j.several() {
 		if x.root, err = x.index(); err != nil {
 			return err
 		}
@@ -384,10 +392,11 @@ func (x *exporter) note(id string) {
 func (x *exporter) report() error {
 	id := ""
 	switch {
-	case len(x.images) == 1:
-		id = "sha256:" + x.images[0].id
-	case len(x.images) > 1:
+	case len(x.images) == 0:
+	case x.j.several():
 		id = x.root.Digest
+	default:
+		id = "sha256:" + x.images[0].id
 	}
 	x.note(id)
 	if f := x.j.o.iidFile; f != "" {
