@@ -67,6 +67,17 @@ func Parse(s string) (Reference, error) {
 	return r, nil
 }
 
+// Taggable says whether an image here can be given the name.
+func (r Reference) Taggable() error {
+	switch {
+	case r.Digest != "":
+		return errs.New(errs.Invalid, "refusing to create a tag with a digest reference")
+	case r.FamiliarName() == "sha256": // "sha256:f00" is an image's id
+		return errs.New(errs.Invalid, "refusing to create an ambiguous tag using digest algorithm as name")
+	}
+	return nil
+}
+
 // Name returns the repository with its registry: "docker.io/library/alpine".
 func (r Reference) Name() string { return r.Domain + "/" + r.Path }
 

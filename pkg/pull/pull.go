@@ -261,6 +261,9 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 	if req.Policy == Never {
 		return res, errs.New(errs.NotFound, "no such image: "+req.Ref.Familiar())
 	}
+	if req.Ref.FamiliarName() == "scratch" {
+		return res, errs.New(errs.Invalid, "'scratch' is a reserved name")
+	}
 	if p.o.Allow != nil {
 		if err := p.o.Allow("docker", req.Ref.String()); err != nil {
 			return res, err

@@ -65,8 +65,8 @@ func (j *job) setNames() error {
 		if err != nil {
 			return ui.Exit(ui.CodeUsage, fmt.Errorf("invalid tag %q: %w", t, err))
 		}
-		if ref.Digest != "" {
-			return ui.Exit(ui.CodeUsage, invalid("invalid tag %q: refusing to create a tag with a digest reference", t))
+		if err := ref.Taggable(); err != nil {
+			return ui.Exit(ui.CodeUsage, fmt.Errorf("invalid tag %q: %w", t, err))
 		}
 		if n := ref.WithDefaultTag().String(); !slices.Contains(j.names, n) {
 			j.names = append(j.names, n)

@@ -262,8 +262,8 @@ func targets(typed []string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a valid repository/tag: %w", t, err)
 		}
-		if ref.Digest != "" {
-			return nil, errs.New(errs.Invalid, "refusing to create a tag with a digest reference")
+		if err := ref.Taggable(); err != nil {
+			return nil, err
 		}
 		names = append(names, ref.WithDefaultTag().String())
 	}

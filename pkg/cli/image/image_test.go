@@ -183,7 +183,7 @@ func TestTag(t *testing.T) {
 	if err != nil || !slices.Equal(names, []string{"docker.io/library/x:latest", "quay.io/y:2"}) {
 		t.Errorf("targets: %q, %v", names, err)
 	}
-	for _, bad := range []string{"BAD", "x@" + dig, "x:y:z"} {
+	for _, bad := range []string{"BAD", "x@" + dig, "x:y:z", "sha256:f00"} {
 		if _, err := targets([]string{"ok", bad}); err == nil {
 			t.Errorf("targets took %q", bad)
 		}
