@@ -305,6 +305,11 @@ func namedContexts(list []string) (map[string]string, error) {
 		} else {
 			k = strings.ToLower(k)
 		}
+		for _, podmans := range []string{"container-image://", "docker://"} {
+			if ref, ok := strings.CutPrefix(v, podmans); ok {
+				v = "docker-image://" + ref
+			}
+		}
 		out[k] = v
 	}
 	return out, nil

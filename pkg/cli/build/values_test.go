@@ -166,8 +166,8 @@ func TestArgs(t *testing.T) {
 }
 
 func TestNamed(t *testing.T) {
-	m, err := namedContexts([]string{"Foo=dir", "alpine:3=docker-image://x", "x=a=b"})
-	if err != nil || m["foo"] != "dir" || m["x"] != "a=b" || m["alpine:3"] == "" {
+	m, err := namedContexts([]string{"Foo=dir", "alpine:3=docker-image://x", "x=a=b", "p=container-image://y", "q=docker://y"})
+	if err != nil || m["foo"] != "dir" || m["x"] != "a=b" || m["alpine:3"] == "" || m["p"] != "docker-image://y" || m["q"] != m["p"] {
 		t.Error(m, err)
 	}
 	if _, err := namedContexts([]string{"x"}); err == nil {
