@@ -262,7 +262,9 @@ func args2(args []string, verb string) []string {
 	return args
 }
 
-// layerBytes is what the files of all layers have.
+// layerBytes is what the files of all layers have, a hard link once: du
+// --apparent-size of them without directories. Docker counts so, too; a file system's
+// blocks, and the store's own records, are not in it.
 func (s *store) layerBytes(t *testing.T) int64 {
 	t.Helper()
 	var sum int64
