@@ -86,14 +86,15 @@ func services(t *testing.T, s *store, tar, mirror string) {
 				return
 			}
 		}
-		t.Fatalf("cais %q: no %q: %s", args, want, out)
+		said, _ := s.cmd("exec", "db", "sh", "-c", "ps aux; cat /var/log/postgresql/*").CombinedOutput() // for who reads this
+		t.Fatalf("cais %q: no %q: %s\n%s", args, want, out, said)
 	}
 	run("import", tar, "services")
 	run("network", "create", "app")
 	run("run", "-d", "--name", "db", "--network", "app", "services", "sh", "-c", `
 		echo "host all all all md5" >>/etc/postgresql/15/main/pg_hba.conf
 		echo "listen_addresses = '*'" >>/etc/postgresql/15/main/postgresql.conf
-		pg_ctlcluster 15 main start
+		until pg_ctlcluster 15 main start; do sleep 1; done # a pid file of the last run may name a living process
 		su postgres -c "psql -c \"create user u password 'p'\" -c 'create database d owner u'"
 		exec sleep 10000`)
 	run("run", "-d", "--name", "web", "--network", "app", "--network-alias", "www", "-p", "127.0.0.1:18080:80", "services", "nginx", "-g", "daemon off;")
@@ -107,7 +108,7 @@ func services(t *testing.T, s *store, tar, mirror string) {
 	}
 	// The database is another container with another address, and is found again.
 	run("restart", "-t", "0", "db")
-	soon("ready", "exec", "db", "sh", "-c", "pg_ctlcluster 15 main start; pg_isready && echo ready")
+	soon("accepting", "exec", "db", "pg_isready")
 	soon("42", "run", "--rm", "--network", "app", "-e", "PGPASSWORD=p", "services", "psql", "-h", "db.app", "-U", "u", "-At", "-c", "select 40+2", "d")
 
 	out := run("run", "--rm", "services", "sh", "-c", `set -e
