@@ -17,6 +17,7 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
 	"cais.dev/cais/pkg/network"
+	"cais.dev/cais/pkg/network/plane"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/storage"
@@ -128,7 +129,7 @@ func (e *Engine) Networks() (network.Store, error) {
 	p, err := e.Paths()
 	n := network.Store{Root: p.Root, Run: p.Run}
 	if !userns.Needed() && !userns.Inside() {
-		n.Machine = network.MachineDir
+		n.Machine, n.Gone = network.MachineDir, plane.RemoveIdle
 	}
 	return n, err
 }

@@ -2,7 +2,9 @@ package network
 
 import (
 	"context"
+	"errors"
 	"hash/fnv"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,14 +42,19 @@ func (s Store) choosing(ctx context.Context) (taken []netip.Prefix, done func(),
 	for _, e := range entries {
 		path := filepath.Join(s.Machine, e.Name())
 		root, err := os.ReadFile(path)
-		if err != nil || !strings.HasPrefix(e.Name(), namespace()+"-") {
+		if err != nil || e.Name() == "lock" {
 			continue
 		}
-		if _, err := os.Lstat(filepath.Join(string(root), "networks")); err != nil && string(root) != filepath.Clean(s.Root) {
-			_ = os.Remove(path) // the store is gone; the next one tries again
+		here := strings.HasPrefix(e.Name(), namespace()+"-")
+		if _, err := os.Lstat(filepath.Join(string(root), "networks")); errors.Is(err, fs.ErrNotExist) && string(root) != filepath.Clean(s.Root) {
+			if !here || s.Gone == nil || s.Gone(Store{Root: string(root)}.device()) {
+				_ = os.Remove(path) // the store is gone; the next one tries again
+			}
 			continue
 		}
-		roots = append(roots, string(root))
+		if here {
+			roots = append(roots, string(root))
+		}
 	}
 	for _, root := range roots {
 		if root == filepath.Clean(s.Root) {

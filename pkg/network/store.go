@@ -29,6 +29,9 @@ type Store struct {
 	Run  string // what does not: tmpfs, 0700
 	// Machine is [MachineDir] where bridges are in the machine's namespace; else empty.
 	Machine string
+	// Gone removes the default bridge of a store of this machine that was deleted
+	// without 'cais system reset', and reports whether it could; nil: it stays.
+	Gone func(bridge string) bool
 }
 
 func (s Store) dir() string { return filepath.Join(s.Root, "networks") }

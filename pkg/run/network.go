@@ -13,6 +13,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/network"
+	"cais.dev/cais/pkg/network/plane"
 	"cais.dev/cais/pkg/network/dns"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
@@ -36,7 +37,7 @@ const (
 func (s *Service) nets() network.Store {
 	n := network.Store{Root: s.store.Root, Run: s.store.Run}
 	if s.engine() == engineBridge {
-		n.Machine = network.MachineDir
+		n.Machine, n.Gone = network.MachineDir, plane.RemoveIdle
 	}
 	return n
 }

@@ -550,6 +550,21 @@ func RemoveNetwork(bridge string, named bool) error {
 	return errors.Join(err, b.route.Do(netlink.Delete(index)))
 }
 
+// RemoveIdle is RemoveNetwork for the bridge of a store that was deleted, and
+// reports whether it is gone. If something is still in the network, it stays.
+func RemoveIdle(bridge string) bool {
+	c, err := netlink.Dial(netlink.FamilyRoute)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	used := false
+	err = c.Get(netlink.GetLink(bridge), func(_ uint16, body []byte) {
+		used = len(body) > 10 && body[10]&1 != 0 // IFF_LOWER_UP: a member is up
+	})
+	return netlink.Is(err, syscall.ENODEV) || err == nil && !used && RemoveNetwork(bridge, false) == nil
+}
+
 // forbid takes back what letPass added.
 func (b *hostBridge) forbid(f byte, bridge string) {
 	comment := string(nft.Comment("cais " + bridge))
