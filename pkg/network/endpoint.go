@@ -173,7 +173,7 @@ func (s Store) hold(a Attach) (*Held, error) {
 		e.Bits6, e.Gateway6 = p.Subnet.Bits(), p.Gateway
 	}
 	if e.MAC = a.MAC; e.MAC == "" {
-		e.MAC = MACText(MAC(e.IP, e.IP6))
+		e.MAC = MACText(MAC(e.IP, e.IP6, e.ID))
 	}
 	return s.put(&e)
 }

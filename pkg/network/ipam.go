@@ -3,6 +3,7 @@ package network
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 
 	"cais.dev/cais/pkg/errs"
@@ -112,22 +113,23 @@ func (p *Pool) firstFree() (netip.Addr, bool) {
 
 // MAC returns the hardware address that belongs to an endpoint's address: who
 // gets an address that another had has its hardware address too, so no
-// neighbour's cache is ever wrong.
-func MAC(ip4, ip6 netip.Addr) [6]byte {
+// neighbour's cache is ever wrong. One without addresses has that of its id.
+func MAC(ip4, ip6 netip.Addr, id string) [6]byte {
 	m := [6]byte{0x02, 0x42}
 	if ip4.IsValid() {
 		b := ip4.As4()
 		copy(m[2:], b[:])
 		return m
 	}
-	if ip6.IsValid() { // FNV-1a of the address
-		h := uint32(2166136261)
-		for _, c := range ip6.As16() {
-			h = (h ^ uint32(c)) * 16777619
-		}
-		binary.BigEndian.PutUint32(m[2:], h)
-		m[1] = 0x43
+	from := []byte(id)
+	if ip6.IsValid() {
+		b := ip6.As16()
+		from = b[:]
 	}
+	h := fnv.New32a()
+	_, _ = h.Write(from) // never fails
+	binary.BigEndian.PutUint32(m[2:], h.Sum32())
+	m[1] = 0x43
 	return m
 }
 

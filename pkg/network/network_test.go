@@ -197,8 +197,19 @@ func TestAllocateWanted(t *testing.T) {
 			t.Errorf("%+v: %s, want %s", tt.w, got, tt.want)
 		}
 	}
-	if m := MACText(MAC(at("172.17.0.2"), netip.Addr{})); m != "02:42:ac:11:00:02" {
-		t.Error(m)
+	none := netip.Addr{}
+	for _, tt := range []struct {
+		ip4, ip6 netip.Addr
+		id, want string
+	}{
+		{at("172.17.0.2"), none, "a", "02:42:ac:11:00:02"},
+		{none, at("fd55::2"), "a", "02:43:d7:2e:71:95"},
+		{none, none, "a", "02:43:e4:0c:29:2c"}, // a machine without IPv6, on a network without IPv4
+		{none, none, "b", "02:43:e7:0c:2d:e5"},
+	} {
+		if m := MACText(MAC(tt.ip4, tt.ip6, tt.id)); m != tt.want {
+			t.Errorf("%v %v %s: %s, want %s", tt.ip4, tt.ip6, tt.id, m, tt.want)
+		}
 	}
 }
 

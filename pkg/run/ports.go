@@ -126,7 +126,7 @@ func (s *Service) bindAll(c *connection, p plan.Port, hosts []netip.Addr, port i
 		}
 		got := port
 		if f == nil && err == nil {
-			f, got, err = listen(p.Proto, host, port)
+			f, got, err = listen(p.Proto, host, port, s.engine() == engineBridge && c.gateway(host))
 		}
 		if errors.Is(err, syscall.EAFNOSUPPORT) && len(hosts) > 1 || len(files) > 0 && host.IsUnspecified() && errors.Is(err, syscall.EADDRNOTAVAIL) {
 			continue
@@ -143,6 +143,12 @@ func (s *Service) bindAll(c *connection, p plan.Port, hosts []netip.Addr, port i
 		return files, nil, &portError{hosts[0], port, p.Proto, syscall.EAFNOSUPPORT, false}
 	}
 	return files, bound, nil
+}
+
+// gateway reports whether an address is that of a bridge of the container's, which
+// may be still to be made.
+func (c *connection) gateway(a netip.Addr) bool {
+	return slices.ContainsFunc(c.box.Endpoints, func(e network.Endpoint) bool { return e.Gateway == a || e.Gateway6 == a })
 }
 
 // add notes ports that are bound. A client of a family that the container lacks
@@ -255,8 +261,8 @@ func (s *Service) taken(c *connection, proto string, host netip.Addr, port int) 
 }
 
 // listen makes a socket of this machine's that is bound, for tcp listening, and
-// returns its port.
-func listen(proto string, host netip.Addr, port int) (*os.File, int, error) {
+// returns its port. early says that the machine may not have the address yet.
+func listen(proto string, host netip.Addr, port int, early bool) (*os.File, int, error) {
 	family, kind := syscall.AF_INET, syscall.SOCK_STREAM
 	if host.Is6() {
 		family = syscall.AF_INET6
@@ -276,6 +282,14 @@ func listen(proto string, host netip.Addr, port int) (*os.File, int, error) {
 	}
 	if err == nil && proto == "tcp" { // else a port in TIME_WAIT is busy
 		err = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)
+	}
+	if err == nil && early {
+		const freebind4, freebind6 = 15, 78 // linux/in.h, in6.h
+		if host.Is4() {
+			err = syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, freebind4, 1)
+		} else {
+			err = syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, freebind6, 1)
+		}
 	}
 	if err == nil {
 		err = syscall.Bind(fd, sa)
