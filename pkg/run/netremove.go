@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 
 	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/network/plane"
@@ -16,7 +17,7 @@ func (s *Service) RemoveNetwork(ctx context.Context, ref string) (*network.Netwo
 	}
 	o, _, _ := network.ReadOptions(n) // checked when the network was made
 	if bridge := bridgeName(n, o); bridge != "" {
-		return n, plane.RemoveNetwork(bridge, o.BridgeName != "")
+		return n, errors.Join(plane.RemoveNetwork(bridge, o.BridgeName != ""), passLegacy(bridge, false))
 	}
 	return n, nil
 }
@@ -31,5 +32,5 @@ func (s *Service) ResetNetworks() error {
 	if err != nil || n.Device == "" { // it has not come to be
 		return err
 	}
-	return plane.RemoveNetwork(n.Device, false)
+	return errors.Join(plane.RemoveNetwork(n.Device, false), passLegacy(n.Device, false))
 }

@@ -12,7 +12,8 @@ import (
 
 // restoreRules makes the rules of root's other networks anew if those of nets are
 // missing: a firewall that was loaded again (nft flush ruleset) has taken all of them.
-// The monitor makes those of nets, and says what the kernel lacks.
+// The monitor makes those of nets, and says what the kernel lacks; what iptables'
+// legacy rules drop is let pass here.
 func (s *Service) restoreRules(nets []*network.Network) {
 	if s.engine() != engineBridge {
 		return
@@ -21,6 +22,7 @@ func (s *Service) restoreRules(nets []*network.Network) {
 	for _, n := range nets {
 		if o, _, err := network.ReadOptions(n); err == nil && n.Driver == network.DriverBridge {
 			own = append(own, bridgeName(n, o))
+			s.letPass(n, o)
 		}
 	}
 	missing, err := plane.Missing()
@@ -69,6 +71,7 @@ func (s *Service) restore(want func(bridge string) bool) error {
 		}
 		w, err := interfaceOf(n, o, e, plan.Attachment{})
 		if err == nil {
+			s.letPass(n, o)
 			lost = append(lost, w)
 		}
 	}

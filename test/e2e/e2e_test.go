@@ -158,12 +158,16 @@ func (b *bench) fill() error {
 	if bin == "" {
 		bin = "../../bin/cais"
 	}
-	for from, to := range map[string]string{bin: b.cais, filepath.Join(filepath.Dir(bin), "cais-verify"): filepath.Join(filepath.Dir(b.cais), "cais-verify")} {
+	for _, name := range []string{"cais", "cais-verify", "cais-netstack"} {
+		from := bin
+		if name != "cais" {
+			from = filepath.Join(filepath.Dir(bin), name)
+		}
 		data, err := os.ReadFile(from)
 		if err != nil {
 			return fmt.Errorf("%w (make build)", err)
 		}
-		if err := os.WriteFile(to, data, 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(b.cais), name), data, 0o755); err != nil {
 			return err
 		}
 	}
