@@ -216,6 +216,13 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if in.HostHostname, err = os.Hostname(); err != nil {
 		return nil, err
 	}
+	if other, ok := strings.CutPrefix(req.Network, "container:"); ok {
+		spec, err := s.spec(other)
+		if err != nil {
+			return nil, err
+		}
+		in.NetHostname, in.NetDomainname = spec.Hostname, spec.Domainname
+	}
 	if in.Edits, err = cdi.Find(s.o.CDIDirs, req.CDI); err != nil {
 		return nil, err
 	}

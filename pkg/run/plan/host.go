@@ -138,6 +138,9 @@ type Inputs struct {
 	CgroupPath string
 	// HostHostname is this machine's name, for --uts host and --network host.
 	HostHostname string
+	// NetHostname and NetDomainname are the names of the container whose network is
+	// joined, and so those of this one.
+	NetHostname, NetDomainname string
 }
 
 // Warning is a request that this host, or Docker's rules, answer only in part.

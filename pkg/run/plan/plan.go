@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -76,7 +77,7 @@ func (b *builder) short(flag, text string) error {
 
 // names decides host and domain name.
 func (b *builder) names() error {
-	b.spec.Domainname = b.req.Domainname
+	b.spec.Domainname = cmp.Or(b.req.Domainname, b.in.NetDomainname)
 	if b.hostUTS || b.joinUTS {
 		return nil // not ours to name; Check has refused --hostname with it
 	}
@@ -91,6 +92,8 @@ func (b *builder) hostname() string {
 		return b.req.Hostname
 	case (b.hostNet || b.hostUTS) && b.in.HostHostname != "":
 		return b.in.HostHostname
+	case b.in.NetHostname != "":
+		return b.in.NetHostname
 	case len(b.in.ID) > 12:
 		return b.in.ID[:12]
 	}
