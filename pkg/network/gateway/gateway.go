@@ -227,6 +227,9 @@ func (g *Gateway) setUp(without string) error {
 			{"net/ipv4/conf/all/rp_filter", "0"}, // a rule does it
 			{"net/ipv4/conf/default/rp_filter", "0"},
 			{"net/ipv6/conf/default/accept_ra", "0"},
+			// What is unreachable says so each time: nobody but our containers hears it.
+			{"net/ipv4/icmp_ratemask", "0"},
+			{"net/ipv6/icmp/ratemask", "0"},
 			// Connections with containers lose nothing and are never held up. The host's
 			// way with congestion may be one that paces (bbr): a third more processor time.
 			{"net/ipv4/tcp_congestion_control", "reno"},

@@ -134,6 +134,33 @@ func TestLateWorld(t *testing.T) {
 	}
 }
 
+// TestUnreachableAtOnce: each of many connections that cannot be is told so.
+func TestUnreachableAtOnce(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	nettest.World(t)
+	n := network(t.TempDir(), 2)
+	n.Interfaces[0].NoMetadata = true
+	b := start(t, n)
+	for i, f := range begin(t, b.Place, "169.254.169.254:80", 200) {
+		raw, err := f.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.SetDeadline(time.Now().Add(2 * time.Second))
+		fault := syscall.Errno(0)
+		err = raw.Write(func(fd uintptr) bool {
+			fault = sock.Fault(int(fd))
+			return fault != 0
+		})
+		if err != nil || fault != syscall.EHOSTUNREACH {
+			t.Fatalf("connection %d: %v, %v", i, fault, err)
+		}
+		f.Close()
+	}
+}
+
 // shorten gives the packet queue of this process a small buffer.
 func shorten(t *testing.T) {
 	found := 0
