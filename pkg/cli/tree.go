@@ -166,6 +166,17 @@ var tree = []node{
 	{name: "healthcheck", section: management, short: "Run containers' health checks", children: []node{
 		{name: "run", of: "healthcheck run", new: container.NewHealthcheckRun},
 	}},
+	{name: "context", section: management, short: "What Docker's clients ask about other machines", children: []node{
+		{name: "create", later: "working on other machines"},
+		{name: "export", later: "working on other machines"},
+		{name: "import", later: "working on other machines"},
+		{name: "inspect", of: "context inspect", quick: true, new: system.NewContextInspect},
+		{name: "ls", aliases: []string{"list"}, of: "context ls", quick: true, new: system.NewContextLs},
+		{name: "rm", aliases: []string{"remove"}, later: "working on other machines"},
+		{name: "show", of: "context show", quick: true, new: system.NewContextShow},
+		{name: "update", later: "working on other machines"},
+		{name: "use", of: "context use", quick: true, new: system.NewContextUse},
+	}},
 	{name: "manifest", section: management, short: "Manage lists of images for several platforms", children: []node{
 		{name: "add", of: "manifest add", new: image.NewManifestAdd},
 		{name: "annotate", of: "manifest annotate", new: image.NewManifestAnnotate},
@@ -198,7 +209,6 @@ var tree = []node{
 	{name: "bake", later: "building several images from one file"},
 	{name: "checkpoint", later: "freezing a container to disk"},
 	{name: "compose", later: "several containers from one file"},
-	{name: "context", later: "working on other machines"},
 	{name: "generate", later: "units and YAML made from containers"},
 	{name: "kube", aliases: []string{"play"}, later: "running Kubernetes YAML"},
 	{name: "mount", later: "a container's files on the host"},
