@@ -210,6 +210,9 @@ func (s *Service) mountOf(ctx context.Context, c *container.Container, _ *lock.L
 		return nil, err
 	}
 	t.ReadOnly = spec.Root.Readonly
+	if spec.Process.Cwd != "/" && !c.Record.IDs.Own() { // else it is not ours to make
+		t.Workdir = spec.Process.Cwd
+	}
 	mine := map[string]bool{}
 	for _, m := range c.Record.Request.Mounts {
 		mine[path.Clean(m.Target)] = m.Type == "bind"

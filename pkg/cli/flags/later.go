@@ -28,7 +28,6 @@ secret list there are no secrets yet
 systemd string systemd is not set up inside yet
 sdnotify string systemd is not told yet
 tz string set TZ with --env
-umask string it is 0022
 env-host bool name the variables with --env
 env-merge list name the variables with --env
 http-proxy bool name the variables with --env

@@ -118,6 +118,15 @@ func (f *RunFlags) general() {
 	fs.BoolVar(&r.Init, "init", false, "Run an init that passes signals on and reaps processes")
 	fs.StringVar(&r.StopSignal, "stop-signal", "", "`Signal` to stop the container with")
 	fs.IntVar(&f.stopTimeout, "stop-timeout", 0, "`Seconds` to wait before killing (default 10)")
+	define(fs, "umask", "", "mode", "Mode bits that files are made without (default 0022)", func(s string) error {
+		n, err := strconv.ParseUint(s, 8, 32)
+		if err != nil || n > 0o777 {
+			return fmt.Errorf("invalid umask %q: give octal digits, 0 to 0777", s)
+		}
+		mask := uint32(n)
+		r.Umask = &mask
+		return nil
+	})
 	fs.IntVar(&r.Timeout, "timeout", 0, "Kill the container after this many `seconds`")
 	fs.BoolVar(&o.Replace, "replace", false, "Remove a container of the same name first")
 	fs.BoolVar(&r.RemoveImage, "rmi", false, "Like --rm, and remove the image unless something else uses it")

@@ -61,6 +61,7 @@ func Exec(c Container, req ExecRequest, host Host, in Inputs) (*specs.Process, e
 			return nil, err
 		}
 		p.User = user.spec()
+		p.User.Umask = own.User.Umask
 		if !setsVar(c, "HOME") {
 			env.set("HOME=" + user.home)
 		}

@@ -129,6 +129,7 @@ func (b *builder) process() error {
 		return err
 	}
 	p.User = b.user.spec()
+	p.User.Umask = b.req.Umask
 	if len(added) < len(b.req.GroupAdd) {
 		p.User.AdditionalGids = nil
 		b.spec.Annotations = maps.Clone(b.spec.Annotations)

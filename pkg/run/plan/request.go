@@ -38,6 +38,7 @@ type Request struct {
 	Init        bool          `json:"init,omitempty"`
 	StopSignal  string        `json:"stopSignal,omitempty"`
 	StopTimeout *int          `json:"stopTimeout,omitempty"` // seconds; nil: 10
+	Umask       *uint32       `json:"umask,omitempty"`       // nil: 022
 	Timeout     int           `json:"timeout,omitempty"`     // seconds after which the container is killed; 0: never
 	CIDFile     string        `json:"cidFile,omitempty"`
 

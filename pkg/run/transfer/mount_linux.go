@@ -20,6 +20,9 @@ type Tree struct {
 	UserXattr bool     `json:"userXattr,omitempty"`
 	ReadOnly  bool     `json:"readOnly,omitempty"`
 	Binds     []Bind   `json:"binds,omitempty"` // parents first
+	// Workdir is a directory that a start makes where it is missing, and so does
+	// Mount; "": none.
+	Workdir string `json:"workdir,omitempty"`
 }
 
 // Bind is a directory or a file of this machine's that is seen in the tree.
@@ -50,6 +53,9 @@ func (t *Tree) Mount() (*os.File, error) {
 		if err := b.mount(NewRoot(f)); err != nil && !errors.Is(err, unix.ENOENT) {
 			return nil, errors.Join(fmt.Errorf("mount %s at %s: %w", b.Source, b.Target, err), f.Close())
 		}
+	}
+	if t.Workdir != "" {
+		_ = NewRoot(f).mkdirs(t.Workdir) // what is in its way, the start will tell
 	}
 	if t.ReadOnly {
 		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
