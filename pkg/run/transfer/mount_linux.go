@@ -166,7 +166,9 @@ func (r Root) mkdirs(p string) error {
 		if err != nil {
 			return err
 		}
-		err = unix.Mkdirat(fd, part, 0o755)
+		if err = unix.Mkdirat(fd, part, 0o755); err == nil {
+			err = unix.Fchmodat(fd, part, 0o755, 0) // whatever the umask
+		}
 		_ = unix.Close(fd) // O_PATH
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return &os.PathError{Op: "mkdir", Path: path.Join(at, part), Err: err}
