@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -74,38 +73,26 @@ func detachKeys(e *engine.Engine, flag string) ([]byte, error) {
 }
 
 // signals are what a command passes on while it is attached.
-type signals struct {
-	ch   chan os.Signal
-	late *time.Timer
-}
+type signals struct{ ch chan os.Signal }
 
 // catchSignals takes the signals that would end the program and do not cancel its
 // context. Call it before there is a process to pass them on to: whoever ends in
 // between leaves that alone.
 func catchSignals() signals {
 	ch := make(chan os.Signal, 16)
-	signal.Notify(ch, caught...)
-	// Go switches threads four times for each signal that is asked for: more than
-	// 1 ms for all of them, which a short command does not wait for. Until then Go
-	// ignores them or ends the program, as the kernel would.
-	return signals{ch, time.AfterFunc(100*time.Millisecond, func() { signal.Notify(ch, rest()...) })}
+	signal.Notify(ch, caught()...) // 0.2 ms: Go switches threads for each
+	return signals{ch}
 }
 
-// caught are the signals that somebody may send to a command that has just been
-// started, beside those that cancel its context.
-var caught = []os.Signal{syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
-
-// rest are the other signals that can be caught and passed on.
-func rest() []os.Signal {
+// caught are the signals that can be caught and passed on.
+func caught() []os.Signal {
 	var list []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
 		switch n {
 		case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, // come by way of the context
 			syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGPIPE, syscall.SIGWINCH,
 			syscall.SIGCHLD, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT:
-			continue
-		}
-		if !slices.Contains(caught, os.Signal(n)) {
+		default:
 			list = append(list, n)
 		}
 	}
@@ -147,7 +134,6 @@ func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.Cance
 // stream connects our streams with the session until it ends, and passes on what
 // g has caught and catches. It returns the process's exit.
 func stream(ctx context.Context, s ui.Streams, g signals, ses *session.Session, w wanted) (session.Exit, error) {
-	defer g.late.Stop()
 	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of write, not our end
 	ui.OwnSignals(ctx, g.ch)
 	defer ui.OwnSignals(ctx, nil) // what is left to do then is ours
