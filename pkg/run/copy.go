@@ -42,6 +42,7 @@ func (s *Service) onFiles(ctx context.Context, ref, action string, do func(*file
 		if err != nil {
 			return err
 		}
+		job.mounts = c.Record.Request.Mounts
 		err = do(job)
 		free()
 		if err == nil {
@@ -79,10 +80,26 @@ func (s *Service) Put(ctx context.Context, ref string, o PutOptions, tar io.Read
 // PutFrom is Put with a tar that write writes, to a pipe.
 func (s *Service) PutFrom(ctx context.Context, ref string, o PutOptions, write func(io.Writer) error) error {
 	err := s.onFiles(ctx, ref, "extract-to-dir", func(job *filesJob) error {
+		if err := job.mayPut(o.Path); err != nil {
+			return err
+		}
 		job.Do, job.Path, job.Owners, job.Source, job.IntoIt = "put", o.Path, o.Owners, o.Source, o.IntoIt
 		return s.files(ctx, job, write, func(filesAnswer, io.Reader) error { return nil })
 	})
 	return named(err, o.Path, ref)
+}
+
+// mayPut refuses what lies in a mount that shows other owners than its files have:
+// they would get the wrong ones.
+func (j *filesJob) mayPut(name string) error {
+	name = path.Clean("/" + name)
+	for _, m := range j.mounts {
+		if at := path.Clean(m.Target); m.IDMapped() && (name == at || strings.HasPrefix(name, at+"/")) {
+			return errs.WithHint(errs.New(errs.Unsupported, fmt.Sprintf("cannot copy to %s: %s is mounted with idmap", name, at)),
+				"Copy to the mount's source, or let the container do it: cais exec -i CONTAINER tar -x.")
+		}
+	}
+	return nil
 }
 
 // named says of a path that is missing where that is.

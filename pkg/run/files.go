@@ -35,6 +35,8 @@ type filesJob struct {
 
 	IDs plan.IDs `json:"ids,omitzero"` // the container's, if it has its own
 
+	mounts []plan.Mount // what the user mounted
+
 	Path   string          `json:"path,omitempty"`
 	Follow bool            `json:"follow,omitempty"`
 	Owners bool            `json:"owners,omitempty"`
