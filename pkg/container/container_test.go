@@ -220,6 +220,30 @@ func TestCreateAndCollectDoNotCollide(t *testing.T) {
 	}
 }
 
+// TestListOfMany: with more than one reader, one that is damaged is an error and
+// takes nobody with it, and one that is half made is not there.
+func TestListOfMany(t *testing.T) {
+	s := newStore(t)
+	want := map[string]bool{}
+	for i := range 120 {
+		want[make1(t, s, "", fmt.Sprintf("c%d", i))] = true
+	}
+	damaged, half := make1(t, s, "", "damaged"), make1(t, s, "", "half")
+	if err := errors.Join(os.WriteFile(filepath.Join(s.Dir(damaged), exitFile), []byte("{"), 0o600), s.Forget(half)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.List()
+	if err == nil || !strings.Contains(err.Error(), damaged) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("error %v; want one, of %s", err, damaged)
+	}
+	for _, c := range all {
+		delete(want, c.ID)
+	}
+	if len(all) != 120 || len(want) > 0 {
+		t.Errorf("%d containers, without %v; want 120", len(all), want)
+	}
+}
+
 // BenchmarkList is what ps does with 100 containers; its budget is 20 ms.
 func BenchmarkList(b *testing.B) {
 	s := Store{Root: b.TempDir(), Run: filepath.Join(b.TempDir(), "run")}

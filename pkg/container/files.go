@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
 
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/errs"
@@ -125,7 +128,10 @@ func (r *reader) reload(s Store, record *Record) (*Container, error) {
 	if c.Settings.Version > Version {
 		return nil, tooNew(filepath.Join(dir, settingsFile), c.Settings.Version)
 	}
-	return c, r.refresh(c)
+	if err := r.refresh(c); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Monitor returns the pid and the start time of the process that holds alive, as
@@ -209,19 +215,21 @@ func (s Store) List() ([]*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]*Container, 0, len(ids))
-	var bad []error
-	var r reader
-	for _, id := range ids {
-		c, err := r.load(s, id)
-		switch {
-		case err == nil:
-			all = append(all, c)
-		case errs.KindOf(err) != errs.NotFound:
-			bad = append(bad, err)
-		}
+	all, failed := make([]*Container, len(ids)), make([]error, len(ids))
+	workers := min(runtime.GOMAXPROCS(0), 1+len(ids)/50) // a few are read sooner than another thread starts
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			var r reader
+			for i := w; i < len(ids); i += workers {
+				all[i], failed[i] = r.load(s, ids[i])
+			}
+		})
 	}
-	return all, errors.Join(bad...)
+	wg.Wait()
+	all = slices.DeleteFunc(all, func(c *Container) bool { return c == nil })
+	failed = slices.DeleteFunc(failed, func(err error) bool { return errs.KindOf(err) == errs.NotFound })
+	return all, errors.Join(failed...)
 }
 
 // Networks are the networks that the container is in, or will be once it runs.

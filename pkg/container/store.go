@@ -15,6 +15,7 @@ import (
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
+	"cais.dev/cais/pkg/sys"
 )
 
 // Store is where one user's containers are kept. Its zero value is not usable;
@@ -438,7 +439,7 @@ func (s Store) Names() (map[string]string, error) {
 	}
 	owners := make(map[string]string, len(names))
 	for _, n := range names {
-		b, err := os.ReadFile(filepath.Join(s.names(), n))
+		b, err := sys.ReadFile(filepath.Join(s.names(), n))
 		if err == nil {
 			owners[n] = string(b)
 		}

@@ -27,12 +27,12 @@ type field struct {
 // reads what [Marshal] writes: without blanks, fields in the struct's order. With
 // anything else, and with any mistake, encoding/json begins again.
 func (d *Decoder) Unmarshal(text []byte, v any) error {
-	p := reflect.ValueOf(v)
-	fresh := reflect.New(p.Type().Elem()).Elem()
-	if rest, ok := d.value(text, fresh); !ok || len(rest) > 0 {
+	to := reflect.ValueOf(v).Elem()
+	to.SetZero()
+	if rest, ok := d.value(text, to); !ok || len(rest) > 0 {
+		to.SetZero()
 		return json.Unmarshal(text, v)
 	}
-	p.Elem().Set(fresh)
 	return nil
 }
 
