@@ -80,7 +80,13 @@ func page(cmd *cobra.Command) string {
 	name := strings.TrimSuffix(pageName(cmd), ".1")
 	p(`.\" Made from the commands: see docs/man/gen. Do not edit.`)
 	p(`.TH "`+strings.ToUpper(escape(name))+`" "1" "`+date+`" "cais" "User Commands"`, ".nh", ".SH NAME", escape(name)+` \- `+escape(cmd.Short))
-	p(".SH SYNOPSIS", `\fB`+escape(cmd.CommandPath())+`\fP`+escape(strings.TrimPrefix(ui.UseLine(cmd), cmd.CommandPath())))
+	p(".SH SYNOPSIS")
+	for i, line := range strings.Split(ui.UseLine(cmd), "\n\t") {
+		if i > 0 {
+			p(".br")
+		}
+		p(`\fB` + escape(cmd.CommandPath()) + `\fP` + escape(strings.TrimPrefix(line, cmd.CommandPath())))
+	}
 	p(".SH DESCRIPTION")
 	long := cmd.Long
 	if long == "" {

@@ -3,6 +3,7 @@ package ui
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -13,7 +14,8 @@ import (
 // UseLine is a command's synopsis.
 func UseLine(cmd *cobra.Command) string {
 	if cmd.HasParent() {
-		return cmd.Parent().CommandPath() + " " + cmd.Use
+		path := cmd.Parent().CommandPath() + " "
+		return path + strings.ReplaceAll(cmd.Use, "\n\t", "\n\t"+path) // cp has two lines
 	}
 	return cmd.Use
 }
