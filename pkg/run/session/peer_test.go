@@ -13,12 +13,17 @@ import (
 	"cais.dev/cais/pkg/errs"
 )
 
-// asStranger runs f in a thread of another user, which ends with it.
-func asStranger(t *testing.T, f func() error) error {
+// needStrangers skips a test that cannot be somebody else, before it starts anything.
+func needStrangers(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be somebody else")
 	}
+}
+
+// asStranger runs f in a thread of another user, which ends with it.
+func asStranger(t *testing.T, f func() error) error {
+	t.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good
@@ -44,6 +49,7 @@ func open(t *testing.T, dir string) {
 
 // A monitor listens to its user and to root, whatever the modes are.
 func TestStrangersAreNotHeard(t *testing.T) {
+	needStrangers(t)
 	b := newBox(t, "read x; exit 3")
 	b.job.OpenStdin = true
 	first := b.start(everything)
@@ -71,6 +77,7 @@ func TestStrangersAreNotHeard(t *testing.T) {
 
 // Nor is anything told to who listens in a monitor's place.
 func TestStrangersAreNotTold(t *testing.T) {
+	needStrangers(t)
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
 		t.Fatal(err)
