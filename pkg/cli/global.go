@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -79,7 +80,9 @@ func (g *globals) check() error {
 		return ui.Exit(ui.CodeFailure, err) // Docker finds out after it has read the flags
 	}
 	for _, h := range g.hosts {
-		if !strings.HasPrefix(h, "unix://") {
+		// Docker's and podman's own, of whichever user; another is a certain daemon's.
+		name := path.Base(h)
+		if !strings.HasPrefix(h, "unix://") || name != "docker.sock" && name != "podman.sock" {
 			return bad(errs.WithHint(fmt.Errorf("--host %s: cais has no daemon and works on this machine only", h), "Leave --host out."))
 		}
 	}
