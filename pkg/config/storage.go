@@ -369,13 +369,20 @@ func (s *settings) driverOptions() {
 	if env := s.env.Getenv("STORAGE_OPTS"); env != "" {
 		opts = strings.Split(env, ",")
 	}
+	s.out.SetDriverOptions(opts)
+}
+
+// SetDriverOptions replaces the driver's options by others. Those that name more image
+// stores add to them.
+func (s *Storage) SetDriverOptions(opts []string) {
+	s.DriverOptions = nil
 	for _, o := range opts {
 		key, value, _ := strings.Cut(o, "=")
 		switch {
 		case strings.HasSuffix(key, "imagestore"):
-			s.out.ImageStores = append(s.out.ImageStores, value)
+			s.ImageStores = append(s.ImageStores, value)
 		case o != "":
-			s.out.DriverOptions = append(s.out.DriverOptions, o)
+			s.DriverOptions = append(s.DriverOptions, o)
 		}
 	}
 }

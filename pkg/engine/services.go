@@ -58,6 +58,9 @@ func (e *Engine) storageOptions() (storage.Options, error) {
 	if err != nil {
 		return storage.Options{}, err
 	}
+	if len(e.o.StorageOpts) > 0 {
+		c.SetDriverOptions(e.o.StorageOpts)
+	}
 	single, err := e.singleID(env.UID)
 	if err != nil {
 		return storage.Options{}, err
@@ -83,9 +86,6 @@ func (e *Engine) storageOptions() (storage.Options, error) {
 	}
 	if e.o.StorageDriver != "" {
 		o.Driver = e.o.StorageDriver
-	}
-	if len(e.o.StorageOpts) > 0 {
-		o.DriverOptions = e.o.StorageOpts
 	}
 	return o, nil
 }
