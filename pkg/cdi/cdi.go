@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"go.yaml.in/yaml/v3"
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/plan"
@@ -141,7 +142,7 @@ func read(dirs []string) (files []*file, broken error) {
 			f := &file{path: filepath.Join(dir, e.Name())}
 			text, err := os.ReadFile(f.path)
 			if err == nil && ext != ".json" {
-				text, err = toJSON(string(text))
+				text, err = toJSON(text)
 			}
 			if err == nil {
 				err = json.Unmarshal(text, f)
@@ -154,6 +155,15 @@ func read(dirs []string) (files []*file, broken error) {
 		}
 	}
 	return files, broken
+}
+
+// toJSON makes JSON of YAML, whose numbers and names in JSON's structures are the same.
+func toJSON(text []byte) ([]byte, error) {
+	var v any
+	if err := yaml.Unmarshal(text, &v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
 }
 
 // add puts more into e. Nothing is left out in silence.
