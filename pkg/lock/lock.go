@@ -58,6 +58,34 @@ func Acquire(ctx context.Context, path string, exclusive bool) (*Lock, error) {
 	}
 }
 
+// Temporary takes a lock exclusively whose file goes when it is released. waiting, if
+// not nil, is called once if somebody else holds it.
+func Temporary(ctx context.Context, path string, waiting func()) (release func(), err error) {
+	for {
+		l, err := Try(path, true)
+		if errors.Is(err, ErrHeld) {
+			if waiting != nil {
+				waiting()
+				waiting = nil
+			}
+			l, err = Acquire(ctx, path, true)
+		}
+		if err != nil {
+			return nil, err
+		}
+		// The last holder removed the file: then the lock is on nothing.
+		held, err1 := l.f.Stat()
+		named, err2 := os.Stat(path)
+		if err1 == nil && err2 == nil && os.SameFile(held, named) {
+			return func() {
+				_ = os.Remove(path)
+				_ = l.Release()
+			}, nil
+		}
+		_ = l.Release()
+	}
+}
+
 // Held reports whether somebody holds the file at path exclusively. A file that
 // does not exist is held by nobody. It takes nothing and waits for nothing.
 func Held(path string) (bool, error) {

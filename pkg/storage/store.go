@@ -208,29 +208,7 @@ func (s *Store) LockDigest(ctx context.Context, digest string, waiting func()) (
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, name)
-	for {
-		l, err := lock.Try(path, true)
-		if errors.Is(err, lock.ErrHeld) {
-			if waiting != nil {
-				waiting()
-				waiting = nil
-			}
-			l, err = lock.Acquire(ctx, path, true)
-		}
-		if err != nil {
-			return nil, err
-		}
-		// The last holder removed the file: then the lock is on nothing.
-		var named, held unix.Stat_t
-		if unix.Stat(path, &named) == nil && unix.Fstat(int(l.File().Fd()), &held) == nil && named.Ino == held.Ino {
-			return func() {
-				_ = os.Remove(path)
-				_ = l.Release()
-			}, nil
-		}
-		_ = l.Release()
-	}
+	return lock.Temporary(ctx, filepath.Join(dir, name), waiting)
 }
 
 // ErrParentGone says that the layer to build on was removed in the meantime.

@@ -367,33 +367,7 @@ func (m *Making) Finish(meta Meta) (*Result, error) {
 // LockKey waits until nobody else makes the result of key. waiting is called once
 // if that takes time.
 func (c *Cache) LockKey(ctx context.Context, key string, waiting func()) (release func(), err error) {
-	return c.lockFile(ctx, c.path("locks", key), waiting)
-}
-
-func (c *Cache) lockFile(ctx context.Context, path string, waiting func()) (release func(), err error) {
-	for {
-		l, err := lock.Try(path, true)
-		if errors.Is(err, lock.ErrHeld) {
-			if waiting != nil {
-				waiting()
-				waiting = nil
-			}
-			l, err = lock.Acquire(ctx, path, true)
-		}
-		if err != nil {
-			return nil, err
-		}
-		// The last holder removed the file: then the lock is on nothing.
-		held, err1 := l.File().Stat()
-		named, err2 := os.Stat(path)
-		if err1 == nil && err2 == nil && os.SameFile(held, named) {
-			return func() {
-				_ = os.Remove(path)
-				_ = l.Release()
-			}, nil
-		}
-		_ = l.Release()
-	}
+	return lock.Temporary(ctx, c.path("locks", key), waiting)
 }
 
 // Still keeps results' directories where they are until the returned function is
