@@ -39,7 +39,7 @@ type exporter struct {
 type image struct {
 	platform oci.Platform
 	id       string
-	source   push.Source
+	source   push.Source // nil until a layer is asked for
 	doc      oci.Document
 	config   []byte
 }
@@ -153,7 +153,7 @@ func (x *exporter) annotations() []annotation {
 // export makes all outputs of a result.
 func (x *exporter) export(ctx context.Context, res *build.Result) error {
 	if slices.ContainsFunc(x.j.outputs, needsImage) {
-		if err := x.prepare(ctx, res); err != nil {
+		if err := x.prepare(res); err != nil {
 			return err
 		}
 	}
@@ -173,22 +173,16 @@ func (x *exporter) export(ctx context.Context, res *build.Result) error {
 	return x.report()
 }
 
-// prepare finds what was recorded, and makes the index of several.
-func (x *exporter) prepare(ctx context.Context, res *build.Result) error {
-	r, err := x.j.e.Reader()
-	if err != nil {
-		return err
-	}
+// prepare has the images' documents, and makes the index of several. The store is
+// not asked: the image may be gone again, by another's prune.
+func (x *exporter) prepare(res *build.Result) error {
 	for _, b := range res.Images {
-		img, err := r.Image(ctx, "sha256:"+b.ID)
+		m, _, err := oci.ParseManifest(b.Manifest, "")
 		if err != nil {
 			return err
 		}
-		src, doc, err := x.j.e.ImageSource(ctx, img, "")
-		if err != nil {
-			return err
-		}
-		one := image{platform: b.Platform, id: b.ID, source: src, doc: doc, config: b.Config}
+		one := image{platform: b.Platform, id: b.ID, config: b.Config,
+			doc: oci.Document{MediaType: m.MediaType, Digest: oci.Digest(b.Manifest), Data: b.Manifest}}
 		if one.doc, err = x.annotate(one); err != nil {
 			return err
 		}
@@ -196,6 +190,7 @@ func (x *exporter) prepare(ctx context.Context, res *build.Result) error {
 	}
 	x.root = x.images[0].doc
 	if x.j.several() {
+		var err error
 		if x.root, err = x.index(); err != nil {
 			return err
 		}
@@ -321,8 +316,8 @@ func (x *exporter) Document(ctx context.Context, d oci.Descriptor) ([]byte, erro
 // Layer finds a layer in the image that has it.
 func (x *exporter) Layer(ctx context.Context, d oci.Descriptor, diffID string) (push.Layer, error) {
 	var first error
-	for _, img := range x.images {
-		l, err := img.source.Layer(ctx, d, diffID)
+	for i := range x.images {
+		l, err := x.layer(ctx, &x.images[i], d, diffID)
 		if err == nil {
 			return l, nil
 		}
@@ -331,6 +326,23 @@ func (x *exporter) Layer(ctx context.Context, d oci.Descriptor, diffID string) (
 		}
 	}
 	return push.Layer{}, first
+}
+
+func (x *exporter) layer(ctx context.Context, img *image, d oci.Descriptor, diffID string) (push.Layer, error) {
+	if img.source == nil {
+		r, err := x.j.e.Reader()
+		if err != nil {
+			return push.Layer{}, err
+		}
+		stored, err := r.Image(ctx, "sha256:"+img.id)
+		if err != nil {
+			return push.Layer{}, err
+		}
+		if img.source, _, err = x.j.e.ImageSource(ctx, stored, ""); err != nil {
+			return push.Layer{}, err
+		}
+	}
+	return img.source.Layer(ctx, d, diffID)
 }
 
 // discard removes the records of images that only archives needed.
