@@ -36,6 +36,8 @@ func kill(dir string) error {
 	if slices.Contains(pids, os.Getpid()) {
 		return fmt.Errorf("%s holds this very process", dir)
 	}
+	// A process that v1 has frozen dies when it is thawed.
+	defer func() { _ = write(dir, "freezer.state", "THAWED") }()
 	err = write(dir, "cgroup.kill", "1") // v2, Linux 5.14: all at once
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
