@@ -82,6 +82,7 @@ type job struct {
 
 	context   string // as it was typed
 	names     []string
+	list      string // of names: that of --manifest
 	platforms []oci.Platform
 	outputs   []export.Spec
 	cacheFrom []export.CacheSpec

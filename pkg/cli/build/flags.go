@@ -149,7 +149,7 @@ func (o *options) define(f *pflag.FlagSet) {
 	text(&o.variant, "variant", "", "Build for this architecture's `variant`")
 	f.BoolVar(&o.pullAlways, "pull-always", false, "The same as --pull=always")
 	f.BoolVar(&o.pullNever, "pull-never", false, "The same as --pull=never")
-	text(&o.manifest, "manifest", "", "Name the image, or the list of images for several platforms: `NAME`")
+	text(&o.manifest, "manifest", "", "Add the image to this list of images, or make it: `NAME`")
 	text(&o.format, "format", "", "The manifest's `format`: oci or docker")
 	f.IntVar(&o.jobs, "jobs", 0, "How many steps run at a time; 0 is as many as there are processors")
 	text(&o.timestamp, "timestamp", "", "Give the image and its files this time: `SECONDS` since 1970")

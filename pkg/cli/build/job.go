@@ -71,6 +71,9 @@ func (j *job) setNames() error {
 		if n := ref.WithDefaultTag().String(); !slices.Contains(j.names, n) {
 			j.names = append(j.names, n)
 		}
+		if t == j.o.manifest {
+			j.list = ref.WithDefaultTag().String()
+		}
 	}
 	return nil
 }

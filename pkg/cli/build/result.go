@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -32,6 +33,7 @@ type exporter struct {
 
 	images []image // as they are in the store; none if only files were asked for
 	root   oci.Document
+	kept   string // the digest of the list in the store
 	sent   string // the digest of what was pushed
 }
 
@@ -58,7 +60,7 @@ func stored(o export.Spec) bool {
 // one if the list is asked for.
 func (j *job) several() bool {
 	on, err := strconv.ParseBool(j.args["BUILDKIT_MULTI_PLATFORM"])
-	return err == nil && on || len(j.platforms) > 1
+	return err == nil && on || len(j.platforms) > 1 || j.list != ""
 }
 
 // request says what the build is to record.
@@ -70,9 +72,7 @@ func (x *exporter) request(req *build.Request) error {
 			return errs.New(errs.Unsupported, "docker exporter does not currently support exporting manifest lists: build for one platform, or use type=oci")
 		}
 	}
-	if !several {
-		req.Names = x.names()
-	}
+	req.Names, _ = x.named()
 	for _, a := range x.annotations() {
 		if a.level == "manifest" && a.platform == nil {
 			if req.Annotations == nil {
@@ -122,6 +122,19 @@ func (x *exporter) names() []string {
 		}
 	}
 	return names
+}
+
+// named are the names of the image and those of the list of images. Of one platform's
+// build, --manifest names the list and -t the image, as in podman.
+func (x *exporter) named() (image, list []string) {
+	all := x.names()
+	switch {
+	case !x.j.several():
+		return all, nil
+	case x.j.list == "" || len(x.j.platforms) > 1 || !slices.Contains(all, x.j.list):
+		return nil, all
+	}
+	return slices.DeleteFunc(all, func(n string) bool { return n == x.j.list }), []string{x.j.list}
 }
 
 // namesOf are an output's names: those of -t take the place of its own, as in buildx.
@@ -191,7 +204,7 @@ func (x *exporter) prepare(res *build.Result) error {
 	x.root = x.images[0].doc
 	if x.j.several() {
 		var err error
-		if x.root, err = x.index(); err != nil {
+		if x.root, err = x.index(index{SchemaVersion: 2}); err != nil {
 			return err
 		}
 	}
@@ -236,18 +249,23 @@ func (x *exporter) annotate(img image) (oci.Document, error) {
 	return oci.Document{MediaType: img.doc.MediaType, Digest: oci.Digest(data), Data: data}, err
 }
 
-// index is the list of the platforms' images.
-func (x *exporter) index() (oci.Document, error) {
-	kind := oci.TypeDockerIndex
-	if x.images[0].doc.MediaType == oci.TypeOCIManifest {
-		kind = oci.TypeOCIIndex
+// index is a list of images as registries have it.
+type index struct {
+	SchemaVersion int               `json:"schemaVersion"`
+	MediaType     string            `json:"mediaType"`
+	Manifests     []oci.Descriptor  `json:"manifests"`
+	Annotations   map[string]string `json:"annotations,omitempty"`
+}
+
+// index adds the platforms' images to a list, in the place of those that it has for
+// the same platforms.
+func (x *exporter) index(list index) (oci.Document, error) {
+	if list.MediaType == "" {
+		list.MediaType = oci.TypeDockerIndex
+		if x.images[0].doc.MediaType == oci.TypeOCIManifest {
+			list.MediaType = oci.TypeOCIIndex
+		}
 	}
-	list := struct {
-		SchemaVersion int               `json:"schemaVersion"`
-		MediaType     string            `json:"mediaType"`
-		Manifests     []oci.Descriptor  `json:"manifests"`
-		Annotations   map[string]string `json:"annotations,omitempty"`
-	}{SchemaVersion: 2, MediaType: kind}
 	for _, img := range x.images {
 		d := oci.Descriptor{MediaType: img.doc.MediaType, Digest: img.doc.Digest, Size: int64(len(img.doc.Data)), Platform: &img.platform}
 		for _, a := range x.annotations() {
@@ -258,7 +276,9 @@ func (x *exporter) index() (oci.Document, error) {
 				d.Annotations[a.key] = a.value
 			}
 		}
-		list.Manifests = append(list.Manifests, d)
+		list.Manifests = append(slices.DeleteFunc(list.Manifests, func(old oci.Descriptor) bool {
+			return old.Digest == d.Digest || old.Platform != nil && old.Platform.Normalize().String() == img.platform.String()
+		}), d)
 	}
 	for _, a := range x.annotations() {
 		if a.level == "index" {
@@ -269,35 +289,59 @@ func (x *exporter) index() (oci.Document, error) {
 		}
 	}
 	data, err := json.Marshal(list)
-	return oci.Document{MediaType: kind, Digest: oci.Digest(data), Data: data}, err
+	return oci.Document{MediaType: list.MediaType, Digest: oci.Digest(data), Data: data}, err
 }
 
-// keepIndex records the list of images in the store, in the place of one of the
-// same name.
-func (x *exporter) keepIndex(ctx context.Context) error {
-	r, err := x.j.e.Reader()
+// keepIndex records the list of images in the store: in the place of one of the same
+// name, or added to the one that --manifest names.
+func (x *exporter) keepIndex(ctx context.Context) (err error) {
+	st, err := x.j.e.Store(ctx)
 	if err != nil {
 		return err
 	}
-	l := storage.List{Names: x.names(), Index: x.root.Data}
-	if len(l.Names) > 0 {
-		if img, err := r.Image(ctx, l.Names[0]); err == nil && img.IsList() {
+	defer func() { err = errors.Join(err, st.Close()) }()
+	l, instances := storage.List{Index: x.root.Data}, map[string]string{}
+	_, l.Names = x.named()
+	if name := cmp.Or(slices.Concat([]string{x.j.list}, l.Names)...); name != "" {
+		if img, err := st.Reader().Image(ctx, name); err == nil && img.IsList() {
 			l.ID = img.ID
+			if err := x.addTo(ctx, st.Reader(), img, &l, instances); err != nil {
+				return err
+			}
 		}
 	}
-	instances := map[string]string{}
 	for _, i := range x.images {
 		instances[i.doc.Digest] = "containers-storage:@" + i.id
 	}
 	if l.Instances, err = json.Marshal(instances); err != nil {
 		return err
 	}
-	st, err := x.j.e.Store(ctx)
+	x.kept = oci.Digest(l.Index)
+	_, err = st.PutList(l)
+	return err
+}
+
+// addTo makes l's index the stored list's with what was built, if --manifest asks for it.
+func (x *exporter) addTo(ctx context.Context, r *storage.Reader, img *storage.Image, l *storage.List, instances map[string]string) error {
+	if x.j.list == "" {
+		return nil
+	}
+	have, err := r.List(ctx, img)
 	if err != nil {
 		return err
 	}
-	_, err = st.PutList(l)
-	return errors.Join(err, st.Close())
+	var list index
+	if err := json.Unmarshal(have.Index, &list); err != nil {
+		return errs.E("read manifest list "+x.j.list, errs.Invalid, err)
+	}
+	if len(have.Instances) > 0 {
+		if err := json.Unmarshal(have.Instances, &instances); err != nil {
+			return errs.E("read manifest list "+x.j.list, errs.Invalid, err)
+		}
+	}
+	doc, err := x.index(list)
+	l.Index = doc.Data
+	return err
 }
 
 // Document is a manifest of the index, or a config: x is a [push.Source].
@@ -406,7 +450,7 @@ func (x *exporter) report() error {
 	switch {
 	case len(x.images) == 0:
 	case x.j.several():
-		id = x.root.Digest
+		id = cmp.Or(x.kept, x.root.Digest)
 	default:
 		id = "sha256:" + x.images[0].id
 	}
@@ -439,7 +483,7 @@ func (x *exporter) metadata(id string) map[string]any {
 		return m
 	}
 	if len(x.images) == 1 {
-		m["containerimage.config.digest"] = id
+		m["containerimage.config.digest"] = "sha256:" + x.images[0].id
 	}
 	m["containerimage.digest"] = x.root.Digest
 	m["containerimage.descriptor"] = map[string]any{"mediaType": x.root.MediaType, "digest": x.root.Digest, "size": len(x.root.Data)}
