@@ -63,17 +63,11 @@ func (s *Service) tryRemove(ctx context.Context, id, ref string, o RemoveOptions
 	if !o.Force {
 		return false, running(c, ref)
 	}
-	noted := s.dismiss(ctx, c)
-	if noted != nil && !full(noted) {
-		return false, noted
+	if err := s.dismiss(ctx, c); err != nil && !full(err) {
+		return false, err
 	}
 	s.tell(c, "kill", "signal", "9")
-	if noted == nil {
-		err = s.killAll(ctx, c)
-	} else { // nothing can tell the monitor to leave it ended
-		err = killMonitor(c)
-	}
-	if err != nil {
+	if err := s.killAll(ctx, c); err != nil {
 		return false, err
 	}
 	if err := l.Release(); err != nil {

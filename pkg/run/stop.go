@@ -133,23 +133,30 @@ func (s *Service) markStopped(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return s.dismiss(ctx, c)
+	err = s.dismiss(ctx, c)
+	if full(err) { // the monitor knows it
+		s.log.Warn("that it was stopped could not be written down: at the next boot its restart policy may start it", "container", c.Name(), "error", err)
+		return nil
+	}
+	return err
 }
 
-// dismiss is markStopped for whoever holds the container's lock.
+// dismiss is markStopped for whoever holds the container's lock. On a full disk
+// the monitor still hears of it.
 func (s *Service) dismiss(ctx context.Context, c *container.Container) error {
 	never := c.Settings.Restart.Name == "no" || c.Settings.Restart.Name == ""
 	if c.Settings.StoppedByUser || never && c.Record.Request.HealthOnFailure != "restart" {
 		return nil
 	}
 	c.Settings.StoppedByUser = true
-	if err := s.store.WriteSettings(c.ID, c.Settings, true); err != nil || !c.Alive {
-		return err
+	noted := s.store.WriteSettings(c.ID, c.Settings, true)
+	if noted != nil && !full(noted) || !c.Alive {
+		return noted
 	}
-	if err := session.Reload(ctx, c.Dir); err != nil {
+	if err := session.Reload(ctx, c.Dir, true); err != nil {
 		s.log.Warn("the monitor did not take note", "container", c.ID, "error", err)
 	}
-	return nil
+	return noted
 }
 
 // Kill sends a signal to a container's first process. It fails with Conflict
@@ -183,7 +190,7 @@ func (s *Service) Kill(ctx context.Context, ref, signal string) error {
 		if err := s.killAll(ctx, c); err != nil {
 			return err
 		}
-		return s.waitExit(ctx, c)
+		return s.waitDead(ctx, c.ID)
 	}
 	return s.signal(c, sig)
 }
@@ -242,7 +249,7 @@ func settle(ctx context.Context, c *container.Container) error {
 }
 
 // killMonitor kills a container by way of its monitor: where that is all that is
-// known of it, since its run directory was removed, or is not to start it again.
+// known of it, since its run directory was removed.
 func killMonitor(c *container.Container) error {
 	pid, start, err := c.Monitor()
 	if err != nil {

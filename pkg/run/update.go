@@ -45,7 +45,7 @@ func (s *Service) Update(ctx context.Context, ref string, o UpdateOptions) ([]pl
 		return warnings, err
 	}
 	if o.Restart != nil && c.Alive {
-		err = session.Reload(ctx, c.Dir)
+		err = session.Reload(ctx, c.Dir, false)
 	}
 	s.tell(c, "update")
 	return warnings, err

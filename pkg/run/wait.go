@@ -99,14 +99,6 @@ func (s *Service) aged(ctx context.Context, c *container.Container) error {
 
 var errSettled = errors.New("the run is a moment old")
 
-// waitExit waits for the end of a container that was killed.
-func (s *Service) waitExit(ctx context.Context, c *container.Container) error {
-	if c.Settings.Restart.Name != "" && c.Settings.Restart.Name != "no" {
-		return nil // its monitor may go on
-	}
-	return s.waitDead(ctx, c.ID)
-}
-
 // waitDead waits until the monitor of id is gone.
 func (s *Service) waitDead(ctx context.Context, id string) error {
 	f, err := os.OpenFile(filepath.Join(s.store.Dir(id), "alive"), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)

@@ -141,6 +141,8 @@ func (c *client) handle(packet []byte, fds []int) {
 	case wire.KindPause:
 		c.pauseRequest(packet)
 	case wire.KindReload:
+		var r wire.Reload
+		c.m.dismissed = wire.Unmarshal(packet, &r) == nil && r.Stopped || c.m.dismissed
 		c.last(wire.Marshal(&wire.Done{}))
 		c.m.reload()
 	}

@@ -86,6 +86,7 @@ type monitor struct {
 	revive    bool // it is started again once, whatever the policy
 	paused    bool
 	stopped   bool // by SIGSTOP, for want of a freezer
+	dismissed bool // the user has stopped it: it is not started again
 	ended     bool // alive has been released; only clients are left
 	keep      bool // the user restarts it: --rm waits
 	cleanup   bool // nobody else removes the container

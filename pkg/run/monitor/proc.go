@@ -374,6 +374,7 @@ func (m *monitor) policy(code int, due bool) (again bool) {
 		v, ok := after(string(s), `"keep"`)
 		m.keep = ok && hasPrefix(v, "true")
 	}
+	byUser = byUser || m.dismissed
 	if m.revive {
 		m.revive = !due
 		return !byUser

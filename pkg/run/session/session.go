@@ -142,8 +142,9 @@ func Exec(ctx context.Context, dir string, o ExecOptions) (*Session, error) {
 
 // Reload tells the monitor of the container in dir, if there is one, that
 // settings.json has changed: a container that waits for its restart, and now is
-// not to be restarted, ends.
-func Reload(ctx context.Context, dir string) error {
+// not to be restarted, ends. stopped says that it is not to be since the user has
+// stopped it.
+func Reload(ctx context.Context, dir string, stopped bool) error {
 	s, err := dial(dir)
 	if errs.KindOf(err) == errs.Conflict {
 		return nil // it does not run
@@ -151,7 +152,7 @@ func Reload(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.ask(ctx, &wire.Reload{}, nil, &wire.Done{}), s.Close())
+	return errors.Join(s.ask(ctx, &wire.Reload{Stopped: stopped}, nil, &wire.Done{}), s.Close())
 }
 
 // Pause freezes all processes of the container in dir, or lets them go on.

@@ -154,7 +154,9 @@ type Signal struct{ Number int }
 
 // Reload says that settings.json has changed. A container that waits to be
 // restarted, and now is not to be, ends.
-type Reload struct{}
+type Reload struct {
+	Stopped bool // by the user, also if a full disk kept that from being written
+}
 
 // Pause freezes all processes of the container, or lets them go on.
 type Pause struct{ On bool }
@@ -309,7 +311,7 @@ func (m *Resize) fields(c *coder) {
 	c.u16(&m.Cols)
 }
 func (m *Signal) fields(c *coder) { c.int(&m.Number) }
-func (*Reload) fields(*coder)     {}
+func (m *Reload) fields(c *coder) { c.flag(&m.Stopped) }
 func (*Done) fields(*coder)       {}
 func (m *Pause) fields(c *coder)  { c.flag(&m.On) }
 func (m *Job) fields(c *coder) {
