@@ -13,9 +13,13 @@ import (
 func TestKillLife(t *testing.T) {
 	b := setUp(t)
 	k := newKiller(t, b)
-	s := b.storeFor(t, true)
 	verbs := []string{"start", "stop", "exec", "in", "out", "update", "rename", "rm", "volume", "pause", "restart", "create"}
-	k.seeds(t, 44, verbs, 30, func(t *testing.T, verb string, kill kill) { s.killLife(t, kill, verb) })
+	for _, who := range []person{asRoot, withSubs} {
+		t.Run(string(who), func(t *testing.T) {
+			s := b.storeAs(t, who, true)
+			k.seeds(t, 44, verbs, 30, func(t *testing.T, verb string, kill kill) { s.killLife(t, kill, verb) })
+		})
+	}
 }
 
 func (s *store) killLife(t *testing.T, kill kill, verb string) {
