@@ -298,7 +298,11 @@ func reset(ctx context.Context, e *engine.Engine) error {
 		_, _, err := part.prune(ctx, e, pruneOptions{all: true, volumes: true, named: true})
 		failed = append(failed, err)
 	}
-	if err := errors.Join(append(failed, svc.ResetNetworks())...); err != nil {
+	networks, err := e.Connections()
+	if err == nil {
+		err = networks.Reset()
+	}
+	if err := errors.Join(append(failed, err)...); err != nil {
 		return err
 	}
 	if _, err := image.Prune(ctx, e, image.PruneOptions{All: true, Cache: true}); err != nil {

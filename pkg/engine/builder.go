@@ -54,6 +54,10 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
+	networks, err := e.Connections()
+	if err != nil {
+		return nil, err
+	}
 	client, policy, err := e.Registry(o.PullerOptions)
 	if err != nil {
 		return nil, err
@@ -66,7 +70,7 @@ func (e *Engine) Builder(o BuilderOptions) (*Builder, error) {
 		Service: build.New(build.Options{
 			Layers: bs, Images: bs, Open: bs.open, Host: containers.Host, Log: e.Log(),
 			Network: func(ctx context.Context, id string) (*build.Network, error) {
-				n, err := containers.BuildNetwork(ctx, id)
+				n, err := networks.OpenBuild(ctx, id)
 				if err != nil {
 					return nil, err
 				}

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"cais.dev/cais/pkg/config"
+	"cais.dev/cais/pkg/connect"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
@@ -28,6 +29,7 @@ import (
 type services struct {
 	storage    func() (storage.Options, error)
 	reader     func() (*storage.Reader, error)
+	networks   func() (*connect.Service, error)
 	containers func() (*run.Service, error)
 	log        func() *slog.Logger
 }
@@ -36,6 +38,7 @@ func (e *Engine) wire() {
 	e.s = services{
 		storage:    sync.OnceValues(e.storageOptions),
 		reader:     sync.OnceValues(e.newReader),
+		networks:   sync.OnceValues(e.newConnections),
 		containers: sync.OnceValues(e.newContainers),
 		log:        sync.OnceValue(e.newLog),
 	}
@@ -154,14 +157,26 @@ func (e *Engine) Note(list ...events.Event) {
 	}
 }
 
-// Containers returns the service for the life of containers.
-func (e *Engine) Containers() (*run.Service, error) { return e.s.containers() }
+// Connections returns the service that brings containers onto networks.
+func (e *Engine) Connections() (*connect.Service, error) { return e.s.networks() }
 
-func (e *Engine) newContainers() (*run.Service, error) {
+func (e *Engine) newConnections() (*connect.Service, error) {
 	if err := e.Prepare(); err != nil {
 		return nil, err
 	}
 	store, err := e.ContainerStore()
+	return connect.New(connect.Options{Containers: store, Log: e.Log(), Note: e.Note, Environ: e.environ()}), err
+}
+
+// Containers returns the service for the life of containers.
+func (e *Engine) Containers() (*run.Service, error) { return e.s.containers() }
+
+func (e *Engine) newContainers() (*run.Service, error) {
+	store, err := e.ContainerStore()
+	if err != nil {
+		return nil, err
+	}
+	networks, err := e.Connections()
 	if err != nil {
 		return nil, err
 	}
@@ -170,13 +185,14 @@ func (e *Engine) newContainers() (*run.Service, error) {
 		return nil, err
 	}
 	return run.New(run.Options{
-		Store:   store,
-		CDIDirs: config.CDIDirs(env),
-		Images:  images{e},
-		Log:     e.Log(),
-		Events:  events.In(store.Root),
-		Environ: e.environ(),
-		Flags:   e.globalFlags(),
+		Store:    store,
+		CDIDirs:  config.CDIDirs(env),
+		Images:   images{e},
+		Networks: networks,
+		Log:      e.Log(),
+		Events:   events.In(store.Root),
+		Environ:  e.environ(),
+		Flags:    e.globalFlags(),
 	}), nil
 }
 

@@ -7,6 +7,12 @@ import (
 	"strings"
 )
 
+// The files that a container's networks are told in, below /etc.
+const (
+	HostsFile  = "hosts"
+	ResolvFile = "resolv.conf"
+)
+
 // Hosts is what a container's /etc/hosts is made of.
 type Hosts struct {
 	Hostname   string

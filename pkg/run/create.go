@@ -193,11 +193,11 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if err := s.volumesFrom(&req); err != nil {
 		return nil, err
 	}
-	networks, err := s.attachments(req)
+	networks, err := s.o.Networks.Attachments(req)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.links(req); err != nil {
+	if err := s.o.Networks.CheckLinks(req); err != nil {
 		return nil, err
 	}
 	host, err := s.planHost()

@@ -6,7 +6,6 @@ import (
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/events"
-	"cais.dev/cais/pkg/network"
 )
 
 // attributes are what an event says of a container: its labels, its image and
@@ -37,11 +36,6 @@ func (s *Service) note(list ...events.Event) {
 	if err := s.o.Events.Append(list...); err != nil {
 		s.log.Debug("an event is lost", "error", err)
 	}
-}
-
-// networkEvent is what a network hears of a container.
-func networkEvent(action, container string, n *network.Network) events.Event {
-	return events.Event{Type: events.Network, Action: action, ID: n.ID, Attributes: map[string]string{"container": container, "name": n.Name, "type": n.Driver}}
 }
 
 // head is an event as a monitor has it: a line that lacks its time.

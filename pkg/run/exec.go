@@ -54,7 +54,7 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 		proc.ConsoleSize = &specs.Box{Height: uint(a.Rows), Width: uint(a.Cols)}
 	}
 	req := c.Record.Request
-	proc.Env = s.linkEnv(proc.Env, req, c.Name())
+	proc.Env = s.o.Networks.LinkEnv(proc.Env, req, c.Name())
 	req.Privileged = o.Request.Privileged || req.Privileged
 	execSpec := *spec
 	execSpec.Process = proc

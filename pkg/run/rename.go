@@ -55,7 +55,7 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	if err := s.store.WriteSettings(c.ID, c.Settings, true); err != nil {
 		return errors.Join(err, s.o.Images.Rename(ctx, c.ID, old), s.store.ReleaseName(name, c.ID))
 	}
-	if err := s.Renamed(ctx, c, old); err != nil { // it is renamed; names on its networks follow at its next start
+	if err := s.o.Networks.Renamed(ctx, c, old); err != nil { // it is renamed; names on its networks follow at its next start
 		s.log.Warn("the container's networks know it by its old name", "error", err)
 	}
 	s.tell(c, "rename", "oldName", "/"+old)

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"cais.dev/cais/pkg/cgroup"
+	"cais.dev/cais/pkg/connect"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
@@ -67,14 +68,15 @@ type images interface {
 
 // Options are what a service works on.
 type Options struct {
-	Store   container.Store
-	Images  images
-	Exe     string // this program, to start again in its roles; "": /proc/self/exe
-	Log     *slog.Logger
-	Events  events.Log // what happens is told there
-	Environ []string   // for the programs it starts
-	Flags   []string   // the global flags for this program in [CleanupRole]
-	CDIDirs []string   // where vendors describe devices
+	Store    container.Store
+	Images   images
+	Networks *connect.Service
+	Exe      string // this program, to start again in its roles; "": /proc/self/exe
+	Log      *slog.Logger
+	Events   events.Log // what happens is told there
+	Environ  []string   // for the programs it starts
+	Flags    []string   // the global flags for this program in [CleanupRole]
+	CDIDirs  []string   // where vendors describe devices
 }
 
 // Service is the life of one user's containers. Its methods may be called at
@@ -87,8 +89,6 @@ type Service struct {
 
 	host    func() (plan.Host, error)    // this machine, read when first asked for
 	cgroups func() (*cgroup.Host, error) // its cgroups, likewise
-
-	inheritance
 }
 
 // New returns a service. It touches nothing yet.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"cais.dev/cais/pkg/connect"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
@@ -79,7 +81,9 @@ func newService(t *testing.T) (*Service, *fakeImages) {
 		t.Fatal(err)
 	}
 	images := &fakeImages{lower: []string{layer}, notes: map[string]Protection{}}
-	return New(Options{Store: container.Store{Root: root, Run: filepath.Join(root, "run")}, Images: images}), images
+	store := container.Store{Root: root, Run: filepath.Join(root, "run")}
+	networks := connect.New(connect.Options{Containers: store, Log: slog.New(slog.DiscardHandler)})
+	return New(Options{Store: store, Images: images, Networks: networks}), images
 }
 
 func (s *Service) mustCreate(t *testing.T, o CreateOptions) *Created {

@@ -15,6 +15,7 @@ import (
 	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/run/lower"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/session"
@@ -183,13 +184,13 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	}
 	u.add(func(ctx context.Context) error { return cgroup.Remove(ctx, dirs.Remove) })
 	hostname := spec.Hostname
-	con, err := s.connect(ctx, rec, settings, hostname)
+	con, err := s.o.Networks.Prepare(ctx, rec, settings, hostname)
 	if err != nil {
 		return nil, errors.Join(err, s.unstarted(rec, err))
 	}
 	if con != nil {
-		u.add(func(context.Context) error { return con.abandon() })
-		spec.Process.Env = s.linkEnv(spec.Process.Env, rec.Request, settings.Name)
+		u.add(func(context.Context) error { return con.Abandon() })
+		spec.Process.Env = s.o.Networks.LinkEnv(spec.Process.Env, rec.Request, settings.Name)
 	}
 	job, err := s.job(rec, settings, spec, dirs, j.of, idmapped)
 	if err != nil {
@@ -198,7 +199,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	var held []*os.File
 	job.Joined = j.state
 	if con != nil {
-		job.Net, held = wire.Marshal(con.net), con.files
+		job.Net, held = wire.Marshal(con.Net), con.Files
 	}
 	monitor := m
 	m = nil // Spawn's from here on
@@ -210,7 +211,7 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 	}
 	u.steps = nil // from here on the monitor cleans up
 	if con != nil {
-		con.close()
+		con.Close()
 	}
 	if foreign(rec.Request) {
 		if err := s.foreignRuns(ctx, rec); err != nil {
@@ -400,7 +401,7 @@ func (s *Service) etcMounts(dir string, req plan.Request) []lower.File {
 		taken[path.Clean(m.Target)] = true
 	}
 	var files []lower.File
-	for _, name := range []string{hostsFile, hostnameFile, resolvFile, passwdFile} {
+	for _, name := range []string{network.HostsFile, hostnameFile, network.ResolvFile, passwdFile} {
 		source := filepath.Join(dir, name)
 		if _, err := os.Lstat(source); err == nil && !taken["/etc/"+name] {
 			files = append(files, lower.File{Source: source, Target: "/etc/" + name})

@@ -101,7 +101,7 @@ var layers = map[string]int{
 	"pkg/run/procs": 2, "pkg/run/role": 2, "pkg/run/session": 2, "pkg/run/transfer": 2, "pkg/storage": 2,
 	"pkg/storage/unpack": 2, "pkg/userns": 2, "pkg/volume": 2,
 
-	"pkg/boot": 3, "pkg/build": 3, "pkg/build/export": 3, "pkg/commit": 3, "pkg/doctor": 3, "pkg/ociruntime": 3,
+	"pkg/boot": 3, "pkg/build": 3, "pkg/build/export": 3, "pkg/commit": 3, "pkg/connect": 3, "pkg/doctor": 3, "pkg/ociruntime": 3,
 	"pkg/pull": 3, "pkg/push": 3, "pkg/run": 3,
 
 	"pkg/engine": 4,
@@ -140,6 +140,7 @@ var siblings = map[string][]string{
 	"pkg/network/nft":      {"pkg/network/netlink"},
 	"pkg/network/plane":    {"pkg/network/relay", "pkg/network/gateway"},
 	"pkg/network/space":    {"pkg/network/plane"},
+	"pkg/run":              {"pkg/connect"},
 	"pkg/run/monitor":      {"pkg/run/launch", "pkg/logs/jsonfile", "pkg/logs/forward", "pkg/network/plane", "pkg/network/dns"},
 	"pkg/run/plan":         {"pkg/oci"},
 	"pkg/run/role":         {"pkg/run/monitor", "pkg/run/launch"},

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,6 +9,7 @@ import (
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/cli/ui"
+	"cais.dev/cais/pkg/connect"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/run/plan"
 )
@@ -41,11 +43,10 @@ func NewConnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 					return err
 				}
 			}
-			svc, err := e.Containers()
+			svc, err := healed(cmd.Context(), e)
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return svc.Connect(cmd.Context(), args[0], args[1], a)
 		},
 	}
@@ -61,6 +62,16 @@ func NewConnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 	return cmd
 }
 
+// healed is the networks' service, once what died is put right.
+func healed(ctx context.Context, e *engine.Engine) (*connect.Service, error) {
+	containers, err := e.Containers()
+	if err != nil {
+		return nil, err
+	}
+	containers.Heal(ctx)
+	return e.Connections()
+}
+
 // NewDisconnect makes "network disconnect".
 func NewDisconnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 	var force bool
@@ -70,11 +81,10 @@ func NewDisconnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 		Args:              ui.ExactArgs(2),
 		ValidArgsFunction: complete.NetworkThenContainer(e),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Containers()
+			svc, err := healed(cmd.Context(), e)
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return svc.Disconnect(cmd.Context(), args[0], strings.TrimPrefix(args[1], "/"), force)
 		},
 	}

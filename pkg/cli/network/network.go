@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 
+	"cais.dev/cais/pkg/connect"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
@@ -57,7 +58,7 @@ func Inspect(ctx context.Context, e *engine.Engine, ref string) (*docker.Network
 		}
 		for _, c := range all {
 			if c.Running() && uses(c, n) {
-				running[c.ID] = docker.NetworkContainer{Name: c.Name(), EndpointID: run.ModeEndpoint(c.ID)}
+				running[c.ID] = docker.NetworkContainer{Name: c.Name(), EndpointID: connect.ModeEndpoint(c.ID)}
 			}
 		}
 		return docker.NewNetwork(n, running), nil

@@ -22,16 +22,13 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.MinArgs(1),
 		ValidArgsFunction: complete.Networks(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			service, err := e.Containers()
+			service, err := e.Connections()
 			if err != nil {
-				return err
-			}
-			if err := e.Prepare(); err != nil {
 				return err
 			}
 			var failed []error
 			for _, ref := range args {
-				n, err := service.RemoveNetwork(cmd.Context(), ref)
+				n, err := service.Remove(cmd.Context(), ref)
 				switch {
 				case err == nil:
 					tell(e, "destroy", n)
@@ -99,10 +96,7 @@ func Prune(ctx context.Context, e *engine.Engine, f filters) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.Prepare(); err != nil {
-		return nil, err
-	}
-	service, err := e.Containers()
+	service, err := e.Connections()
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +109,7 @@ func Prune(ctx context.Context, e *engine.Engine, f filters) ([]string, error) {
 		if n.Builtin() {
 			continue
 		}
-		if _, err := service.RemoveNetwork(ctx, n.ID); err != nil {
+		if _, err := service.Remove(ctx, n.ID); err != nil {
 			if errs.KindOf(err) != errs.NotFound && errs.KindOf(err) != errs.Denied { // gone, or in use since
 				bad = errors.Join(bad, err)
 			}

@@ -20,11 +20,11 @@ func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.ExactArgs(1),
 		ValidArgsFunction: complete.Networks(e, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Containers()
+			svc, err := e.Connections()
 			if err != nil {
 				return err
 			}
-			n, err := svc.UpdateNetwork(cmd.Context(), args[0], add, drop)
+			n, err := svc.Update(cmd.Context(), args[0], add, drop)
 			if err == nil {
 				tell(e, "update", n)
 				fmt.Fprintln(s.Out, n.Name)
@@ -50,11 +50,11 @@ func NewReload(e *engine.Engine, _ ui.Streams) *cobra.Command {
 			if all == (len(args) > 0) {
 				return ui.FlagError(cmd, errors.New("it takes names of containers, or --all"))
 			}
-			svc, err := e.Containers()
+			svc, err := e.Connections()
 			if err != nil {
 				return err
 			}
-			return svc.ReloadNetworks(cmd.Context(), args)
+			return svc.Reload(cmd.Context(), args)
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "For all containers")

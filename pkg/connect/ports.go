@@ -1,4 +1,4 @@
-package run
+package connect
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ import (
 
 // publish binds the container's ports on this machine, all of them or none, and
 // puts the sockets among what the monitor gets.
-func (s *Service) publish(c *connection, rec *container.Record, nets []*network.Network) error {
+func (s *Service) publish(c *Connection, rec *container.Record, nets []*network.Network) error {
 	ports := plan.Published(rec.Request, rec.Image.ExposedPorts)
 	if len(ports) == 0 {
 		return nil
@@ -46,13 +46,13 @@ func (s *Service) publish(c *connection, rec *container.Record, nets []*network.
 
 // target is the place of the endpoint that published ports lead to: that of the
 // default route.
-func (s *Service) target(c *connection, nets []*network.Network) int {
-	for i, w := range c.net.Interfaces {
+func (s *Service) target(c *Connection, nets []*network.Network) int {
+	for i, w := range c.Net.Interfaces {
 		if w.Default4 && nets[i].Driver == network.DriverBridge {
 			return i
 		}
 	}
-	for i, w := range c.net.Interfaces {
+	for i, w := range c.Net.Interfaces {
 		if w.Default6 && nets[i].Driver == network.DriverBridge {
 			return i
 		}
@@ -61,7 +61,7 @@ func (s *Service) target(c *connection, nets []*network.Network) int {
 }
 
 // bind binds one port, on both families where no address says which.
-func (s *Service) bind(c *connection, p plan.Port, o network.Options, e network.Endpoint) error {
+func (s *Service) bind(c *Connection, p plan.Port, o network.Options, e network.Endpoint) error {
 	var hosts []netip.Addr
 	if a, err := netip.ParseAddr(p.HostIP); err == nil {
 		hosts = []netip.Addr{a}
@@ -102,7 +102,7 @@ func (s *Service) bind(c *connection, p plan.Port, o network.Options, e network.
 
 // bindAll binds one port on every address, or on none. Where this machine lacks a
 // family that nobody asked for, the other one does.
-func (s *Service) bindAll(c *connection, p plan.Port, hosts []netip.Addr, port int) (files []*os.File, bound []network.Bound, err error) {
+func (s *Service) bindAll(c *Connection, p plan.Port, hosts []netip.Addr, port int) (files []*os.File, bound []network.Bound, err error) {
 	defer func() {
 		if err != nil {
 			for _, f := range files {
@@ -147,13 +147,13 @@ func (s *Service) bindAll(c *connection, p plan.Port, hosts []netip.Addr, port i
 
 // gateway reports whether an address is that of a bridge of the container's, which
 // may be still to be made.
-func (c *connection) gateway(a netip.Addr) bool {
+func (c *Connection) gateway(a netip.Addr) bool {
 	return slices.ContainsFunc(c.box.Endpoints, func(e network.Endpoint) bool { return e.Gateway == a || e.Gateway6 == a })
 }
 
 // add notes ports that are bound. A client of a family that the container lacks
 // is led to its other address.
-func (c *connection) add(p plan.Port, sockets []*os.File, bound []network.Bound, e network.Endpoint) {
+func (c *Connection) add(p plan.Port, sockets []*os.File, bound []network.Bound, e network.Endpoint) {
 	for i, b := range bound {
 		host := netip.MustParseAddr(b.HostIP)
 		to := e.IP
@@ -164,13 +164,13 @@ func (c *connection) add(p plan.Port, sockets []*os.File, bound []network.Bound,
 		if sockets[i] != nil {
 			w.Socket = c.number(sockets[i])
 		}
-		c.net.Ports = append(c.net.Ports, w)
+		c.Net.Ports = append(c.Net.Ports, w)
 		c.box.Ports = append(c.box.Ports, b)
 	}
 }
 
 // keepPorts tells the monitor the ports that it has, and where they lead now.
-func (s *Service) keepPorts(c *connection, nets []*network.Network, old *network.Sandbox) {
+func (s *Service) keepPorts(c *Connection, nets []*network.Network, old *network.Sandbox) {
 	to := s.target(c, nets)
 	if to < 0 {
 		c.box.Ports = nil
@@ -232,7 +232,7 @@ func unprivileged() string {
 
 // taken reports whether a port is published already, by this container or by
 // another one that lives.
-func (s *Service) taken(c *connection, proto string, host netip.Addr, port int) bool {
+func (s *Service) taken(c *Connection, proto string, host netip.Addr, port int) bool {
 	if port == 0 {
 		return false
 	}

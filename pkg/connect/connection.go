@@ -1,4 +1,4 @@
-package run
+package connect
 
 import (
 	"context"
@@ -14,79 +14,13 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/network/dns"
-	"cais.dev/cais/pkg/network/plane"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
-	"cais.dev/cais/pkg/userns"
 )
 
-// The ways to bring a container's packets out: network/plane's names.
-const (
-	engineRelay    = "relay"
-	engineBridge   = "bridge"
-	engineNetstack = "netstack"
-)
-
-// hostIP and hostIP6 stand for this machine in a container whose packets go
-// through the relay.
-const (
-	hostIP  = "169.254.1.2"
-	hostIP6 = "fd00:6361:6973::2"
-)
-
-func (s *Service) nets() network.Store {
-	n := network.Store{Root: s.store.Root, Run: s.store.Run}
-	if s.engine() == engineBridge {
-		n.Machine, n.Gone = network.MachineDir, plane.RemoveIdle
-	}
-	return n
-}
-
-// Variables that choose how containers get out, for tests and for hosts whose
-// kernel promises what it does not keep.
-const (
-	engineEnv  = "CAIS_NETWORK_ENGINE"  // relay, bridge or netstack
-	withoutEnv = "CAIS_NETWORK_WITHOUT" // features of the kernel not to use: queue, nfqueue, tproxy
-)
-
-// env returns a variable of the command's environment.
-func (s *Service) env(name string) string {
-	for _, kv := range s.o.Environ {
-		if v, ok := strings.CutPrefix(kv, name+"="); ok {
-			return v
-		}
-	}
-	return ""
-}
-
-// netstack is the program for kernels that cannot relay, beside this one; "" if it
-// is not there.
-func netstack() string {
-	exe, err := os.Executable()
-	if err != nil {
-		return ""
-	}
-	path := filepath.Join(filepath.Dir(exe), "cais-netstack")
-	if _, err := os.Stat(path); err != nil {
-		return ""
-	}
-	return path
-}
-
-// engine is how this user's containers get out.
-func (s *Service) engine() string {
-	if e := s.env(engineEnv); e == engineRelay || e == engineBridge || e == engineNetstack {
-		return e
-	}
-	if s.needU() || userns.Inside() {
-		return engineRelay
-	}
-	return engineBridge
-}
-
-// attachments finds the networks that a request names. It refuses what they
+// Attachments finds the networks that a request names. It refuses what they
 // cannot do, before anything exists.
-func (s *Service) attachments(req plan.Request) ([]plan.Attachment, error) {
+func (s *Service) Attachments(req plan.Request) ([]plan.Attachment, error) {
 	list := slices.Clone(req.Attached())
 	if len(list) == 0 {
 		return []plan.Attachment{}, nil
@@ -139,8 +73,8 @@ func attachable(n *network.Network, a plan.Attachment) error {
 	return nil
 }
 
-// links finds the containers of --link on the default network.
-func (s *Service) links(req plan.Request) error {
+// CheckLinks finds the containers of --link on the default network.
+func (s *Service) CheckLinks(req plan.Request) error {
 	for _, l := range req.Links {
 		name, _, _ := strings.Cut(l, ":")
 		if _, err := s.store.Find(name); err != nil {
@@ -150,52 +84,52 @@ func (s *Service) links(req plan.Request) error {
 	return nil
 }
 
-// connection is a container's network before its monitor has it: addresses are
-// held, ports are bound. Release gives up what the monitor has not got.
-type connection struct {
-	net   *wire.Net
+// Connection is a container's network before its monitor has it: addresses are
+// held, ports are bound. Abandon gives it up, Close what the monitor has got too.
+type Connection struct {
+	Net   *wire.Net
 	box   network.Sandbox
 	held  []*network.Held
-	files []*os.File // what the numbers in net mean, from 1
+	Files []*os.File // what the numbers in Net mean, from 1
 
 	others []network.Bound // ports of other containers; nil: not looked yet
 }
 
-func (c *connection) number(f *os.File) int {
-	c.files = append(c.files, f)
-	return len(c.files)
+func (c *Connection) number(f *os.File) int {
+	c.Files = append(c.Files, f)
+	return len(c.Files)
 }
 
-// abandon gives everything back: nobody else has it.
-func (c *connection) abandon() error {
+// Abandon gives everything back: nobody else has it.
+func (c *Connection) Abandon() error {
 	var err error
 	for _, h := range c.held {
 		err = errors.Join(err, h.Release())
 	}
-	c.close()
+	c.Close()
 	return err
 }
 
-// close closes this process's copies. Of an endpoint's file that is already
+// Close closes this process's copies. Of an endpoint's file that is already
 // closed it says nothing.
-func (c *connection) close() {
-	for _, f := range c.files {
+func (c *Connection) Close() {
+	for _, f := range c.Files {
 		_ = f.Close() // the monitor has another, or nobody needs it
 	}
 }
 
-// connect decides on the network of a container that is about to start: addresses,
+// Prepare decides on the network of a container that is about to start: addresses,
 // ports, names, and its files in /etc. nil means that it has none of its own.
-func (s *Service) connect(ctx context.Context, rec *container.Record, settings *container.Settings, hostname string) (c *connection, err error) {
+func (s *Service) Prepare(ctx context.Context, rec *container.Record, settings *container.Settings, hostname string) (c *Connection, err error) {
 	req := rec.Request
 	if req.SharesNetwork() || req.Network == "none" && len(settings.Networks) == 0 {
 		return nil, nil
 	}
 	list := (&container.Container{Record: rec, Settings: settings}).Networks()
-	c = &connection{box: network.Sandbox{Engine: s.engine()}}
+	c = &Connection{box: network.Sandbox{Engine: s.engine()}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.abandon())
+			err = errors.Join(err, c.Abandon())
 			c = nil
 		}
 	}()
@@ -215,7 +149,7 @@ func (s *Service) connect(ctx context.Context, rec *container.Record, settings *
 		return c, err
 	}
 	for i, h := range c.held {
-		c.net.Interfaces[i].Held = c.number(h.File)
+		c.Net.Interfaces[i].Held = c.number(h.File)
 	}
 	if err := s.publish(c, rec, nets); err != nil {
 		return c, explain(err)
@@ -298,8 +232,8 @@ func names(id, name, hostname string, n *network.Network, a plan.Attachment) []s
 }
 
 // describe makes what the monitor is told, but for descriptors and ports.
-func (s *Service) describe(c *connection, rec *container.Record, list []plan.Attachment, nets []*network.Network) error {
-	c.net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir(), Without: s.env(withoutEnv), Program: netstack()}
+func (s *Service) describe(c *Connection, rec *container.Record, list []plan.Attachment, nets []*network.Network) error {
+	c.Net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir(), Without: s.env(withoutEnv), Program: netstack()}
 	var candidates []network.Candidate
 	ipv6 := false
 	for i, n := range nets {
@@ -313,31 +247,31 @@ func (s *Service) describe(c *connection, rec *container.Record, list []plan.Att
 			return err
 		}
 		ipv6 = ipv6 || e.IP6.IsValid()
-		c.net.NoHost = c.net.NoHost || o.NoHost
-		c.net.HostLoopback = c.net.HostLoopback || o.HostLoopback
-		c.net.Interfaces = append(c.net.Interfaces, w)
-		c.net.StartEvents = append(c.net.StartEvents, head(networkEvent("connect", rec.ID, n)))
-		c.net.EndEvents = append(c.net.EndEvents, head(networkEvent("disconnect", rec.ID, n)))
+		c.Net.NoHost = c.Net.NoHost || o.NoHost
+		c.Net.HostLoopback = c.Net.HostLoopback || o.HostLoopback
+		c.Net.Interfaces = append(c.Net.Interfaces, w)
+		c.Net.StartEvents = append(c.Net.StartEvents, head("connect", rec.ID, n))
+		c.Net.EndEvents = append(c.Net.EndEvents, head("disconnect", rec.ID, n))
 		candidates = append(candidates, network.Candidate{
 			Name: n.Name, Priority: list[i].GwPriority, Internal: n.Internal, Gateway: e.Gateway, Gateway6: e.Gateway6,
 		})
 	}
 	v4, v6 := network.Elect(candidates)
 	if v4 >= 0 {
-		c.net.Interfaces[v4].Default4 = true
+		c.Net.Interfaces[v4].Default4 = true
 	}
 	if v6 >= 0 {
-		c.net.Interfaces[v6].Default6 = true
+		c.Net.Interfaces[v6].Default6 = true
 	}
-	if c.net.Engine != engineBridge {
+	if c.Net.Engine != engineBridge {
 		for _, text := range []string{hostIP, hostIP6} {
-			c.net.HostIPs = append(c.net.HostIPs, netip.MustParseAddr(text).AsSlice())
+			c.Net.HostIPs = append(c.Net.HostIPs, netip.MustParseAddr(text).AsSlice())
 		}
 	}
-	c.net.Sysctls = ownSysctls(rec.Request.Sysctls, c.net.Engine, ipv6)
+	c.Net.Sysctls = ownSysctls(rec.Request.Sysctls, c.Net.Engine, ipv6)
 	if s.ownNames(rec, nets) {
 		config := s.nameConfig(rec, list, nets)
-		c.net.Names = wire.Names{On: true, Config: config.Marshal()}
+		c.Net.Names = wire.Names{On: true, Config: config.Marshal()}
 	}
 	return nil
 }

@@ -1,7 +1,8 @@
-package run
+package connect
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,7 +54,7 @@ func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attach
 		return nil
 	})
 	if err == nil && c.Alive {
-		s.note(networkEvent("connect", c.ID, n))
+		s.note(event("connect", c.ID, n))
 	}
 	return err
 }
@@ -97,7 +98,7 @@ func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool
 		return nil
 	})
 	if err == nil {
-		s.note(networkEvent("disconnect", c.ID, n))
+		s.note(event("disconnect", c.ID, n))
 	}
 	return err
 }
@@ -137,7 +138,7 @@ func (s *Service) reconnect(ctx context.Context, ref string, change func(*contai
 		return nil, err
 	}
 	if c.Settings.Networks == nil {
-		if c.Settings.Networks, err = s.attachments(c.Record.Request); err != nil {
+		if c.Settings.Networks, err = s.Attachments(c.Record.Request); err != nil {
 			return nil, err
 		}
 	}
@@ -160,16 +161,15 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 		err := errs.New(errs.Conflict, "container "+c.Name()+" runs without a network that could be changed")
 		return errs.WithHint(err, "An older cais has started it: restart it.")
 	}
-	spec, err := s.spec(c.ID)
+	hostname, err := s.hostname(c.ID)
 	if err != nil {
 		return err
 	}
-	hostname := spec.Hostname
 	nets, err := s.definitions(ctx, list)
 	if err != nil {
 		return err
 	}
-	con := &connection{box: network.Sandbox{Engine: old.Engine, Ports: old.Ports}}
+	con := &Connection{box: network.Sandbox{Engine: old.Engine, Ports: old.Ports}}
 	var fresh []plan.Attachment
 	var freshNets []*network.Network
 	for i, a := range list {
@@ -183,10 +183,10 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, con.abandon())
+			err = errors.Join(err, con.Abandon())
 			return
 		}
-		con.close()
+		con.Close()
 	}()
 	for _, a := range list {
 		if e := old.Endpoint(a.ID); e != nil {
@@ -199,10 +199,10 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 	if err := s.describe(con, c.Record, list, nets); err != nil {
 		return err
 	}
-	for i := range con.net.Interfaces {
+	for i := range con.Net.Interfaces {
 		for _, h := range con.held {
-			if h.Network == con.net.Interfaces[i].Network {
-				con.net.Interfaces[i].Held = con.number(h.File)
+			if h.Network == con.Net.Interfaces[i].Network {
+				con.Net.Interfaces[i].Held = con.number(h.File)
 			}
 		}
 	}
@@ -211,13 +211,26 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 	} else if err := s.publish(con, c.Record, nets); err != nil { // they went with the last network
 		return explain(err)
 	}
-	if err := session.Network(ctx, dir, wire.Marshal(con.net), con.files); err != nil {
+	if err := session.Network(ctx, dir, wire.Marshal(con.Net), con.Files); err != nil {
 		return err
 	}
 	if err := s.etcNetwork(c.Record, nets, &con.box, hostname); err != nil {
 		return err
 	}
 	return network.WriteSandbox(dir, &con.box)
+}
+
+// hostname is the name that a container has for itself.
+func (s *Service) hostname(id string) (string, error) {
+	text, err := s.store.Spec(id)
+	if err != nil {
+		return "", err
+	}
+	var spec struct{ Hostname string }
+	if err := json.Unmarshal(text, &spec); err != nil {
+		return "", fmt.Errorf("read the container's spec: %w", err)
+	}
+	return spec.Hostname, nil
 }
 
 // freeName is the name of an interface that is added to others.
@@ -265,9 +278,9 @@ func (s *Service) Renamed(ctx context.Context, c *container.Container, was strin
 	return errors.Join(err, network.WriteSandbox(s.store.Dir(c.ID), box))
 }
 
-// UpdateNetwork changes the name servers of a network, also for the containers in it
+// Update changes the name servers of a network, also for the containers in it
 // that run.
-func (s *Service) UpdateNetwork(ctx context.Context, ref string, add, drop []string) (*network.Network, error) {
+func (s *Service) Update(ctx context.Context, ref string, add, drop []string) (*network.Network, error) {
 	n, err := s.nets().SetServers(ctx, ref, add, drop)
 	if err != nil {
 		return n, err

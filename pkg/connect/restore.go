@@ -1,4 +1,4 @@
-package run
+package connect
 
 import (
 	"context"
@@ -35,10 +35,10 @@ func (s *Service) restoreRules(nets []*network.Network) {
 	}
 }
 
-// ReloadNetworks makes the rules of root's networks anew, also those that iptables'
+// Reload makes the rules of root's networks anew, also those that iptables'
 // own chains want, after a firewall was loaded again. The networks of a user have
 // none that a firewall could take away.
-func (s *Service) ReloadNetworks(_ context.Context, refs []string) error {
+func (s *Service) Reload(_ context.Context, refs []string) error {
 	for _, ref := range refs {
 		if _, err := s.store.Find(ref); err != nil {
 			return err

@@ -1,4 +1,4 @@
-package run
+package connect
 
 import (
 	"context"
@@ -17,21 +17,21 @@ import (
 	"cais.dev/cais/pkg/network/space"
 )
 
-// BuildNetwork is a namespace on the default network that this process serves: the
+// Build is a namespace on the default network that this process serves: the
 // commands of a build share it.
-type BuildNetwork struct {
+type Build struct {
 	Resolv string // for /etc/resolv.conf
 	HostIP string // what host-gateway means
 
 	space *space.Space
-	c     *connection
+	c     *Connection
 }
 
 // Path is the namespace's, for a spec.
-func (b *BuildNetwork) Path() string { return b.space.Path() }
+func (b *Build) Path() string { return b.space.Path() }
 
 // Close ends it.
-func (b *BuildNetwork) Close() error {
+func (b *Build) Close() error {
 	err := b.space.Close()
 	for _, h := range b.c.held {
 		if e := h.Release(); !errors.Is(e, os.ErrClosed) { // the space has closed the file
@@ -41,18 +41,18 @@ func (b *BuildNetwork) Close() error {
 	return err
 }
 
-// BuildNetwork makes one; id, 64 hex digits, is whom its address belongs to. The
+// OpenBuild makes one; id, 64 hex digits, is whom its address belongs to. The
 // process must be root, or root of the user's namespace, where its commands will be.
-func (s *Service) BuildNetwork(ctx context.Context, id string) (b *BuildNetwork, err error) {
+func (s *Service) OpenBuild(ctx context.Context, id string) (b *Build, err error) {
 	rec := &container.Record{ID: id}
-	list, err := s.attachments(rec.Request)
+	list, err := s.Attachments(rec.Request)
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{box: network.Sandbox{Engine: s.engine()}}
+	c := &Connection{box: network.Sandbox{Engine: s.engine()}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.abandon())
+			err = errors.Join(err, c.Abandon())
 		}
 	}()
 	nets, err := s.definitions(ctx, list)
@@ -69,9 +69,9 @@ func (s *Service) BuildNetwork(ctx context.Context, id string) (b *BuildNetwork,
 		return nil, err
 	}
 	for i, h := range c.held {
-		c.net.Interfaces[i].Held = c.number(h.File)
+		c.Net.Interfaces[i].Held = c.number(h.File)
 	}
-	b = &BuildNetwork{c: c}
+	b = &Build{c: c}
 	ipv6 := slices.ContainsFunc(c.box.Endpoints, func(e network.Endpoint) bool { return e.IP6.IsValid() })
 	b.Resolv, _ = s.resolv(rec.Request, s.ownNames(rec, nets), ipv6).Text() // without a server names are unknown, as they are here
 	gateway := netip.Addr{}
@@ -83,7 +83,7 @@ func (s *Service) BuildNetwork(ctx context.Context, id string) (b *BuildNetwork,
 	}
 	b.HostIP = gateway.String()
 	note := func(text string) { s.log.Warn(text) }
-	b.space, err = space.Open(space.Options{Net: c.net, Held: c.files, Note: note, Names: func(l *loop.Loop) plane.Names {
+	b.space, err = space.Open(space.Options{Net: c.Net, Held: c.Files, Note: note, Names: func(l *loop.Loop) plane.Names {
 		return dns.New(l, func(f func() error) error { return b.inside(f) }, note)
 	}})
 	if err != nil {
@@ -93,7 +93,7 @@ func (s *Service) BuildNetwork(ctx context.Context, id string) (b *BuildNetwork,
 }
 
 // inside calls f in the namespace.
-func (b *BuildNetwork) inside(f func() error) error {
+func (b *Build) inside(f func() error) error {
 	ns, err := netns.Open(b.Path())
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package run
+package connect
 
 import (
 	"context"
@@ -8,9 +8,9 @@ import (
 	"cais.dev/cais/pkg/network/plane"
 )
 
-// RemoveNetwork removes a network that no container is in, with its bridge and
+// Remove removes a network that no container is in, with its bridge and
 // rules. (A user's are in the gateway's namespace, and go with it.)
-func (s *Service) RemoveNetwork(ctx context.Context, ref string) (*network.Network, error) {
+func (s *Service) Remove(ctx context.Context, ref string) (*network.Network, error) {
 	n, err := s.nets().Remove(ctx, ref)
 	if err != nil || s.engine() != engineBridge {
 		return n, err
@@ -22,9 +22,9 @@ func (s *Service) RemoveNetwork(ctx context.Context, ref string) (*network.Netwo
 	return n, nil
 }
 
-// ResetNetworks takes from this machine what the default network has made on it,
+// Reset takes from this machine what the default network has made on it,
 // which stays after its containers. Nothing may be in a network any more.
-func (s *Service) ResetNetworks() error {
+func (s *Service) Reset() error {
 	if s.engine() != engineBridge {
 		return nil // a user's go with their containers
 	}
