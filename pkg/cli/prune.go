@@ -100,11 +100,10 @@ func (o pruneOptions) warning() string {
 func systemPrune(ctx context.Context, e *engine.Engine, s ui.Streams, o pruneOptions) error {
 	var total int64
 	var failed []error
-	svc, err := e.Containers()
+	svc, err := e.Healed(ctx)
 	if err != nil {
 		return err
 	}
-	svc.Heal(ctx)
 	ids, bytes, err := container.Prune(ctx, svc, o.filters)
 	failed = append(failed, err)
 	total += bytes
@@ -278,11 +277,10 @@ func newReset(e *engine.Engine, s ui.Streams) *cobra.Command {
 }
 
 func reset(ctx context.Context, e *engine.Engine) error {
-	svc, err := e.Containers()
+	svc, err := e.Healed(ctx)
 	if err != nil {
 		return err
 	}
-	svc.Heal(ctx)
 	list, err := svc.List(ctx)
 	if err != nil {
 		return err

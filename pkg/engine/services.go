@@ -171,6 +171,15 @@ func (e *Engine) newConnections() (*connect.Service, error) {
 // Containers returns the service for the life of containers.
 func (e *Engine) Containers() (*run.Service, error) { return e.s.containers() }
 
+// Healed is Containers once what died is put right: for commands that change it.
+func (e *Engine) Healed(ctx context.Context) (*run.Service, error) {
+	s, err := e.Containers()
+	if err == nil {
+		s.Heal(ctx)
+	}
+	return s, err
+}
+
 func (e *Engine) newContainers() (*run.Service, error) {
 	store, err := e.ContainerStore()
 	if err != nil {

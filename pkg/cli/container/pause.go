@@ -40,11 +40,10 @@ func simple(e *engine.Engine, s ui.Streams, name, short, selectors string, want 
 		Args:              o.args,
 		ValidArgsFunction: complete.Containers(e, -1, want),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			refs, err := o.refs(cmd.Context(), svc, args, want)
 			if err != nil {
 				return err

@@ -37,11 +37,10 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 					return err
 				}
 			}
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			gone, bytes, err := prune(cmd.Context(), svc, f)
 			err = errors.Join(err, svc.PruneMapped(cmd.Context()))
 			if len(gone) > 0 {

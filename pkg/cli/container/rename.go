@@ -16,11 +16,10 @@ func NewRename(e *engine.Engine, _ ui.Streams) *cobra.Command {
 		Args:              ui.ExactArgs(2),
 		ValidArgsFunction: complete.Containers(e, 1, nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return svc.Rename(cmd.Context(), args[0], args[1])
 		},
 	}

@@ -37,11 +37,10 @@ func NewRestart(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Containers(e, -1, nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.read(cmd, args)
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return restart(cmd.Context(), s, svc, o)
 		},
 	}

@@ -42,11 +42,10 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return ui.Later("rm --link")
 			}
 			o.args, o.timed = args, cmd.Flags().Changed("time")
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return rm(cmd.Context(), s, svc, o)
 		},
 	}

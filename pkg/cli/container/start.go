@@ -38,11 +38,10 @@ func NewStart(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return ui.Later("start --checkpoint")
 			}
 			o.args = args
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			refs, err := o.refs(cmd.Context(), svc, args, stopped)
 			if err != nil {
 				return err

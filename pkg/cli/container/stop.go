@@ -62,11 +62,10 @@ func NewStop(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Containers(e, -1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.read(cmd, args)
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return stop(cmd.Context(), s, svc, o)
 		},
 	}
@@ -103,11 +102,10 @@ func NewKill(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              o.args,
 		ValidArgsFunction: complete.Containers(e, -1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return kill(cmd.Context(), s, svc, o, args, signal)
 		},
 	}

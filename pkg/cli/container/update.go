@@ -40,11 +40,10 @@ func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				o.Restart = &p
 			}
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			return update(cmd.Context(), s, svc, o, args)
 		},
 	}

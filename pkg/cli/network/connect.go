@@ -1,7 +1,6 @@
 package network
 
 import (
-	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -9,7 +8,6 @@ import (
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/cli/ui"
-	"cais.dev/cais/pkg/connect"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/run/plan"
 )
@@ -43,7 +41,10 @@ func NewConnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 					return err
 				}
 			}
-			svc, err := healed(cmd.Context(), e)
+			if _, err := e.Healed(cmd.Context()); err != nil {
+				return err
+			}
+			svc, err := e.Connections()
 			if err != nil {
 				return err
 			}
@@ -62,16 +63,6 @@ func NewConnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 	return cmd
 }
 
-// healed is the networks' service, once what died is put right.
-func healed(ctx context.Context, e *engine.Engine) (*connect.Service, error) {
-	containers, err := e.Containers()
-	if err != nil {
-		return nil, err
-	}
-	containers.Heal(ctx)
-	return e.Connections()
-}
-
 // NewDisconnect makes "network disconnect".
 func NewDisconnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 	var force bool
@@ -81,7 +72,10 @@ func NewDisconnect(e *engine.Engine, _ ui.Streams) *cobra.Command {
 		Args:              ui.ExactArgs(2),
 		ValidArgsFunction: complete.NetworkThenContainer(e),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := healed(cmd.Context(), e)
+			if _, err := e.Healed(cmd.Context()); err != nil {
+				return err
+			}
+			svc, err := e.Connections()
 			if err != nil {
 				return err
 			}

@@ -143,11 +143,10 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 		ValidArgsFunction: complete.Volumes(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Containers()
+			svc, err := e.Healed(cmd.Context())
 			if err != nil {
 				return err
 			}
-			svc.Heal(cmd.Context())
 			if all {
 				list, err := svc.Volumes().List()
 				if err != nil {
