@@ -39,9 +39,8 @@ type removeOptions struct {
 	refs                []string
 	force, ignore, keep bool
 	running             func(id string) bool
-	find                func(refs []string) *storage.Image      // before it goes; nil: there is none
-	docker              bool                                    // errors are in Docker's words
-	told                func(*storage.Image, []storage.Removed) // notes what was done
+	docker              bool                                        // errors are in Docker's words
+	teller              func(refs []string) func([]storage.Removed) // asked before the image goes, notes what was done; nil: there is none
 }
 
 // NewRmi makes "rmi", "image rm".
@@ -71,7 +70,7 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 			o.refs = args
 			o.running = running(e)
 			o.docker = e.Options().Docker || e.Getenv("CAIS_DOCKER_ERRORS") == "1"
-			o.find = func(refs []string) *storage.Image {
+			o.teller = func(refs []string) func([]storage.Removed) {
 				r, err := e.Reader()
 				if err != nil {
 					return nil
@@ -80,9 +79,9 @@ func NewRmi(e *engine.Engine, s ui.Streams) *cobra.Command {
 				if err != nil {
 					return nil
 				}
-				return img
+				has := labels(cmd.Context(), r, img)
+				return func(removed []storage.Removed) { e.Note(removalEvents(img.ID, has, removed)...) }
 			}
-			o.told = func(img *storage.Image, removed []storage.Removed) { e.Note(removalEvents(img, removed)...) }
 			return changing(cmd.Context(), e, func(st *storage.Store) error {
 				if all {
 					imgs, err := everything(cmd.Context(), e)
@@ -176,15 +175,15 @@ func remove(ctx context.Context, s ui.Streams, st remover, o removeOptions) erro
 	for _, typed := range o.refs {
 		refs, shown, err := engine.ImageRefs(typed)
 		var removed []storage.Removed
-		var img *storage.Image
+		var told func([]storage.Removed)
 		if err == nil {
-			if o.find != nil {
-				img = o.find(refs)
+			if o.teller != nil {
+				told = o.teller(refs)
 			}
 			removed, err = st.RemoveImage(ctx, storage.RemoveOptions{Force: o.force, NoPrune: o.keep, Running: o.running}, refs...)
 		}
-		if img != nil && o.told != nil {
-			o.told(img, removed)
+		if told != nil {
+			told(removed)
 		}
 		for _, r := range removed {
 			if r.Untagged != "" {
@@ -242,7 +241,7 @@ func NewTag(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				for _, n := range names {
 					if img, err := findImage(cmd.Context(), st.Reader(), n); err == nil {
-						e.Note(imageEvent("tag", "sha256:"+img.ID, familiar(n)))
+						e.Note(imageEvent("tag", "sha256:"+img.ID, familiar(n), labels(cmd.Context(), st.Reader(), img)))
 					}
 				}
 				return nil

@@ -241,8 +241,30 @@ func configOfContainer(c *docker.ContainerConfig) oci.Config {
 
 // imageEvent is one of an image. name is what Docker has as its id, too, for what
 // is done by name.
-func imageEvent(action, id, name string) events.Event {
-	return events.Event{Type: events.Image, Action: action, ID: id, Attributes: map[string]string{"name": name}}
+func imageEvent(action, id, name string, labels map[string]string) events.Event {
+	attrs := map[string]string{}
+	maps.Copy(attrs, labels)
+	attrs["name"] = name
+	return events.Event{Type: events.Image, Action: action, ID: id, Attributes: attrs}
+}
+
+// labels are those of img for its events, which are told also if they cannot be read.
+func labels(ctx context.Context, r *storage.Reader, img *storage.Image) map[string]string {
+	c, _ := configOf(ctx, r, img)
+	return c.Config.Labels
+}
+
+// labelsOf are the labels of the image with this id.
+func labelsOf(ctx context.Context, e *engine.Engine, id string) map[string]string {
+	r, err := e.Reader()
+	if err != nil {
+		return nil
+	}
+	img, err := r.Image(ctx, "sha256:"+id)
+	if err != nil {
+		return nil
+	}
+	return labels(ctx, r, img)
 }
 
 type importOptions struct {
@@ -330,7 +352,7 @@ func importTar(ctx context.Context, e *engine.Engine, s ui.Streams, o importOpti
 	if err = errors.Join(err, st.Close()); err != nil {
 		return "", fmt.Errorf("import %s: %w", o.source, err)
 	}
-	e.Note(imageEvent("import", cmp.Or(o.name, "sha256:"+id), cmp.Or(o.name, "sha256:"+id)))
+	e.Note(imageEvent("import", cmp.Or(o.name, "sha256:"+id), cmp.Or(o.name, "sha256:"+id), conf.Labels))
 	return id, nil
 }
 
@@ -389,8 +411,9 @@ func NewUntag(e *engine.Engine, s ui.Streams) *cobra.Command {
 				if err := st.Untag(cmd.Context(), names...); err != nil {
 					return err
 				}
+				has := labels(cmd.Context(), st.Reader(), img)
 				for _, n := range names {
-					e.Note(imageEvent("untag", "sha256:"+img.ID, familiar(n)))
+					e.Note(imageEvent("untag", "sha256:"+img.ID, familiar(n), has))
 				}
 				return nil
 			})

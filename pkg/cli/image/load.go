@@ -69,7 +69,7 @@ func NewLoad(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			told := func(l pull.Loaded) {
-				e.Note(imageEvent("load", "sha256:"+l.ID, "sha256:"+l.ID))
+				e.Note(imageEvent("load", "sha256:"+l.ID, "sha256:"+l.ID, labelsOf(cmd.Context(), e, l.ID)))
 			}
 			return errors.Join(load(cmd.Context(), s, p, req, quiet, told), end())
 		},

@@ -251,12 +251,13 @@ func prune(ctx context.Context, e *engine.Engine, o PruneOptions) (p Pruned, err
 				continue
 			}
 		}
+		has := labels(ctx, r, img)
 		removed, err := st.RemoveImage(ctx, storage.RemoveOptions{Force: true, Running: func(string) bool { return true }}, "sha256:"+img.ID)
 		p.Removed = append(p.Removed, removed...)
 		for _, r := range removed {
 			p.Bytes += r.Bytes
 		}
-		told = append(told, removalEvents(img, removed)...)
+		told = append(told, removalEvents(img.ID, has, removed)...)
 		if k := errs.KindOf(err); err != nil && k != errs.Conflict && k != errs.NotFound { // taken into use, or gone
 			failed = append(failed, err)
 		}
@@ -292,15 +293,16 @@ func pruneCache(ctx context.Context, e *engine.Engine, o PruneOptions, f pruneFi
 	return ids, bytes, err
 }
 
-// removalEvents are what rmi tells of one image.
-func removalEvents(img *storage.Image, removed []storage.Removed) []events.Event {
+// removalEvents are what rmi tells of the image id, which had these labels.
+func removalEvents(id string, labels map[string]string, removed []storage.Removed) []events.Event {
 	var list []events.Event
+	id = "sha256:" + id
 	for _, r := range removed {
 		switch {
 		case r.Untagged != "" && !strings.Contains(r.Untagged, "@"):
-			list = append(list, imageEvent("untag", "sha256:"+img.ID, "sha256:"+img.ID))
-		case r.Deleted == "sha256:"+img.ID:
-			list = append(list, imageEvent("delete", "sha256:"+img.ID, "sha256:"+img.ID))
+			list = append(list, imageEvent("untag", id, id, labels))
+		case r.Deleted == id:
+			list = append(list, imageEvent("delete", id, id, labels))
 		}
 	}
 	return list

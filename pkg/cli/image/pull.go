@@ -82,7 +82,7 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			o.pulled = func(r pull.Result) {
-				e.Note(imageEvent("pull", r.Ref.Familiar(), r.Ref.FamiliarName()))
+				e.Note(imageEvent("pull", r.Ref.Familiar(), r.Ref.FamiliarName(), labelsOf(cmd.Context(), e, r.ID)))
 			}
 			err = errors.Join(pullAll(cmd.Context(), s, p, o, reqs), end())
 			if errors.Is(err, engine.ErrOutside) { // there is something to unpack

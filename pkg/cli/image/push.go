@@ -245,7 +245,7 @@ func pushOne(ctx context.Context, e *engine.Engine, s ui.Streams, r *storage.Rea
 	} else if err := e.Pushed(ctx, img, j.to, res); err != nil {
 		e.Log().Debug("what was pushed is not noted", "reason", err)
 	}
-	e.Note(imageEvent("push", j.to.Familiar(), j.to.FamiliarName()))
+	e.Note(imageEvent("push", j.to.Familiar(), j.to.FamiliarName(), labels(ctx, r, img)))
 	if !o.quiet {
 		fmt.Fprintf(s.Out, "%s: digest: %s size: %d\n", cmp.Or(j.to.Tag, j.to.Digest), res.Root.Digest, len(res.Root.Data))
 	}

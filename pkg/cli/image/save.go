@@ -125,7 +125,7 @@ func save(ctx context.Context, e *engine.Engine, s ui.Streams, o saveOptions, ar
 	defer func() {
 		if err == nil {
 			for id := range by {
-				e.Note(imageEvent("save", "sha256:"+id, "sha256:"+id))
+				e.Note(imageEvent("save", "sha256:"+id, "sha256:"+id, labelsOf(ctx, e, id)))
 			}
 		}
 	}()
