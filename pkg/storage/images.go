@@ -122,7 +122,6 @@ func (s *Store) Tag(ctx context.Context, name string, refs ...string) error {
 			return s.explain("tag "+familiar(name), err)
 		}
 	}
-	s.spendReserve()
 	return s.explain("tag "+familiar(name), s.lib.AddNames(img.ID, []string{name}))
 }
 
@@ -164,11 +163,11 @@ type Removed struct {
 // since the container could not start again without its layers. What opens the
 // store for changes after that removes it.
 func (s *Store) RemoveImage(ctx context.Context, o RemoveOptions, refs ...string) (removed []Removed, err error) {
-	s.spendReserve()
 	img, err := s.reader.Image(ctx, refs...)
 	if err != nil {
 		return nil, err
 	}
+	s.spendReserve()
 	if refs, err = s.reader.withShort(refs); err != nil {
 		return nil, err
 	}
@@ -441,7 +440,6 @@ func (img *Image) IsList() bool {
 
 // PutList records a manifest list, a new one if ID is empty, and returns its id.
 func (s *Store) PutList(l List) (string, error) {
-	s.spendReserve()
 	fail := func(err error) (string, error) { return "", s.explain("record a manifest list", err) }
 	if l.ID == "" {
 		img, err := s.lib.CreateImage("", nil, "", "", &library.ImageOptions{CreationDate: time.Now()})

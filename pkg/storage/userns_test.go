@@ -245,6 +245,13 @@ func fullHelper() error {
 	if err != nil {
 		return fmt.Errorf("open on a full disk: %w", err)
 	}
+	// What frees nothing leaves the reserve to what does.
+	if _, err := s.RemoveImage(ctx, RemoveOptions{}, "docker.io/library/nosuch:1"); errs.KindOf(err) != errs.NotFound {
+		return fmt.Errorf("rmi of nothing: %w", err)
+	}
+	if err := s.Tag(ctx, "docker.io/library/other:1", "docker.io/library/small:1"); !errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("tag on a full disk: %w", err)
+	}
 	if _, err := s.RemoveImage(ctx, RemoveOptions{}, "docker.io/library/small:1"); err != nil {
 		return fmt.Errorf("rmi on a full disk: %w", err)
 	}
