@@ -69,6 +69,16 @@ func status(resp *http.Response) error {
 	return transport.CheckError(resp)
 }
 
+// withStatus adds the status to an answer that has words of its own: they may be
+// those of a proxy before the registry, and say less.
+func withStatus(err error) error {
+	answer, ok := errors.AsType[*transport.Error](err)
+	if !ok || len(answer.Errors) == 0 || answer.StatusCode < 500 && answer.StatusCode != http.StatusRequestEntityTooLarge {
+		return err
+	}
+	return fmt.Errorf("%d %s: %w", answer.StatusCode, http.StatusText(answer.StatusCode), err)
+}
+
 // hasCode reports whether the registry gave one of these reasons.
 func hasCode(err *transport.Error, codes ...transport.ErrorCode) bool {
 	return slices.ContainsFunc(err.Errors, func(d transport.Diagnostic) bool { return slices.Contains(codes, d.Code) })
@@ -129,7 +139,7 @@ func (c *Client) explain(s *session, err error) error {
 		case code < 500:
 			kind = errs.Denied
 		}
-		return wrap(answer)
+		return wrap(withStatus(answer))
 	}
 	if kind, hint = connectionHint(s, err); hint != "" {
 		return wrap(plainCause(err))

@@ -314,7 +314,7 @@ func (u *upload) broke(ctx context.Context, err error) error {
 	}
 	u.mark = u.off
 	if u.breaks++; u.breaks > maxBreaks {
-		return errs.WithHint(errs.E("", errs.Unavailable, fmt.Errorf("%s: the upload broke %d times: %w", u.t.s.host, u.breaks, err)),
+		return errs.WithHint(errs.E("", errs.Unavailable, fmt.Errorf("%s: the upload broke %d times: %w", u.t.s.host, u.breaks, withStatus(err))),
 			"Try again: what was complete is kept by the registry.")
 	}
 	if err := u.t.c.sleep(ctx, max(wait, u.backoff)); err != nil {

@@ -212,9 +212,12 @@ func TestMountAndManifest(t *testing.T) {
 	if d, err := target.Head(t.Context(), "2"); err != nil || d.Digest != doc.Digest {
 		t.Errorf("%+v, %v", d, err)
 	}
-	p.Add(faultproxy.Fault{Method: "PUT", Path: "/manifests/", Status: 413})
-	if err := target.PutManifest(t.Context(), "3", doc); err == nil || !strings.Contains(err.Error(), "413") {
-		t.Errorf("%v", err)
+	for _, body := range []string{"", `{"errors":[{"code":"SIZE_INVALID","message":"too big"}]}`} {
+		p.Add(faultproxy.Fault{Method: "PUT", Path: "/manifests/", Status: 413, Body: body, Times: 1})
+		err := target.PutManifest(t.Context(), "3", doc)
+		if err == nil || !strings.Contains(err.Error(), "413 Request Entity Too Large") || body != "" && !strings.Contains(err.Error(), "too big") {
+			t.Errorf("answer %q: %v", body, err)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ type Fault struct {
 	FlipAt      int64             // change the body's byte number FlipAt (from 1)
 	StallAt     int64             // send nothing more once this many bytes are out, until the client goes
 	Status      int               // answer so, without asking the registry
+	Body        string            // …and with this
 	Header      map[string]string // headers to add to any answer
 	Length      int64             // announce this Content-Length
 	IgnoreRange bool              // answer 200 with everything
@@ -116,6 +117,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if f.Status != 0 {
 		w.WriteHeader(f.Status)
+		_, _ = io.WriteString(w, f.Body)
 		return
 	}
 	if f.IgnoreRange {
