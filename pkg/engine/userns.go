@@ -152,7 +152,7 @@ func (e *ReportedError) Reported() bool { return true }
 // outside. Everything that it prints goes to o.Out.
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) error {
 	args := append([]string{e.program()}, e.globalFlags()...)
-	args = append(args, "pull")
+	args = append(args, "pull", "--no-name")
 	for _, f := range [][2]string{{"--platform", o.Platform}, {"--policy", o.Policy}, {"--authfile", o.AuthFile}} {
 		if f[1] != "" {
 			args = append(args, f[0]+"="+f[1])

@@ -26,6 +26,7 @@ type pullOptions struct {
 	refs       []string
 	allTags    bool
 	quiet      bool
+	noName     bool // it is run's pull: Docker's prints no name
 	policy     string
 	platform   string
 	os, arch   string
@@ -104,7 +105,8 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.IntVar(&o.retry, "retry", 3, "How often to try again")
 	f.StringVar(&o.retryDelay, "retry-delay", "", "How long to wait before trying again")
 	f.IntVar(&credsFD, "creds-fd", -1, "Read the credentials from this descriptor")
-	_ = f.MarkHidden("creds-fd")
+	f.BoolVar(&o.noName, "no-name", false, "Do not print the image's name")
+	_, _ = f.MarkHidden("creds-fd"), f.MarkHidden("no-name")
 	registryFlags(f, &o.registry, &o.tlsVerify)
 	storeFlags(f, &o.registry)
 	_ = cmd.RegisterFlagCompletionFunc("policy", complete.Words("always", "missing", "newer", "never"))
@@ -252,7 +254,9 @@ func pullAll(ctx context.Context, s ui.Streams, p puller, o pullOptions, reqs []
 				fmt.Fprintln(s.Out, r.Status())
 			}
 			if !o.allTags {
-				fmt.Fprintln(s.Out, r.Ref.String())
+				if !o.noName {
+					fmt.Fprintln(s.Out, r.Ref.String())
+				}
 			} else if !o.quiet {
 				fmt.Fprintln(s.Err, r.Status())
 			}
