@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -230,6 +231,9 @@ func openPlace(ctx context.Context, e *engine.Engine, o copyOptions, p place, pl
 		return c, nil
 	}
 	a, err := e.OpenArchive(ctx, p.path, platform)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err // it says what is missing
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p.path, err)
 	}
