@@ -266,6 +266,12 @@ sbom-purl-output string later bills of materials
 sbom-scanner-command list later bills of materials
 sbom-scanner-image string later bills of materials
 transient-mount list later use RUN --mount
+transient-run-mounts bool=false later use RUN --mount
+disable-compression bool=true none layers are compressed when they are pushed
+os-version string later the base image's version of its system is kept
+log-rusage bool=false later what steps use is not measured
+rusage-logfile string later what steps use is not measured
+layer-label list later only the last layer's image is kept
 compat-volumes bool=false later changes below a VOLUME are kept
 save-stages bool=false later stages are in the cache
 stage-labels bool=false later stages are in the cache

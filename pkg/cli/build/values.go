@@ -119,6 +119,9 @@ func checkOutput(o *export.Spec, terminal bool) error {
 func outputs(flags []string, push, load, terminal bool) ([]export.Spec, error) {
 	var all []export.Spec
 	for _, s := range flags {
+		if s == "" { // as in buildx: a script's variable that is empty
+			continue
+		}
 		o, err := parseOutput(s)
 		if err != nil {
 			return nil, err
