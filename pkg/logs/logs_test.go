@@ -110,6 +110,21 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// A rotation has come as far as to leave a number free; nothing is missed.
+func TestReadWhileRotating(t *testing.T) {
+	for free := range 4 {
+		path := write(t, jsonfile.Options{MaxSize: 450, MaxFile: 4}, 0, 30)
+		for i := 3; i >= free; i-- {
+			if err := os.Rename(jsonfile.Rotated(path, i), jsonfile.Rotated(path, i+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := read(t, all(Options{Path: path})); !slices.Equal(got, seq(6, 30)) {
+			t.Errorf("number %d is free: got %v", free, got)
+		}
+	}
+}
+
 func TestDamage(t *testing.T) {
 	path := write(t, jsonfile.Options{}, 0, 2)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)

@@ -95,21 +95,22 @@ func (r *reader) close() {
 const maxFiles = 1000
 
 // open opens the files, newest first. A rotation meanwhile makes a file appear
-// twice, never vanish, since the newest is opened first.
+// twice, never vanish, since the newest is opened first: it renames from the oldest
+// on, and leaves one number free at a time.
 func open(path string) ([]*os.File, error) {
 	var files []*os.File
-	for i := range maxFiles {
+	missing := 0
+	for i := 0; i < maxFiles && missing < 2; i++ {
 		f, err := os.OpenFile(jsonfile.Rotated(path, i), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 		if errors.Is(err, fs.ErrNotExist) {
-			if i == 0 {
-				continue // between the two steps of a rotation
-			}
-			break
+			missing++
+			continue
 		}
 		if err != nil {
 			closeAll(files)
 			return nil, err
 		}
+		missing = 0
 		if len(files) > 0 && same(f, files[len(files)-1]) {
 			_ = f.Close() // only opened
 			continue
