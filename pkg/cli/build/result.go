@@ -300,6 +300,13 @@ func (x *exporter) keepIndex(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
+	if x.j.list != "" { // builds of other platforms may add theirs at the same time
+		release, err := st.LockDigest(ctx, oci.Digest([]byte(x.j.list)), nil)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	l, instances := storage.List{Index: x.root.Data}, map[string]string{}
 	_, l.Names = x.named()
 	if name := cmp.Or(slices.Concat([]string{x.j.list}, l.Names)...); name != "" {
