@@ -206,6 +206,7 @@ func add(e *plan.Edits, more edits) error {
 		}
 		hook := specs.Hook{Path: h.Path, Args: h.Args, Env: h.Env, Timeout: h.Timeout}
 		list := map[string]*[]specs.Hook{
+			//lint:ignore SA1019 old files have them
 			"prestart": &e.Hooks.Prestart, "createRuntime": &e.Hooks.CreateRuntime, "createContainer": &e.Hooks.CreateContainer,
 			"startContainer": &e.Hooks.StartContainer, "poststart": &e.Hooks.Poststart, "poststop": &e.Hooks.Poststop,
 		}[h.Name]
