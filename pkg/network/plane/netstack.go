@@ -1,6 +1,7 @@
 package plane
 
 import (
+	"encoding/binary"
 	"os"
 	"syscall"
 	"unsafe"
@@ -34,16 +35,25 @@ func (p *Plane) useStack() (err error) {
 }
 
 // packets opens a socket for the frames that the container at the device name
-// sends to the gateway, on the thread of the gateway's namespace.
-func packets(name string, mac []byte) (int, error) {
+// sends to the gateway, on the thread of the gateway's namespace. Of what goes to
+// all, questions for a neighbour's hardware address stay away from the stack: it
+// would say that each is its own.
+func packets(name string, w *wire.Interface) (int, error) {
 	const (
 		afPacket, solPacket      = 17, 263
 		vnetHeader, ignoreOwn    = 15, 23
 		attachFilter, rcvbuf     = 26, 8 << 20
-		ethAll                   = 3
+		ethAll, arp, ipv6        = 3, 0x0806, 0x86dd
+		icmpv6, solicitation     = 58, 135
 		ldb, ldh, ldw, jset, jeq = 0x30, 0x28, 0x20, 0x45, 0x15
 		ret                      = 0x06
 	)
+	mac := bridgeMAC(w)
+	var gw4 [4]byte
+	var gw6 [16]byte
+	copy(gw4[:], w.Gateway4)
+	copy(gw6[:], w.Gateway6)
+	word := binary.BigEndian.Uint32
 	index, err := netlink.Index(name)
 	if err != nil {
 		return -1, err
@@ -59,8 +69,12 @@ func packets(name string, mac []byte) (int, error) {
 	}
 	filter := []insn{
 		{ldb, 0, 0, 0}, {jset, 4, 0, 1}, // to all
-		{ldw, 0, 0, 0}, {jeq, 0, 3, uint32(mac[0])<<24 | uint32(mac[1])<<16 | uint32(mac[2])<<8 | uint32(mac[3])},
-		{ldh, 0, 0, 4}, {jeq, 0, 1, uint32(mac[4])<<8 | uint32(mac[5])},
+		{ldw, 0, 0, 0}, {jeq, 0, 16, word(mac)},
+		{ldh, 0, 0, 4}, {jeq, 13, 14, uint32(mac[4])<<8 | uint32(mac[5])},
+		{ldh, 0, 0, 12}, {jeq, 0, 2, arp},
+		{ldw, 0, 0, 38}, {jeq, 9, 10, word(gw4[:])},
+		{jeq, 0, 8, ipv6}, {ldb, 0, 0, 20}, {jeq, 0, 6, icmpv6}, {ldb, 0, 0, 54}, {jeq, 0, 4, solicitation},
+		{ldw, 0, 0, 70}, {jeq, 0, 3, word(gw6[8:])}, {ldw, 0, 0, 74}, {jeq, 0, 1, word(gw6[12:])},
 		{ret, 0, 0, 1 << 18}, {ret, 0, 0, 0},
 	}
 	prog := struct {

@@ -34,7 +34,7 @@ func (p *Plane) inside(i *iface, name string) error {
 		return err
 	}
 	if p.net.Engine == Netstack {
-		i.packets, err = packets(name, bridgeMAC(w))
+		i.packets, err = packets(name, w)
 		return err
 	}
 	if len(i.sources) > 0 {
