@@ -1,7 +1,6 @@
 package plane
 
 import (
-	"encoding/binary"
 	"os"
 	"syscall"
 	"unsafe"
@@ -53,7 +52,7 @@ func packets(name string, w *wire.Interface) (int, error) {
 	var gw6 [16]byte
 	copy(gw4[:], w.Gateway4)
 	copy(gw6[:], w.Gateway6)
-	word := binary.BigEndian.Uint32
+	word := func(b []byte) uint32 { return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3]) }
 	index, err := netlink.Index(name)
 	if err != nil {
 		return -1, err
