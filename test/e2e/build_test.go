@@ -58,23 +58,30 @@ RUN echo hello > /f
 COPY --from=a /x /y
 WORKDIR /w
 `)
-	s := b.storeFor(t, true)
-	k.seeds(t, 7, []string{"build"}, 60, func(t *testing.T, verb string, kill kill) {
-		kill(t, s, verb, "-q", "--no-cache", "-t", "victim", dir)
-		if out, err := s.cmd("build", "-q", "-t", "victim", dir).CombinedOutput(); err != nil {
-			t.Fatalf("the next build: %v: %s", err, out)
-		}
-		got, err := s.cmd("run", "--rm", "--network", "none", "victim", "cat", "/f", "/y", "/new/file").CombinedOutput()
-		if want := "hello\ncontent\ncontent\n"; err != nil || string(got) != want {
-			t.Errorf("its image says %q, %v", got, err)
-		}
-		if left := s.buildLeftovers(); len(left) > 0 {
-			t.Errorf("left behind: %q", left)
-		}
-		if err := s.leftovers(); err != nil {
-			t.Errorf("left behind: %v", err)
-		}
+	openAbove(t, filepath.Join(dir, "Dockerfile"))
+	k.asBoth(t, b, func(t *testing.T, s *store) {
+		k.seeds(t, 7, []string{"build"}, 60, func(t *testing.T, verb string, kill kill) { s.killBuild(t, kill, dir) })
 	})
+}
+
+func (s *store) killBuild(t *testing.T, kill kill, dir string) {
+	must := s.must(t)
+	kill(t, s, "build", "-q", "--no-cache", "-t", "victim", dir)
+
+	must("build", "-q", "-t", "victim", dir)
+	if got := must("run", "--rm", "--network", "none", "victim", "cat", "/f", "/y", "/new/file"); got != "hello\ncontent\ncontent\n" {
+		t.Errorf("its image says %q", got)
+	}
+	s.lapse(t)
+	if out := must("system", "check"); out != "" {
+		t.Errorf("system check: %s", out)
+	}
+	if left := s.buildLeftovers(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if err := s.leftovers(); err != nil {
+		t.Errorf("left behind: %v", err)
+	}
 }
 
 // TestConcurrentBuilds has several processes build the same at once: each step is

@@ -50,6 +50,13 @@ func newKiller(t *testing.T, b *bench) killer {
 	return killer{strace}
 }
 
+// asBoth tests with a store of root's, and with one of his test user's.
+func (k killer) asBoth(t *testing.T, b *bench, f func(t *testing.T, s *store)) {
+	for _, who := range []person{asRoot, withSubs} {
+		t.Run(string(who), func(t *testing.T) { f(t, b.storeAs(t, who, true)) })
+	}
+}
+
 // kill is [killer.kill] with a call and a number.
 type kill func(t *testing.T, s *store, args ...string)
 
@@ -114,9 +121,10 @@ func TestKill(t *testing.T) {
 	defer srv.Close()
 	ref := strings.TrimPrefix(srv.URL, "http://") + "/multi:1"
 	b.pushMulti(t, ref)
-	s := b.storeFor(t, true)
-	k.seeds(t, 42, []string{"run", "pull", "rm", "run", "load"}, 30, func(t *testing.T, verb string, kill kill) {
-		s.killOne(t, kill, verb, ref)
+	k.asBoth(t, b, func(t *testing.T, s *store) {
+		k.seeds(t, 42, []string{"run", "pull", "rm", "run", "load"}, 30, func(t *testing.T, verb string, kill kill) {
+			s.killOne(t, kill, verb, ref)
+		})
 	})
 }
 
@@ -185,16 +193,13 @@ func TestKillImages(t *testing.T) {
 	srv := httptest.NewServer(registry.New(registry.Logger(quiet())))
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
-	for _, who := range []person{asRoot, withSubs} {
-		t.Run(string(who), func(t *testing.T) {
-			s := b.storeAs(t, who, true)
-			pushed := 0
-			k.seeds(t, 43, []string{"push", "load", "commit", "rmi", "prune"}, 60, func(t *testing.T, verb string, kill kill) {
-				pushed++
-				s.killImages(t, kill, verb, fmt.Sprintf("%s/%s%d:1", host, who, pushed))
-			})
+	pushed := 0
+	k.asBoth(t, b, func(t *testing.T, s *store) {
+		k.seeds(t, 43, []string{"push", "load", "commit", "rmi", "prune"}, 60, func(t *testing.T, verb string, kill kill) {
+			pushed++
+			s.killImages(t, kill, verb, fmt.Sprintf("%s/r%d:1", host, pushed))
 		})
-	}
+	})
 }
 
 func (s *store) killImages(t *testing.T, kill kill, verb, ref string) {

@@ -14,12 +14,9 @@ func TestKillLife(t *testing.T) {
 	b := setUp(t)
 	k := newKiller(t, b)
 	verbs := []string{"start", "stop", "exec", "in", "out", "update", "rename", "rm", "volume", "pause", "restart", "create"}
-	for _, who := range []person{asRoot, withSubs} {
-		t.Run(string(who), func(t *testing.T) {
-			s := b.storeAs(t, who, true)
-			k.seeds(t, 44, verbs, 30, func(t *testing.T, verb string, kill kill) { s.killLife(t, kill, verb) })
-		})
-	}
+	k.asBoth(t, b, func(t *testing.T, s *store) {
+		k.seeds(t, 44, verbs, 30, func(t *testing.T, verb string, kill kill) { s.killLife(t, kill, verb) })
+	})
 }
 
 func (s *store) killLife(t *testing.T, kill kill, verb string) {

@@ -61,7 +61,13 @@ func (s *store) become(t *testing.T, u *user.User) {
 			t.Fatal(err)
 		}
 	}
-	for d := filepath.Dir(s.home); strings.HasPrefix(d, os.TempDir()+"/"); d = filepath.Dir(d) { // those of t.TempDir
+	openAbove(t, s.home)
+}
+
+// openAbove lets others through the directories of t.TempDir to what is in them.
+func openAbove(t *testing.T, path string) {
+	t.Helper()
+	for d := filepath.Dir(path); strings.HasPrefix(d, os.TempDir()+"/"); d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
