@@ -66,25 +66,21 @@ func (s *Store) Sync() error {
 //
 // It fails with [ErrParentGone] if the parent was removed.
 func (s *Store) AdoptLayer(ctx context.Context, parent string, l NewLayer) (string, error) {
+	if !l.Keep {
+		id, err := s.apply(ctx, parent, l.TarSplit, &graphdriver.DriverWithDifferOutput{
+			Target: l.Dir, Size: l.Sum.Size, UIDs: l.Sum.UIDs, GIDs: l.Sum.GIDs,
+			UncompressedDigest: digest.Digest(l.Sum.DiffID), RootDirMode: l.Sum.RootMode,
+		}, library.LayerOptions{Flags: map[string]any{builtFlag: time.Now().Unix()}})
+		if !errors.Is(err, unix.EXDEV) { // the store's layers are a mount of their own
+			return id, err
+		}
+	}
 	id := LayerID(parent, l.Sum.DiffID)
 	if parent != "" && !s.HasLayer(parent) {
 		return "", ErrParentGone
 	}
 	if s.HasLayer(id) {
 		return id, nil
-	}
-	if !l.Keep {
-		err := s.adopt(id, parent, l)
-		switch {
-		case err == nil:
-			return id, nil
-		case errors.Is(err, library.ErrLayerUnknown):
-			return "", ErrParentGone
-		case errors.Is(err, library.ErrDuplicateID) && s.HasLayer(id):
-			return id, nil
-		case !errors.Is(err, unix.EXDEV): // the store's layers are a mount of their own
-			return "", s.explain("record layer "+short(id), err)
-		}
 	}
 	st, err := s.StageDir(ctx, parent, l.Dir)
 	if err != nil {
@@ -93,29 +89,7 @@ func (s *Store) AdoptLayer(ctx context.Context, parent string, l NewLayer) (stri
 	if st.DiffID != l.Sum.DiffID {
 		return "", errors.Join(errs.E("record layer "+short(id), errs.Internal, fmt.Errorf("its tar has the digest %s, and had %s", st.DiffID, l.Sum.DiffID)), s.Discard(st))
 	}
-	return s.commit(parent, st)
-}
-
-func (s *Store) adopt(id, parent string, l NewLayer) error {
-	out := &graphdriver.DriverWithDifferOutput{
-		Target: l.Dir, Size: l.Sum.Size, UIDs: l.Sum.UIDs, GIDs: l.Sum.GIDs,
-		UncompressedDigest: digest.Digest(l.Sum.DiffID), RootDirMode: l.Sum.RootMode,
-	}
-	if l.TarSplit != nil {
-		fd, err := unix.FcntlInt(l.TarSplit.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		out.TarSplit = os.NewFile(uintptr(fd), "tar-split") // the library closes it, also when it fails
-	}
-	_, err := s.lib.ApplyStagedLayer(library.ApplyStagedLayerOptions{
-		ID: id, ParentLayer: parent, DiffOutput: out,
-		LayerOptions: &library.LayerOptions{
-			UncompressedDigest: out.UncompressedDigest,
-			Flags:              map[string]any{builtFlag: time.Now().Unix()},
-		},
-	})
-	return err
+	return s.commit(ctx, parent, st)
 }
 
 // StageDir stages what the directory dir changes in the layer parent and all
@@ -161,31 +135,15 @@ func (s *Store) HoldLayer(ctx context.Context, id string) error {
 	if s.HasLayer(holderOf(id)) {
 		return nil
 	}
-	dir, err := os.MkdirTemp(s.layerHome(), holdDir)
-	if err != nil {
-		return err
-	}
-	mode := os.FileMode(0o755)
-	err = s.adopt(holderOf(id), id, NewLayer{Dir: dir, Sum: changes.Summary{RootMode: &mode, DiffID: string(sha([]byte(holderOf(id))))}})
-	if err != nil {
-		err = errors.Join(err, os.RemoveAll(dir))
-	}
-	if errors.Is(err, library.ErrLayerUnknown) {
+	_, err := s.lib.CreateLayer(holderOf(id), id, nil, "", false, &library.LayerOptions{Flags: map[string]any{builtFlag: time.Now().Unix()}})
+	switch {
+	case errors.Is(err, library.ErrLayerUnknown):
 		return ErrParentGone
-	}
-	if errors.Is(err, library.ErrDuplicateID) {
+	case errors.Is(err, library.ErrDuplicateID): // somebody else was as quick
 		return nil
 	}
 	return s.explain("hold layer "+short(id), err)
 }
-
-// holdDir begins the names of directories on their way to hold a layer. They are
-// among the layers' directories, which other tools make a mount of its own: from
-// elsewhere nothing can be renamed into it.
-const holdDir = ".cais-hold-"
-
-// layerHome is where the layers' directories are.
-func (s *Store) layerHome() string { return filepath.Join(filepath.Dir(workDir(s.o)), "overlay") }
 
 // holderPrefix begins the ids of the layers that hold others.
 const holderPrefix = "cais-build-cache-"

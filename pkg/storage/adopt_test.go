@@ -13,6 +13,7 @@ import (
 	"go.podman.io/storage/pkg/archive"
 
 	"cais.dev/cais/pkg/layer/changes"
+	"cais.dev/cais/pkg/lock"
 )
 
 // newDir makes what a command left in its upper directory.
@@ -87,17 +88,75 @@ func TestAdoptLayer(t *testing.T) {
 	}
 }
 
+// alone is a store in which one process at a time records a layer: the library would
+// replace one that another recorded after it was looked for.
+type alone struct {
+	library.Store
+	t    *testing.T
+	lock string
+}
+
+func (a alone) ApplyStagedLayer(o library.ApplyStagedLayerOptions) (*library.Layer, error) {
+	if l, err := lock.Try(a.lock, false); !errors.Is(err, lock.ErrHeld) {
+		a.t.Errorf("others may record, too: %v, %v", l, err)
+	}
+	return a.Store.ApplyStagedLayer(o)
+}
+
+// A layer that is there already stays the directory that it is, for containers may
+// have it mounted.
+func TestRecordOnce(t *testing.T) {
+	s := openStore(t)
+	lib := s.lib
+	t.Cleanup(func() { s.lib = lib })
+	s.lib = alone{lib, t, filepath.Join(s.o.RunRoot, "cais-recording")}
+	for _, taken := range []bool{true, false} {
+		dir := newDir(t, s)
+		sum, err := changes.Tar(t.Context(), nil, dir, nil, changes.TarOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.AdoptLayer(t.Context(), "", NewLayer{Dir: dir, Sum: *sum}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(dir); (err != nil) != taken {
+			t.Errorf("the directory, taken %v: %v", taken, err)
+		}
+	}
+}
+
+// collecting is a store in which somebody collects garbage just before a layer is
+// recorded: what is among the layers' directories and none of them goes.
+type collecting struct{ library.Store }
+
+func (c collecting) CreateLayer(id, parent string, names []string, label string, writable bool, o *library.LayerOptions) (*library.Layer, error) {
+	if err := c.GarbageCollect(); err != nil {
+		return nil, err
+	}
+	return c.Store.CreateLayer(id, parent, names, label, writable, o)
+}
+
+func (c collecting) ApplyStagedLayer(o library.ApplyStagedLayerOptions) (*library.Layer, error) {
+	if err := c.GarbageCollect(); err != nil {
+		return nil, err
+	}
+	return c.Store.ApplyStagedLayer(o)
+}
+
 func TestHoldLayer(t *testing.T) {
 	s := openStore(t)
 	top, err := s.CommitLayers(t.Context(), "", stage(t, s, gzLayer(t, entry{Name: "a", Body: "x"})), stage(t, s, gzLayer(t, entry{Name: "b", Body: "x"})))
 	if err != nil {
 		t.Fatal(err)
 	}
+	lib := s.lib
+	s.lib = collecting{lib}
 	for range 2 {
 		if err := s.HoldLayer(t.Context(), top); err != nil {
 			t.Fatal(err)
 		}
 	}
+	s.lib = lib
 	if held, err := s.Held(); err != nil || len(held) != 1 || held[0] != top {
 		t.Errorf("held %q, %v", held, err)
 	}

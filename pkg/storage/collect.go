@@ -59,15 +59,6 @@ func (s *Store) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	holders, err := filepath.Glob(filepath.Join(s.layerHome(), holdDir+"*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range holders { // empty ones, which a process that lives records at once
-		if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > time.Minute {
-			_ = os.Remove(dir) // somebody else's job, too
-		}
-	}
 	_, err = s.sweepStaging(false)
 	return err
 }

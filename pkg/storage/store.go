@@ -16,6 +16,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	library "go.podman.io/storage"
+	"go.podman.io/storage/drivers"
 	_ "go.podman.io/storage/drivers/overlay" // the one driver that cais mounts
 	"go.podman.io/storage/types"
 	"golang.org/x/sys/unix"
@@ -230,7 +231,7 @@ func (s *Store) CommitLayers(ctx context.Context, parent string, layers ...*Stag
 		if ctx.Err() != nil {
 			return top, context.Cause(ctx)
 		}
-		if top, err = s.commit(top, l); err != nil {
+		if top, err = s.commit(ctx, top, l); err != nil {
 			return top, err
 		}
 	}
@@ -250,49 +251,63 @@ func (s *Store) sync() error {
 	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
-func (s *Store) commit(parent string, l *Staged) (string, error) {
-	id := LayerID(parent, l.DiffID)
+func (s *Store) commit(ctx context.Context, parent string, l *Staged) (string, error) {
 	if l.out == nil { // recorded before, perhaps on another parent
+		id := LayerID(parent, l.DiffID)
 		if s.HasLayer(id) {
 			return id, nil
 		}
 		return parent, errs.E("record layer "+short(id), errs.Internal, errors.New("it is no longer staged"))
 	}
-	if parent != "" && !s.HasLayer(parent) {
-		return parent, ErrParentGone
-	}
-	// Looked at first: the library would put ours into the place of a layer that
-	// is recorded, while containers may have it mounted.
-	if s.HasLayer(id) {
-		return id, s.Discard(l)
-	}
-	if l.split != nil {
-		fd, err := unix.FcntlInt(l.split.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return parent, err
-		}
-		l.out.TarSplit = os.NewFile(uintptr(fd), "tar-split") // the library closes it, also when it fails
-	}
 	flags := map[string]any{pulledFlag: time.Now().Unix(), sizeFlag: l.Content}
 	if l.twinOf != "" {
 		flags[twinFlag] = l.twinOf
 	}
-	_, err := s.lib.ApplyStagedLayer(library.ApplyStagedLayerOptions{
-		ID: id, ParentLayer: parent, DiffOutput: l.out,
-		LayerOptions: &library.LayerOptions{
-			OriginalDigest: l.out.CompressedDigest, OriginalSize: &l.BlobSize, UncompressedDigest: l.out.UncompressedDigest,
-			Flags: flags,
-		},
-		DiffOptions: nil,
+	id, err := s.apply(ctx, parent, l.split, l.out, library.LayerOptions{
+		OriginalDigest: l.out.CompressedDigest, OriginalSize: &l.BlobSize, Flags: flags,
 	})
-	switch {
-	case errors.Is(err, library.ErrLayerUnknown):
-		return parent, ErrParentGone
-	case errors.Is(err, library.ErrDuplicateID) && s.HasLayer(id):
-	case err != nil:
-		return parent, s.explain("record layer "+short(id), err)
+	if err != nil {
+		return parent, err
 	}
 	return id, s.Discard(l)
+}
+
+// apply records a directory as the layer above parent and returns its id; if the
+// store has that layer, the directory stays where it is.
+//
+// The library would put it into the place of a layer that is recorded, while
+// containers may have that one mounted. So it is looked for first, and of cais's
+// processes one records at a time.
+func (s *Store) apply(ctx context.Context, parent string, split *os.File, out *graphdriver.DriverWithDifferOutput, o library.LayerOptions) (string, error) {
+	id := LayerID(parent, string(out.UncompressedDigest))
+	recording, err := lock.Acquire(ctx, filepath.Join(s.o.RunRoot, "cais-recording"), true)
+	if err != nil {
+		return "", s.explain("record layer "+short(id), err)
+	}
+	defer recording.Release()
+	if parent != "" && !s.HasLayer(parent) {
+		return "", ErrParentGone
+	}
+	if s.HasLayer(id) {
+		return id, nil
+	}
+	if split != nil {
+		fd, err := unix.FcntlInt(split.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return "", err
+		}
+		out.TarSplit = os.NewFile(uintptr(fd), "tar-split") // the library closes it, also when it fails
+	}
+	o.UncompressedDigest = out.UncompressedDigest
+	_, err = s.lib.ApplyStagedLayer(library.ApplyStagedLayerOptions{ID: id, ParentLayer: parent, DiffOutput: out, LayerOptions: &o})
+	switch {
+	case errors.Is(err, library.ErrLayerUnknown):
+		return "", ErrParentGone
+	case errors.Is(err, library.ErrDuplicateID) && s.HasLayer(id):
+	case err != nil:
+		return "", s.explain("record layer "+short(id), err)
+	}
+	return id, nil
 }
 
 // Discard removes staged layers that are not committed; others are left alone.
