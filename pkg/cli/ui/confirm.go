@@ -8,7 +8,7 @@ import (
 )
 
 // Confirm asks whether to go on, after a warning. Only y or Y is a yes; the end of
-// the input is a no.
+// the input is a no, and so is a signal: as with Docker, the command then ends well.
 func Confirm(ctx context.Context, s Streams, warning string) (bool, error) {
 	if _, err := fmt.Fprintf(s.Out, "%s\nAre you sure you want to continue? [y/N] ", warning); err != nil {
 		return false, err
@@ -16,11 +16,8 @@ func Confirm(ctx context.Context, s Streams, warning string) (bool, error) {
 	if s.In == nil {
 		return false, nil
 	}
-	line, err := Answer(ctx, s, bufio.NewReader(s.In))
-	if ctx.Err() != nil {
-		return false, err
-	}
-	return strings.EqualFold(strings.TrimSpace(line), "y"), nil // an error is the end: a no
+	line, _ := Answer(ctx, s, bufio.NewReader(s.In)) // an error is the end: a no
+	return strings.EqualFold(strings.TrimSpace(line), "y"), nil
 }
 
 // Answer is the line that somebody types after a question. A signal ends the
