@@ -49,7 +49,12 @@ func newFake() *fakeStore {
 func (f *fakeStore) Local(_ context.Context, name string) (*Local, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.images[name], nil
+	for n, l := range f.images {
+		if n == name || "sha256:"+l.ID == name {
+			return l, nil
+		}
+	}
+	return nil, nil
 }
 
 func (f *fakeStore) LayerID(parent, diffID string) string {

@@ -31,8 +31,8 @@ type registry interface {
 
 // images is what pull needs of the store to see that there is nothing to do.
 type images interface {
-	// Local returns the image with this name in normal form; nil if there is
-	// none.
+	// Local returns the image with this name in normal form, or this id; nil if
+	// there is none.
 	Local(ctx context.Context, name string) (*Local, error)
 }
 
@@ -306,6 +306,9 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 		}
 	}
 	res.Digest = img.digest
+	if have, err := p.o.Images.Local(ctx, oci.Digest(img.config)); err == nil && have != nil {
+		e = newEmitter(nil) // another name of what is here: as with Docker, no layer is told
+	}
 	top, err := p.layers(ctx, st, img, e)
 	if err != nil {
 		return res, err

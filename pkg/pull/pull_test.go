@@ -93,6 +93,17 @@ func TestPull(t *testing.T) {
 		t.Errorf("requests %+v, store opened %d times; want one HEAD, once", r, s.store.opened)
 	}
 
+	// Another name of it tells of no layer.
+	faultproxy.Push(s.reg, "app", "too", img)
+	res = s.pull(t, Request{Ref: s.ref(t, "app:too"), Events: func(e Event) {
+		if e.Kind != Pulling {
+			t.Errorf("another name: %+v", e)
+		}
+	}})
+	if !res.New || len(s.store.names()) != 2 {
+		t.Errorf("another name: %+v, names %q", res, s.store.names())
+	}
+
 	// Another image on the same base downloads what is new.
 	top := faultproxy.NewLayer("d", "4")
 	faultproxy.Push(s.reg, "app", "2", faultproxy.NewImage("linux/amd64", nil, append(img.Layers, top)...))
