@@ -48,6 +48,7 @@ func TestMainReports(t *testing.T) {
 		{"cais swarm init", 1, "", "Error: \"docker swarm\" is not supported by cais\n"},
 		{"cais compose up -d --bogus", 1, "", "Error: cais compose (several containers from one file) is not in this version of cais yet\n"},
 		{"cais -H tcp://x:1 version", 125, "", "Error: --host tcp://x:1: cais has no daemon"},
+		{"cais -H unix:///a/docker.sock -H unix:///b/docker.sock version", 125, "", `Error: invalid argument "unix:///b/docker.sock" for "-H, --host" flag: specify only one -H`},
 		{"cais -H unix:///x/y version", 125, "", "Error: --host unix:///x/y: cais has no daemon"},
 		{"cais -c other version", 1, "", "Error: context \"other\" does not exist\nHint: "},
 		{"cais -l loud version", 125, "", "Error: unable to parse logging level: loud\n"},

@@ -79,6 +79,9 @@ func (g *globals) check() error {
 		err := errs.WithHint(fmt.Errorf("context %q does not exist", g.context), "cais works on this machine only; leave --context out.")
 		return ui.Exit(ui.CodeFailure, err) // Docker finds out after it has read the flags
 	}
+	if n := len(g.hosts); n > 1 {
+		return bad(fmt.Errorf("invalid argument %q for \"-H, --host\" flag: specify only one -H", g.hosts[n-1]))
+	}
 	for _, h := range g.hosts {
 		// Docker's and podman's own, of whichever user; another is a certain daemon's.
 		name := path.Base(h)

@@ -16,6 +16,9 @@ import (
 
 // parseVolume reads -v [SRC:]DST[:opts].
 func parseVolume(s string, env Env) (plan.Mount, error) {
+	if s == "" {
+		return plan.Mount{}, invalid("invalid empty volume spec")
+	}
 	parts := strings.Split(s, ":")
 	m := plan.Mount{Flag: "v", Raw: s}
 	for _, p := range parts {
@@ -254,7 +257,7 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 	case "volume-subpath":
 		r.volume, r.m.Subpath = key, val
 		if !filepath.IsLocal(val) {
-			return invalid("invalid value for %s: %s: it must be a relative path within the volume", key, val)
+			return invalid("invalid mount config for type \"volume\": subpath must be a relative path within the volume: %s", val)
 		}
 	case "volume-driver":
 		r.volume, r.m.Driver = key, val

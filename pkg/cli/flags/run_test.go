@@ -234,6 +234,7 @@ func TestVolume(t *testing.T) {
 		{in: "./b", want: plan.Mount{Type: "volume", Target: "/b", Flag: "v"}},
 		{in: "/a:/b:", err: "empty section between colons"},
 		{in: ":/b", err: "empty section between colons"},
+		{in: "", err: "invalid empty volume spec"},
 		{in: "/a:/b:ro:x", err: "too many colons"},
 		{in: "/a:/b:ro,rw", err: "invalid mode: ro,rw"},
 		{in: "/a:/b:bogus", err: "invalid mode: bogus"},

@@ -173,7 +173,7 @@ func (b *builder) openBind(m *mount) {
 		mark := b.Mark()
 		top := b.NewReg()
 		b.Call(m.what, unix.SYS_OPENAT, unix.AT_FDCWD, m.source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).To(top)
-		at := b.lookup(m.what+": "+m.subpath, top, m.subpath, unix.O_PATH, inRoot)
+		at := b.lookup(m.what+": cannot access path "+m.subpath, top, m.subpath, unix.O_PATH, inRoot)
 		b.Call(m.what, unix.SYS_OPEN_TREE, at, "", flags|unix.AT_EMPTY_PATH).To(m.fd)
 		b.close(at)
 		b.close(top)
