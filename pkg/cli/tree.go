@@ -6,6 +6,7 @@ import (
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/network"
 	"cais.dev/cais/pkg/cli/oci"
+	"cais.dev/cais/pkg/cli/secret"
 	"cais.dev/cais/pkg/cli/system"
 	"cais.dev/cais/pkg/cli/volume"
 )
@@ -153,6 +154,14 @@ var tree = []node{
 		{name: "update", later: never},
 	}},
 
+	{name: "secret", section: management, short: "Manage what only containers may know", children: []node{
+		{name: "create", of: "secret create", new: secret.NewCreate},
+		{name: "exists", of: "secret exists", quick: true, new: secret.NewExists},
+		{name: "inspect", of: "secret inspect", quick: true, new: secret.NewInspect},
+		{name: "ls", aliases: []string{"list"}, of: "secret ls", quick: true, new: secret.NewLs},
+		{name: "rm", aliases: []string{"remove"}, of: "secret rm", new: secret.NewRm},
+	}},
+
 	{name: "completion", of: "completion", section: others, quick: true, new: system.NewCompletion},
 	{name: "events", of: "system events", section: others, new: system.NewEvents},
 	{name: "info", of: "system info", section: common, quick: true, new: system.NewInfo},
@@ -218,7 +227,6 @@ var tree = []node{
 	{name: "config", later: never},
 	{name: "node", later: never},
 	{name: "plugin", later: never},
-	{name: "secret", later: never},
 	{name: "service", later: never},
 	{name: "stack", later: never},
 	{name: "swarm", later: never},

@@ -174,6 +174,7 @@ type decided struct {
 	rootMode fs.FileMode
 	rootUID  int
 	rootGID  int
+	secrets  [][]byte   // as the request has them
 	passwd   string     // /etc/passwd of the container's own; "": the image's
 	mapped   *lock.Lock // keeps ids and the image's copy until the record does; may be nil
 }
@@ -200,6 +201,10 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if err := s.o.Networks.CheckLinks(req); err != nil {
 		return nil, err
 	}
+	secrets, err := s.findSecrets(req)
+	if err != nil {
+		return nil, err
+	}
 	host, err := s.planHost()
 	if err != nil {
 		return nil, err
@@ -209,7 +214,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 		return nil, err
 	}
 	in := plan.Inputs{ID: id, Rootfs: filepath.Join(s.store.Dir(id), "rootfs"), Namespaces: s.namespaces(req)}
-	d := &decided{networks: networks}
+	d := &decided{networks: networks, secrets: secrets}
 	if err := d.look(lower, &in); err != nil {
 		return nil, err
 	}
@@ -344,6 +349,11 @@ func (s *Service) fill(ctx context.Context, p *decided) error {
 	}
 	if p.passwd != "" {
 		if err := s.own(ctx, p.record.IDs, 0, 0, filepath.Join(dir, passwdFile)); err != nil {
+			return err
+		}
+	}
+	if len(p.secrets) > 0 {
+		if err := s.copySecrets(ctx, p.record, p.secrets); err != nil {
 			return err
 		}
 	}

@@ -54,7 +54,9 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 		proc.ConsoleSize = &specs.Box{Height: uint(a.Rows), Width: uint(a.Cols)}
 	}
 	req := c.Record.Request
-	proc.Env = s.o.Networks.LinkEnv(proc.Env, req, c.Name())
+	if proc.Env, err = s.secretEnv(s.o.Networks.LinkEnv(proc.Env, req, c.Name()), req); err != nil {
+		return nil, err
+	}
 	req.Privileged = o.Request.Privileged || req.Privileged
 	execSpec := *spec
 	execSpec.Process = proc

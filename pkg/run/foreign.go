@@ -134,7 +134,7 @@ func (s *Service) inner(rec *container.Record, spec *specs.Spec, host plan.Host,
 		linux.Resources = nil
 	}
 	in.Mounts = slices.Clone(spec.Mounts)
-	for _, f := range s.etcMounts(s.store.Dir(rec.ID), rec.Request) {
+	for _, f := range slices.Concat(s.etcMounts(s.store.Dir(rec.ID), rec.Request), s.secretFiles(rec)) {
 		in.Mounts = append(in.Mounts, specs.Mount{Destination: f.Target, Source: f.Source, Type: "bind", Options: []string{"bind", "rw", "rprivate"}})
 	}
 	if host.Seccomp {

@@ -192,6 +192,9 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 		u.add(func(context.Context) error { return con.Abandon() })
 		spec.Process.Env = s.o.Networks.LinkEnv(spec.Process.Env, rec.Request, settings.Name)
 	}
+	if spec.Process.Env, err = s.secretEnv(spec.Process.Env, rec.Request); err != nil {
+		return nil, errors.Join(err, s.unstarted(rec, err))
+	}
 	job, err := s.job(rec, settings, spec, dirs, j.of, idmapped)
 	if err != nil {
 		return nil, err
@@ -334,7 +337,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		InUserNS:     inside.InUserNS,
 		SingleID:     inside.SingleID,
 		EarlySources: rec.IDs.Own(),
-		Files:        s.etcMounts(dir, req),
+		Files:        slices.Concat(s.etcMounts(dir, req), s.secretFiles(rec)),
 		Init:         req.Init,
 		CgroupProcs:  dirs.Procs,
 		Joined:       join,

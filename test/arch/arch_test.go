@@ -98,7 +98,7 @@ var layers = map[string]int{
 	"pkg/layer/tree": 2, "pkg/logs": 2, "pkg/logs/forward": 2, "pkg/logs/jsonfile": 2, "pkg/network/dns": 2,
 	"pkg/network/gateway": 2, "pkg/network/plane": 2, "pkg/network/relay": 2, "pkg/network/space": 2,
 	"pkg/registry": 2, "pkg/run/launch": 2, "pkg/run/lower": 2, "pkg/run/monitor": 2, "pkg/run/probe": 2,
-	"pkg/run/procs": 2, "pkg/run/role": 2, "pkg/run/session": 2, "pkg/run/transfer": 2, "pkg/storage": 2,
+	"pkg/run/procs": 2, "pkg/run/role": 2, "pkg/run/session": 2, "pkg/run/transfer": 2, "pkg/secret": 2, "pkg/storage": 2,
 	"pkg/storage/unpack": 2, "pkg/userns": 2, "pkg/volume": 2,
 
 	"pkg/boot": 3, "pkg/build": 3, "pkg/build/export": 3, "pkg/commit": 3, "pkg/connect": 3, "pkg/doctor": 3, "pkg/ociruntime": 3,
@@ -108,7 +108,7 @@ var layers = map[string]int{
 
 	"cmd/cais": 5, "cmd/cais-netstack": 5, "cmd/cais-verify": 5, "pkg/cli": 5, "pkg/cli/build": 5, "pkg/cli/complete": 5,
 	"pkg/cli/container": 5, "pkg/cli/flags": 5, "pkg/cli/image": 5, "pkg/cli/network": 5, "pkg/cli/oci": 5,
-	"pkg/cli/system": 5, "pkg/cli/ui": 5, "pkg/cli/volume": 5,
+	"pkg/cli/secret": 5, "pkg/cli/system": 5, "pkg/cli/ui": 5, "pkg/cli/volume": 5,
 }
 
 // siblings are the imports inside a layer that are wanted.
@@ -118,7 +118,7 @@ var siblings = map[string][]string{
 	"pkg/build/export":     {"pkg/push", "pkg/build"},
 	"pkg/build/files":      {"pkg/build/source", "pkg/layer/tree", "pkg/storage/unpack"},
 	"pkg/build/graph":      {"pkg/oci"},
-	"pkg/cli":              {"pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
+	"pkg/cli":              {"pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/secret", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/build":        {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/complete":     {"pkg/cli/ui"},
 	"pkg/cli/container":    {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
@@ -126,6 +126,7 @@ var siblings = map[string][]string{
 	"pkg/cli/image":        {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/network":      {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/oci":          {"pkg/cli/ui", "pkg/cli/complete"},
+	"pkg/cli/secret":       {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/system":       {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/cli/volume":       {"pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"},
 	"pkg/compress":         {"pkg/errs"},
@@ -204,7 +205,7 @@ var gates = []struct {
 	{"github.com/google/go-containerregistry/", []string{"pkg/registry"}, "one edge to the network; images are oci values elsewhere"},
 	{"github.com/opencontainers/runtime-spec/", []string{"pkg/build", "pkg/cdi", "pkg/run", "pkg/run/plan", "pkg/run/lower", "pkg/cgroup", "pkg/ociruntime"}, "only who makes or lowers a spec knows it"},
 	{"golang.org/x/sys/", []string{"pkg/sys", "pkg/build/source", "pkg/build/export", "pkg/storage", "pkg/storage/unpack", "pkg/layer/tree", "pkg/layer/changes", "pkg/layer/merged", "pkg/build/files", "pkg/cgroup", "pkg/userns", "pkg/volume", "pkg/run/transfer", "pkg/run/lower", "pkg/run/session"}, "system calls live at the edges"},
-	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
+	{"github.com/spf13/", []string{"pkg/cli", "pkg/cli/build", "pkg/cli/container", "pkg/cli/network", "pkg/cli/image", "pkg/cli/secret", "pkg/cli/system", "pkg/cli/oci", "pkg/cli/volume", "pkg/cli/ui", "pkg/cli/flags", "pkg/cli/complete"}, "a service knows no flags"},
 	{"gvisor.dev/gvisor/", []string{"cmd/cais-netstack"}, "4 MB and half a millisecond in every command"},
 	{"github.com/ProtonMail/go-crypto/", []string{"cmd/cais-verify"}, "only who checks signatures made with GPG pays for it"},
 	{"go.yaml.in/yaml/", []string{"cmd/cais-verify", "pkg/cdi"}, "who reads files of others in YAML"},

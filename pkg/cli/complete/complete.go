@@ -10,6 +10,7 @@ import (
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/docker"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/secret"
 	"cais.dev/cais/pkg/volume"
 )
 
@@ -108,6 +109,23 @@ func Volumes(e *engine.Engine, most int) Func {
 		names := make([]string, len(all))
 		for i, v := range all {
 			names[i] = v.Name
+		}
+		return fitting(names, args, start), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// Secrets offers the names of secrets, for the first most arguments; most < 0 is no
+// limit.
+func Secrets(e *engine.Engine, most int) Func {
+	return func(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+		p, err := e.Paths()
+		if err != nil || most >= 0 && len(args) >= most {
+			return None(cmd, args, start)
+		}
+		all, _ := secret.In(p.Root).List() // what cannot be read is not offered
+		names := make([]string, len(all))
+		for i, sec := range all {
+			names[i] = sec.Name
 		}
 		return fitting(names, args, start), cobra.ShellCompDirectiveNoFileComp
 	}

@@ -113,7 +113,7 @@ func psTable(ctx context.Context, o psOptions) ui.Table[row] {
 			{Name: "State", Header: "STATE", Value: func(r row) any { return string(r.c.Status()) }},
 			{Name: "Status", Header: "STATUS", Value: func(r row) any { return statusText(r.c, o.now) }},
 			{Name: "Size", Header: "SIZE", Value: func(r row) any { return r.size }},
-			{Name: "Labels", Header: "LABELS", Value: func(r row) any { return labelText(r.c.Record) }},
+			{Name: "Labels", Header: "LABELS", Value: func(r row) any { return ui.Labels(r.c.Record.Labels()) }},
 			{Name: "Mounts", Header: "MOUNTS", Value: func(r row) any { return mountText(r.c.Record, o) }},
 			{Name: "LocalVolumes", Header: "LOCAL VOLUMES", Value: func(r row) any { return strconv.Itoa(len(r.c.Record.Volumes)) }},
 			{Name: "Networks", Header: "NETWORKS", Value: func(r row) any { return strings.Join(networkNames(r.c), ",") }},
@@ -265,15 +265,6 @@ func sandbox(c *container.Container) *network.Sandbox {
 		return nil
 	}
 	return network.ReadSandbox(c.Dir)
-}
-
-func labelText(rec *container.Record) string {
-	var list []string
-	for k, v := range rec.Labels() {
-		list = append(list, k+"="+v)
-	}
-	slices.Sort(list)
-	return strings.Join(list, ",")
 }
 
 func mountText(rec *container.Record, o psOptions) string {

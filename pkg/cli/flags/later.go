@@ -24,7 +24,6 @@ health-max-log-count string Docker has no such checks, and these are not here ye
 health-max-log-size string Docker has no such checks, and these are not here yet
 use-api-socket bool there is no API socket yet
 pod string there are no pods yet
-secret list there are no secrets yet
 systemd string systemd is not set up inside yet
 sdnotify string systemd is not told yet
 tz string set TZ with --env

@@ -53,6 +53,7 @@ type RunFlags struct {
 	net                     networkFlags
 	securityOpt             []string
 	logOpts                 []string
+	secrets                 []string
 	attach                  []string
 	stopTimeout             int
 	entrypoint              *string
@@ -140,6 +141,7 @@ func (f *RunFlags) general() {
 	fs.StringVar(&o.Creds, "creds", "", "Credentials for the registry: `user:password`")
 	fs.BoolVar(&f.tlsVerify, "tls-verify", true, "Require TLS and check the registry's certificate")
 	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, local, journald, syslog, none")
+	list(fs, &f.secrets, "secret", "", "Let it have a secret: NAME[,type=mount|env,target=,uid=,gid=,mode=]")
 	list(fs, &f.logOpts, "log-opt", "", "Options of the log driver")
 	fs.StringVar(&f.isolation, "isolation", "", "Isolation technology: default")
 	f.health()
@@ -520,6 +522,9 @@ func (f *RunFlags) setLife(r *plan.Request, o *RunOptions, env Env) (err error) 
 	if o.CIDFile != "" {
 		o.CIDFile = absolute(o.CIDFile, env.Dir)
 		r.CIDFile = o.CIDFile
+	}
+	if r.Secrets, err = parseSecrets(f.secrets); err != nil {
+		return err
 	}
 	if r.LogOpts, err = keyValues("log-opt", f.logOpts); err != nil {
 		return err

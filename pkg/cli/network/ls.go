@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -82,7 +81,7 @@ func table(noTrunc bool) ui.Table[*network.Network] {
 			{Name: "IPv4", Header: "IPV4", Value: func(n n) any { return yes(n.IPv4) }},
 			{Name: "IPv6", Header: "IPV6", Value: func(n n) any { return yes(n.IPv6) }},
 			{Name: "Internal", Header: "INTERNAL", Value: func(n n) any { return yes(n.Internal) }},
-			{Name: "Labels", Header: "LABELS", Value: func(n n) any { return labelText(n.Labels) }},
+			{Name: "Labels", Header: "LABELS", Value: func(n n) any { return ui.Labels(n.Labels) }},
 			{Name: "CreatedAt", Header: "CREATED AT", Value: func(n n) any { return n.Created.String() }},
 		},
 		Columns: []string{"ID", "Name", "Driver", "Scope"},
@@ -90,14 +89,6 @@ func table(noTrunc bool) ui.Table[*network.Network] {
 		Raw:     []ui.RawField{{Key: "network_id", Name: "ID"}, {Key: "name", Name: "Name"}, {Key: "driver", Name: "Driver"}, {Key: "scope", Name: "Scope"}},
 		Label:   func(n n, key string) string { return n.Labels[key] },
 	}
-}
-
-func labelText(m map[string]string) string {
-	var list []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		list = append(list, k+"="+m[k])
-	}
-	return strings.Join(list, ",")
 }
 
 // filters are the values of each --filter key.

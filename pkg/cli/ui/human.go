@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -27,6 +28,16 @@ func Ellipsis(s string, n int) string {
 		return string(r[:1])
 	}
 	return string(r[:n-1]) + "…"
+}
+
+// Labels are labels as tables show them: k=v,k=v, sorted.
+func Labels(m map[string]string) string {
+	var list []string
+	for k, v := range m {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ",")
 }
 
 // TimeLayout is how tables print a moment.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -298,13 +297,7 @@ func table(svc *run.Service) ui.Table[*volume.Volume] {
 			{Name: "Driver", Header: "DRIVER", Value: func(v *volume.Volume) any { return v.Driver }},
 			{Name: "Scope", Header: "SCOPE", Value: text("local")},
 			{Name: "Mountpoint", Header: "MOUNTPOINT", Value: func(v *volume.Volume) any { return svc.Volumes().Data(v.Name) }},
-			{Name: "Labels", Header: "LABELS", Value: func(v *volume.Volume) any {
-				var l []string
-				for _, k := range slices.Sorted(maps.Keys(v.Labels)) {
-					l = append(l, k+"="+v.Labels[k])
-				}
-				return strings.Join(l, ",")
-			}},
+			{Name: "Labels", Header: "LABELS", Value: func(v *volume.Volume) any { return ui.Labels(v.Labels) }},
 			{Name: "Links", Header: "LINKS", Value: text("N/A")},
 			{Name: "Size", Header: "SIZE", Value: text("N/A")},
 			{Name: "Availability", Header: "AVAILABILITY", Value: text("N/A")},

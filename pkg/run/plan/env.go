@@ -41,6 +41,13 @@ func environment(req Request, img oci.Config, hostname, home string) []string {
 	return e
 }
 
+// SetEnv is env with kv, K=V, in it.
+func SetEnv(env []string, kv string) []string {
+	e := envList(slices.Clone(env))
+	e.set(kv)
+	return e
+}
+
 // envList is an environment in which a key occurs once.
 type envList []string
 

@@ -52,6 +52,8 @@ type Request struct {
 	VolumesFrom  []string          `json:"volumesFrom,omitempty"` // as typed: container[:ro]
 	VolumeDriver string            `json:"volumeDriver,omitempty"`
 
+	Secrets []Secret `json:"secrets,omitempty"`
+
 	// Network is "" (the default), none, host, container:<id>, ns:PATH, or the first
 	// of Networks. Those say what is wanted of each network; nil if nothing is.
 	Network    string       `json:"network,omitempty"`
@@ -127,6 +129,17 @@ type Mount struct {
 	CreateSrc   bool              `json:"createSrc,omitempty"`   // a missing bind source is made as a directory (-v)
 	Flag        string            `json:"flag"`                  // "v", "mount", "tmpfs", "image": where it came from, for inspect
 	Raw         string            `json:"raw,omitempty"`         // as typed, for inspect's Binds
+}
+
+// Secret is one --secret: which, and how the container gets it. What it is is
+// written nowhere but in the file that the container finds.
+type Secret struct {
+	Name   string `json:"name"` // or id
+	Env    bool   `json:"env,omitempty"`
+	Target string `json:"target"` // an absolute path, or a variable's name
+	UID    int    `json:"uid,omitempty"`
+	GID    int    `json:"gid,omitempty"`
+	Mode   uint32 `json:"mode,omitempty"`
 }
 
 // Security is --security-opt, parsed.
