@@ -108,8 +108,7 @@ func (s *buildStore) LayerDirs(ctx context.Context, id string) ([]string, error)
 func (s *buildStore) LayerDir(id string) string { return s.r.LayerDir(id) }
 
 func (s *buildStore) HasLayers(ctx context.Context, id string) bool {
-	_, err := s.r.LayerDirs(ctx, id)
-	return err == nil
+	return s.r.HasLayers(ctx, id)
 }
 
 func (s *buildStore) Sizes(ctx context.Context, id string) ([]int64, error) {

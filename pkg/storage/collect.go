@@ -47,9 +47,10 @@ func (s *Store) forget(image string) error {
 	return err
 }
 
-// recover finishes cut removals and removes the staging directories of dead
-// processes.
+// recover removes layers that dead processes were recording, finishes cut removals
+// and removes the staging directories of dead processes.
 func (s *Store) recover(ctx context.Context) error {
+	s.HasLayer("") // the library looks for the first when it is asked about any layer
 	intents, err := filepath.Glob(filepath.Join(s.stateDir(), "rmi-*.json"))
 	if err != nil {
 		return err

@@ -103,6 +103,18 @@ func (r *Reader) Layers(ctx context.Context, img *Image) ([]Layer, error) {
 	return chain(all, img)
 }
 
+// HasLayers reports whether the layer id and all below it are there: recorded to the
+// end, with their files.
+func (r *Reader) HasLayers(ctx context.Context, id string) bool {
+	img := r.noImage()
+	img.TopLayer = id
+	layers, err := r.Layers(ctx, img)
+	return err == nil && !slices.ContainsFunc(layers, func(l Layer) bool {
+		_, err := r.layerDir(img, l.ID)
+		return l.incomplete || err != nil
+	})
+}
+
 func chain(all map[string]Layer, img *Image) ([]Layer, error) {
 	var layers []Layer
 	for id := img.TopLayer; id != ""; {
