@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	library "go.podman.io/storage"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/lock"
 )
 
 // ImageSpec is a new image.
@@ -436,6 +438,17 @@ func (img *Image) IsList() bool {
 	_, config := img.BigData["sha256:"+img.ID]
 	_, manifest := img.BigData["manifest"]
 	return img.TopLayer == "" && !config && manifest
+}
+
+// LockLists waits until nobody else changes manifest lists, and returns what ends that.
+// Who records a list changed has read it under this lock: what another put into it
+// meanwhile would be lost.
+func (s *Store) LockLists(ctx context.Context) (release func(), err error) {
+	l, err := lock.Acquire(ctx, filepath.Join(s.o.RunRoot, "cais-lists"), true)
+	if err != nil {
+		return nil, s.explain("lock the manifest lists", err)
+	}
+	return func() { _ = l.Release() }, nil
 }
 
 // PutList records a manifest list, a new one if ID is empty, and returns its id.

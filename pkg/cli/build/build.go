@@ -275,6 +275,15 @@ func (j *job) execute(ctx context.Context, b *engine.Builder, g *graph.Graph) (e
 	if err := errors.Join(j.o.sandbox.apply(&req), x.request(&req)); err != nil {
 		return err
 	}
+	if j.list != "" { // refused before anything is built
+		r, err := j.e.Reader()
+		if err != nil {
+			return err
+		}
+		if _, err := x.listed(ctx, r, j.list); err != nil {
+			return err
+		}
+	}
 	res, err := b.Build(ctx, req)
 	if err != nil {
 		return err

@@ -300,17 +300,19 @@ func (x *exporter) keepIndex(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	if x.j.list != "" { // builds of other platforms may add theirs at the same time
-		release, err := st.LockDigest(ctx, oci.Digest([]byte(x.j.list)), nil)
-		if err != nil {
-			return err
-		}
-		defer release()
+	release, err := st.LockLists(ctx)
+	if err != nil {
+		return err
 	}
+	defer release()
 	l, instances := storage.List{Index: x.root.Data}, map[string]string{}
 	_, l.Names = x.named()
 	if name := cmp.Or(slices.Concat([]string{x.j.list}, l.Names)...); name != "" {
-		if img, err := st.Reader().Image(ctx, name); err == nil && img.IsList() {
+		img, err := x.listed(ctx, st.Reader(), name)
+		if err != nil {
+			return err
+		}
+		if img != nil {
 			l.ID = img.ID
 			if err := x.addTo(ctx, st.Reader(), img, &l, instances); err != nil {
 				return err
@@ -326,6 +328,22 @@ func (x *exporter) keepIndex(ctx context.Context) (err error) {
 	x.kept = oci.Digest(l.Index)
 	_, err = st.PutList(l)
 	return err
+}
+
+// listed finds the list of images that has the name; nil if none has. -t takes the name
+// from an image, and --manifest does not.
+func (x *exporter) listed(ctx context.Context, r *storage.Reader, name string) (*storage.Image, error) {
+	img, err := r.Image(ctx, name)
+	switch {
+	case errs.KindOf(err) == errs.NotFound:
+		return nil, nil
+	case err != nil || img.IsList():
+		return img, err
+	case name == x.j.list:
+		err := errs.New(errs.Conflict, x.j.o.manifest+" is an image, not a manifest list")
+		return nil, errs.WithHint(err, "Give --manifest another name, or remove the image with 'cais rmi "+x.j.o.manifest+"'.")
+	}
+	return nil, nil
 }
 
 // addTo makes l's index the stored list's with what was built, if --manifest asks for it.

@@ -53,6 +53,18 @@ func findList(ctx context.Context, r *storage.Reader, typed string) (*manifestLi
 	return l, img, nil
 }
 
+// editing is changing, of manifest lists: by one process at a time.
+func editing(ctx context.Context, e *engine.Engine, do func(*storage.Store) error) error {
+	return changing(ctx, e, func(st *storage.Store) error {
+		release, err := st.LockLists(ctx)
+		if err != nil {
+			return err
+		}
+		defer release()
+		return do(st)
+	})
+}
+
 // put records a list and prints its id.
 func (l *manifestList) put(st *storage.Store, s ui.Streams) error {
 	if l.Manifests == nil {

@@ -33,7 +33,7 @@ func NewManifestCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			o.tls(cmd)
-			return changing(cmd.Context(), e, func(st *storage.Store) error {
+			return editing(cmd.Context(), e, func(st *storage.Store) error {
 				l, img, err := findList(cmd.Context(), st.Reader(), args[0])
 				switch {
 				case errs.KindOf(err) == errs.NotFound:
@@ -72,7 +72,7 @@ func NewManifestAdd(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Images(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.tls(cmd)
-			return changing(cmd.Context(), e, func(st *storage.Store) error {
+			return editing(cmd.Context(), e, func(st *storage.Store) error {
 				l, _, err := findList(cmd.Context(), st.Reader(), args[0])
 				if err != nil {
 					return err
@@ -215,7 +215,7 @@ func NewManifestAnnotate(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.tls(cmd)
-			return changing(cmd.Context(), e, func(st *storage.Store) error {
+			return editing(cmd.Context(), e, func(st *storage.Store) error {
 				l, _, err := findList(cmd.Context(), st.Reader(), args[0])
 				if err != nil {
 					return err
@@ -249,7 +249,7 @@ func NewManifestRemove(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.ExactArgs(2),
 		ValidArgsFunction: complete.Images(e, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changing(cmd.Context(), e, func(st *storage.Store) error {
+			return editing(cmd.Context(), e, func(st *storage.Store) error {
 				l, _, err := findList(cmd.Context(), st.Reader(), args[0])
 				if err != nil {
 					return err
