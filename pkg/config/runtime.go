@@ -18,6 +18,9 @@ import (
 // ([engine.runtimes]), or a program where the system's programs are. It is nil for
 // cais itself. It fails with NotFound.
 func Runtime(e Env, root fs.FS, name string) ([]string, error) {
+	if name == "io.containerd.runc.v2" {
+		name = "runc" // Docker takes the name of containerd's shim, too
+	}
 	switch {
 	case name == "" || name == "cais":
 		return nil, nil

@@ -27,6 +27,7 @@ func TestRuntime(t *testing.T) {
 		{"cais", "/home/u", nil, 0},
 		{"crun", "/home/u", []string{"/usr/bin/crun"}, 0},
 		{"runc", "/home/u", []string{"/usr/sbin/runc"}, 0},
+		{"io.containerd.runc.v2", "/home/u", []string{"/usr/sbin/runc"}, 0},
 		{"/opt/x/mine", "/home/u", []string{"/opt/x/mine"}, 0},
 		{"gvisor", "/home/u", []string{"/opt/gvisor/runsc", "--debug"}, 0},
 		{"mine", "/home/u", []string{"/opt/x/mine"}, 0},

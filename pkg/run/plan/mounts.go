@@ -78,6 +78,9 @@ func (b *builder) defaultMounts() []specs.Mount {
 	default:
 		list = append(list, fs("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
 	}
+	if b.req.ShmSize != 0 && (b.hostIPC || b.joinIPC || b.req.IPCMode == "none") {
+		b.warnings = append(b.warnings, Warning{Flag: "shm-size", Text: "with --ipc " + b.req.IPCMode + " the container has no /dev/shm of its own: --shm-size is without effect"})
+	}
 	switch {
 	case b.hostIPC:
 		list = append(list, bind("/dev/shm", "nosuid", "noexec", "nodev"))

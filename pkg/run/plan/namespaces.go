@@ -85,8 +85,6 @@ func checkModes(req Request) error {
 		return errs.New(errs.Invalid, "conflicting options: hostname and the UTS mode")
 	case req.UTSMode != "" && req.UTSMode != "private" && req.Domainname != "":
 		return errs.New(errs.Invalid, "conflicting options: domainname and the UTS mode")
-	case (req.IPCMode == "host" || strings.HasPrefix(req.IPCMode, "container:")) && req.ShmSize != 0:
-		return errs.New(errs.Invalid, "conflicting options: --shm-size and the IPC mode: /dev/shm is another's")
 	}
 	return nil
 }

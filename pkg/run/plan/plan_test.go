@@ -422,6 +422,16 @@ func TestSharedMemoryComesWithIPC(t *testing.T) {
 	if i < 0 || s.Mounts[i].Type != "bind" || s.Mounts[i].Source != "/proc/7/root/dev/shm" {
 		t.Errorf("mounts %+v", s.Mounts)
 	}
+
+	// Docker's users write both, and have the host's.
+	req = Request{Args: []string{"x"}, IPCMode: "host", ShmSize: 1 << 30}
+	s, warnings, err := Spec(req, oci.Config{}, rootHost(), inputs())
+	if err != nil || len(warnings) != 1 || warnings[0].Flag != "shm-size" {
+		t.Errorf("--ipc host --shm-size 1g: %v, %v", warnings, err)
+	}
+	if i := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/shm" }); i < 0 || s.Mounts[i].Type != "bind" {
+		t.Errorf("--ipc host --shm-size 1g: mounts %+v", s.Mounts)
+	}
 }
 
 func TestJoiningContainers(t *testing.T) {
