@@ -181,7 +181,11 @@ type decided struct {
 
 // decide makes of a request what the container will be. It changes nothing.
 func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *decided, err error) {
-	req := o.Request
+	config := o.Image.Config.Config
+	req, err := plan.ForImage(o.Request, config)
+	if err != nil {
+		return nil, err
+	}
 	if req.Restart.Name == "" {
 		req.Restart.Name = "no"
 	}
@@ -239,7 +243,6 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 			return nil, err
 		}
 	}
-	config := o.Image.Config.Config
 	if d.mapped, err = s.lockMapped(ctx, req); err != nil {
 		return nil, err
 	}
@@ -292,6 +295,11 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	}
 	if d.passwd != "" {
 		d.files[passwdFile] = d.passwd
+	}
+	if req.Timezone != "" {
+		if d.files[localtimeFile], err = zone(req.Timezone); err != nil {
+			return nil, err
+		}
 	}
 	d.record = rec
 	return d, nil

@@ -15,8 +15,9 @@ import (
 
 // The files that a container gets for its own, by where they go.
 const (
-	hostnameFile = "hostname"
-	passwdFile   = "passwd"
+	hostnameFile  = "hostname"
+	passwdFile    = "passwd"
+	localtimeFile = "localtime"
 )
 
 // etcFiles returns the contents of the container's own files in /etc, by their
@@ -54,6 +55,23 @@ func etcFiles(req plan.Request, hostname string) (map[string]string, error) {
 		Host: text, Servers: req.DNS, Search: req.DNSSearch, Options: req.DNSOptions, Keep: keep,
 	}.Text()
 	return files, err
+}
+
+// zone is the file of a time zone: this machine's, or one by its name.
+func zone(name string) (string, error) {
+	path := "/etc/localtime"
+	if name != "local" {
+		if !filepath.IsLocal(name) {
+			return "", errs.New(errs.Invalid, "unknown time zone "+name)
+		}
+		path = filepath.Join("/usr/share/zoneinfo", name)
+	}
+	b, err := os.ReadFile(path)
+	if err == nil {
+		return string(b), nil
+	}
+	err = errs.E("", errs.Invalid, fmt.Errorf("unknown time zone %s: %w", name, err))
+	return "", errs.WithHint(err, "See the names in /usr/share/zoneinfo, which tzdata brings, or set TZ with --env.")
 }
 
 func exists(path string) bool {

@@ -8,10 +8,12 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
@@ -221,7 +223,30 @@ func (s *Service) start(ctx context.Context, rec *container.Record, settings *co
 			return nil, errors.Join(err, ses.Close())
 		}
 	}
+	if err := s.writePIDs(rec); err != nil {
+		return nil, errors.Join(err, ses.Close())
+	}
 	return &Started{ID: rec.ID, Session: ses, Warnings: warnings}, nil
+}
+
+// writePIDs tells those who asked for it which processes the container has.
+func (s *Service) writePIDs(rec *container.Record) error {
+	if rec.Request.PIDFile == "" && rec.Request.MonitorFile == "" {
+		return nil
+	}
+	c, err := s.store.Load(rec.ID)
+	if err != nil || c.State == nil { // it may have ended already
+		return err
+	}
+	for file, pid := range map[string]int{rec.Request.PIDFile: c.State.PID, rec.Request.MonitorFile: c.State.MonitorPID} {
+		if file == "" {
+			continue
+		}
+		if err := atomicfile.Write(file, []byte(strconv.Itoa(pid)), 0o644, false); err != nil {
+			return fmt.Errorf("write the pid: %w", err)
+		}
+	}
+	return nil
 }
 
 // joins are the processes of other containers whose namespaces a container joins.
@@ -395,7 +420,8 @@ func (s *Service) cleanupEnv() []string {
 
 // etcMounts are the container's own files in /etc, unless a mount of the user's
 // is there.
-func (s *Service) etcMounts(dir string, req plan.Request) []lower.File {
+func (s *Service) etcMounts(own string, req plan.Request) []lower.File {
+	dir := own // of what goes with the network
 	if id, ok := strings.CutPrefix(req.Network, "container:"); ok {
 		dir = s.store.Dir(id)
 	}
@@ -404,7 +430,10 @@ func (s *Service) etcMounts(dir string, req plan.Request) []lower.File {
 		taken[path.Clean(m.Target)] = true
 	}
 	var files []lower.File
-	for _, name := range []string{network.HostsFile, hostnameFile, network.ResolvFile, passwdFile} {
+	for _, name := range []string{network.HostsFile, hostnameFile, network.ResolvFile, passwdFile, localtimeFile} {
+		if name == passwdFile || name == localtimeFile {
+			dir = own
+		}
 		source := filepath.Join(dir, name)
 		if _, err := os.Lstat(source); err == nil && !taken["/etc/"+name] {
 			files = append(files, lower.File{Source: source, Target: "/etc/" + name})

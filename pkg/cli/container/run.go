@@ -51,7 +51,7 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 	}
 	_ = cmd.RegisterFlagCompletionFunc("network", complete.NetworkModes(e))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		env := flags.Env{LookupEnv: lookup(e), Home: e.Getenv("HOME"), Proxies: e.ClientProxies()}
+		env := flags.Env{LookupEnv: lookup(e), Home: e.Getenv("HOME"), Proxies: e.ClientProxies(), All: e.Options().Environ}
 		env.Dir, _ = os.Getwd() // a directory that is gone matters only for relative paths
 		req, o, err := f.Request(args, env)
 		if err != nil {

@@ -16,8 +16,9 @@ const maxFile = 4 << 20
 // Env is what flags are read against: the caller's environment and directory.
 type Env struct {
 	LookupEnv func(key string) (string, bool)
-	Dir       string // working directory, for relative bind sources
-	Home      string // to say what an unexpanded ~ would have been
+	All       []string // the whole environment, for --env-host
+	Dir       string   // working directory, for relative bind sources
+	Home      string   // to say what an unexpanded ~ would have been
 	// Proxies are variables that count more than those of files and less than -e,
 	// which is what Docker does with the ones from its configuration.
 	Proxies []string

@@ -14,45 +14,39 @@ import (
 // name after a comma is its short form; "!" hides a spelling from help.
 const later = `
 storage-opt list a quota on the container's own layer needs project quotas
-health-startup-cmd string Docker has no such checks, and these are not here yet
-health-startup-interval string Docker has no such checks, and these are not here yet
-health-startup-retries string Docker has no such checks, and these are not here yet
-health-startup-success string Docker has no such checks, and these are not here yet
-health-startup-timeout string Docker has no such checks, and these are not here yet
-health-log-destination string Docker has no such checks, and these are not here yet
-health-max-log-count string Docker has no such checks, and these are not here yet
-health-max-log-size string Docker has no such checks, and these are not here yet
+health-startup-cmd string give the container time with --health-start-period
+health-startup-interval string give the container time with --health-start-period
+health-startup-retries string give the container time with --health-start-period
+health-startup-success string give the container time with --health-start-period
+health-startup-timeout string give the container time with --health-start-period
+health-log-destination string inspect shows the last five checks
+health-max-log-count string inspect shows the last five checks
+health-max-log-size string inspect shows the last five checks
 use-api-socket bool there is no API socket yet
-pod string there are no pods yet
-systemd string systemd is not set up inside yet
-sdnotify string systemd is not told yet
-tz string set TZ with --env
-env-host bool name the variables with --env
-env-merge list name the variables with --env
-http-proxy bool name the variables with --env
-image-volume string image volumes are anonymous volumes
-read-only-tmpfs bool name the directories with --tmpfs
-requires list there are no dependencies between containers yet
-rootfs bool it needs an image for now
-passwd bool the image's file is used as it is
-passwd-entry string the image's file is used as it is
-group-entry string the image's file is used as it is
-hostuser list the image's file is used as it is
+pod string share a container's namespaces with --network, --ipc and --pid container:NAME
+pod-id-file string share a container's namespaces with --network, --ipc and --pid container:NAME
+init-ctr string run it before the others
+requires list start the other container first
+rootfs bool make an image of the directory: tar -C DIR -c . | cais import -
+passwd bool the image's file is used as it is: mount another with -v FILE:/etc/passwd
+passwd-entry string the image's file is used as it is: mount another with -v FILE:/etc/passwd
+group-entry string the image's file is used as it is: mount another with -v FILE:/etc/group
+hostuser list the image's file is used as it is: mount another with -v FILE:/etc/passwd
 cgroup-conf list the limits' own flags are there
 preserve-fds string only stdin, stdout and stderr are handed on
 preserve-fd list only stdin, stdout and stderr are handed on
-pidfile string inspect shows the pid
-conmon-pidfile string there is no conmon
-personality string it stays the machine's
+personality string it stays the machine's: start the command with setarch
 chrootdirs list it is for rootfs containers
-hosts-file string /etc/hosts is written by cais
-shm-size-systemd string systemd is not set up inside yet
-decryption-key list encrypted images cannot be read yet
+hosts-file string mount it with -v FILE:/etc/hosts, or name hosts with --add-host
+hooks-dir list use a runtime that runs hooks, with a bundle of its own: cais oci
+shm-size-systemd string give --tmpfs /run:size=N
+decryption-key list decrypt the image with skopeo copy first
 retry string pulls are retried as the registry says
 retry-delay string pulls are retried as the registry says
 init-path string --init brings its own
 seccomp-policy string --security-opt seccomp=FILE is there
 rdt-class string it needs a runtime that knows resctrl
+interface-name string name it with --network NAME:interface_name=
 `
 
 // defineLater adds those flags to fs.

@@ -54,6 +54,8 @@ type RunFlags struct {
 	securityOpt             []string
 	logOpts                 []string
 	secrets                 []string
+	envHost, httpProxy      bool
+	readOnlyTmpfs           bool
 	attach                  []string
 	stopTimeout             int
 	entrypoint              *string
@@ -98,6 +100,15 @@ func (f *RunFlags) general() {
 		f.restart, err = parseRestart(s)
 		return err
 	})
+	fs.StringVar(&r.PIDFile, "pidfile", "", "Write its pid to this `file` at each start")
+	fs.StringVar(&r.MonitorFile, "conmon-pidfile", "", "Write its monitor's pid to this `file` at each start")
+	fs.StringVar(&r.Systemd, "systemd", "", "Let systemd run in it: true (if it is the command), always, false")
+	define(fs, "sdnotify", "", "string", "Who tells systemd that it runs: ignore", func(s string) error {
+		if s != "ignore" {
+			return fmt.Errorf("sdnotify %q is not supported: have the unit run cais in the foreground, without -d, as Type=exec", s)
+		}
+		return nil
+	})
 	fs.StringVar(&o.CIDFile, "cidfile", "", "Write the container's id to this `file`")
 	define(fs, "entrypoint", "", "string", "Replace the image's entrypoint", func(s string) error {
 		f.entrypoint = &s
@@ -106,6 +117,9 @@ func (f *RunFlags) general() {
 	list(fs, &f.env, "env", "e", "Set environment variables")
 	list(fs, &f.envFiles, "env-file", "", "Read environment variables from a file")
 	list(fs, &f.dotenv, "dotenv", "", "Read environment variables from a file with shell quotes")
+	fs.BoolVar(&f.envHost, "env-host", false, "Let it have our environment, but for what the image sets")
+	list(fs, &r.EnvMerge, "env-merge", "", "Set a variable with the image's in it: KEY=x${KEY}")
+	fs.BoolVar(&f.httpProxy, "http-proxy", false, "Let it have our variables for proxies; false: not even those of config.json")
 	list(fs, &r.UnsetEnv, "unsetenv", "", "Leave out a variable of the image")
 	fs.BoolVar(&r.UnsetEnvAll, "unsetenv-all", false, "Leave out all variables but those given here")
 	list(fs, &f.labels, "label", "l", "Set metadata on the container")
@@ -222,6 +236,9 @@ func (f *RunFlags) files() {
 	list(fs, &f.tmpfs, "tmpfs", "", "Mount a tmpfs: DST[:options]")
 	bytes(fs, &r.ShmSize, "shm-size", "", "Size of /dev/shm (default 64m)", false)
 	fs.BoolVar(&r.ReadOnly, "read-only", false, "Mount the root file system read-only")
+	fs.BoolVar(&f.readOnlyTmpfs, "read-only-tmpfs", false, "With --read-only, mount a tmpfs at /run, /tmp and /var/tmp")
+	fs.StringVar(&r.ImageVolume, "image-volume", "", "What the image's volumes are: bind, anonymous, tmpfs, ignore")
+	fs.StringVar(&r.Timezone, "tz", "", "Time `zone` of the container: a name, or local")
 	fs.BoolVar(&r.NoHosts, "no-hosts", false, "Leave /etc/hosts as the image has it")
 	fs.BoolVar(&r.NoHostname, "no-hostname", false, "Leave /etc/hostname as the image has it")
 }
@@ -384,6 +401,24 @@ func (f *RunFlags) setEnv(r *plan.Request, _ *RunOptions, env Env) error {
 		}
 		r.Env = append(r.Env, vars...)
 	}
+	if f.fs.Changed("http-proxy") {
+		env.Proxies = nil
+		for _, key := range []string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy"} {
+			for _, key := range []string{key, strings.ToUpper(key)} {
+				if f.httpProxy {
+					env.Proxies = env.appendVar(env.Proxies, key)
+				}
+			}
+		}
+	}
+	if f.envHost {
+		r.HostEnv = env.All
+	}
+	for _, kv := range r.EnvMerge {
+		if key, _, ok := strings.Cut(kv, "="); key == "" || !ok {
+			return invalid("invalid --env-merge %q: give KEY=VALUE", kv)
+		}
+	}
 	vars, err := Environment(f.env, f.envFiles, env)
 	if err != nil {
 		return err
@@ -434,6 +469,16 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 	}
 	if err := add(once(f.tmpfs), parseTmpfs); err != nil {
 		return err
+	}
+	switch r.ImageVolume {
+	case "bind", "anonymous": // podman's words for what Docker does
+		r.ImageVolume = ""
+	case "", "tmpfs", "ignore":
+	default:
+		return invalid("invalid --image-volume %q: give bind, anonymous, tmpfs or ignore", r.ImageVolume)
+	}
+	if f.readOnlyTmpfs && r.ReadOnly {
+		r.AddMemory("/run", "/tmp", "/var/tmp")
 	}
 	for _, from := range r.VolumesFrom {
 		name, mode, _ := strings.Cut(from, ":")
@@ -518,6 +563,18 @@ func (f *RunFlags) setLife(r *plan.Request, o *RunOptions, env Env) (err error) 
 	}
 	if err := checkSignal(r.StopSignal); err != nil {
 		return err
+	}
+	switch r.Systemd {
+	case "", "true", "always":
+	case "false":
+		r.Systemd = ""
+	default:
+		return invalid("invalid --systemd %q: give true, false or always", r.Systemd)
+	}
+	for _, file := range []*string{&r.PIDFile, &r.MonitorFile} {
+		if *file != "" {
+			*file = absolute(*file, env.Dir)
+		}
 	}
 	if o.CIDFile != "" {
 		o.CIDFile = absolute(o.CIDFile, env.Dir)

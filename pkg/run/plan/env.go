@@ -75,6 +75,14 @@ func (e *envList) unset(key string) {
 	}
 }
 
+// get is the value of key, empty if there is none.
+func (e envList) get(key string) string {
+	if i := e.index(key); i >= 0 {
+		return e[i][len(key)+1:]
+	}
+	return ""
+}
+
 func (e envList) has(key string) bool { return e.index(key) >= 0 }
 
 func (e envList) index(key string) int {

@@ -283,6 +283,9 @@ func Volumes(req Request, img oci.Config) []Mount {
 // and the deny rules off /dev.
 func imageVolumes(req Request, img oci.Config) []string {
 	var list []string
+	if req.ImageVolume == "ignore" {
+		return nil
+	}
 	for v := range img.Volumes {
 		target := path.Clean("/" + v)
 		if target == "/" || below(target, "/proc") || below(target, "/sys") || below(target, "/dev") || strings.IndexByte(target, 0) >= 0 {

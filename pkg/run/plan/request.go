@@ -16,6 +16,8 @@ type Request struct {
 	Env         []string          `json:"env,omitempty"` // K=V, later wins
 	UnsetEnv    []string          `json:"unsetEnv,omitempty"`
 	UnsetEnvAll bool              `json:"unsetEnvAll,omitempty"`
+	HostEnv     []string          `json:"-"` // the caller's environment, beaten by the image's
+	EnvMerge    []string          `json:"-"` // K=V, where V may name the image's variables: [ForImage]
 	Workdir     string            `json:"workdir,omitempty"`
 	User        string            `json:"user,omitempty"` // name|uid[:group|gid]
 	GroupAdd    []string          `json:"groupAdd,omitempty"`
@@ -41,13 +43,18 @@ type Request struct {
 	Umask       *uint32       `json:"umask,omitempty"`       // nil: 022
 	Timeout     int           `json:"timeout,omitempty"`     // seconds after which the container is killed; 0: never
 	CIDFile     string        `json:"cidFile,omitempty"`
+	PIDFile     string        `json:"pidFile,omitempty"`     // gets the process's pid at each start
+	MonitorFile string        `json:"monitorFile,omitempty"` // gets the monitor's
+	Systemd     string        `json:"-"`                     // "", "true" (if the command is systemd), "always"
 
 	Health          *oci.Healthcheck `json:"health,omitempty"`          // what overrides the image's
 	HealthOnFailure string           `json:"healthOnFailure,omitempty"` // none, kill, stop, restart
 
 	ReadOnly     bool              `json:"readOnly,omitempty"`
 	Mounts       []Mount           `json:"mounts,omitempty"`
-	ShmSize      int64             `json:"shmSize,omitempty"` // bytes; 0: 64 MiB
+	ShmSize      int64             `json:"shmSize,omitempty"`     // bytes; 0: 64 MiB
+	ImageVolume  string            `json:"imageVolume,omitempty"` // "" (anonymous volumes), tmpfs, ignore
+	Timezone     string            `json:"timezone,omitempty"`    // "local", or a name below /usr/share/zoneinfo
 	StorageOpt   map[string]string `json:"storageOpt,omitempty"`
 	VolumesFrom  []string          `json:"volumesFrom,omitempty"` // as typed: container[:ro]
 	VolumeDriver string            `json:"volumeDriver,omitempty"`
