@@ -33,7 +33,6 @@ import (
 	fstypes "github.com/tonistiigi/fsutil/types"
 
 	"cais.dev/cais/pkg/build/dockerfile"
-	"cais.dev/cais/pkg/build/ignore"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/test/corpus"
 )
@@ -59,7 +58,9 @@ func (im images) Resolve(_ context.Context, img dockerfile.Image) (dockerfile.Ba
 	if !ok {
 		return dockerfile.Base{}, errors.New("not found")
 	}
-	cfg.Platform = img.Platform
+	if cfg.Architecture == "" {
+		cfg.Platform = img.Platform
+	}
 	return dockerfile.Base{Digest: corpus.Digest, Config: cfg}, nil
 }
 
@@ -86,7 +87,7 @@ func (g *gateway) ResolveImageConfig(_ context.Context, ref string, opt sourcere
 	if !ok {
 		return "", "", nil, errors.New("not found")
 	}
-	if opt.ImageOpt != nil && opt.ImageOpt.Platform != nil {
+	if img.Architecture == "" && opt.ImageOpt != nil && opt.ImageOpt.Platform != nil {
 		p := *opt.ImageOpt.Platform
 		img.Platform = oci.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
 	}
@@ -186,16 +187,6 @@ func caisOf(c corpus.Case, o dockerfile.Options) (out outcome) {
 			at = append(at, [2]int{r.StartLine, r.EndLine})
 		}
 		out.warnings = append(out.warnings, fmt.Sprintf("%s %s %s", w.Rule, w.Message, location(at)))
-	}
-	data, ok := c.Files["Dockerfile.dockerignore"]
-	if !ok {
-		data, ok = c.Files["context/.dockerignore"]
-	}
-	if ok {
-		m, err := ignore.New(ignore.Parse(data))
-		if err == nil && !m.Inverted() {
-			o.Ignored = m.Ignored
-		}
 	}
 	p, err := dockerfile.Convert(context.Background(), c.Dockerfile, o)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"cais.dev/cais/pkg/build/dockerfile"
 	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/build/ignore"
 	"cais.dev/cais/pkg/oci"
 )
 
@@ -93,13 +94,14 @@ func parse(name string, data []byte) (Case, error) {
 }
 
 // Images are the base images that cases name. busybox is the real one's config; full
-// has everything that a config can say.
+// has everything that a config can say; foreign says another platform than it is asked for.
 func Images() map[string]oci.Image {
 	layer := oci.RootFS{Type: "layers", DiffIDs: []string{"sha256:" + strings.Repeat("a", 64)}}
 	return map[string]oci.Image{
 		"busybox": {RootFS: layer, Config: oci.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"sh"}}, History: []oci.History{{CreatedBy: "ADD box / # buildkit"}}},
 		"alpine":  {RootFS: layer},
 		"nothing": {},
+		"foreign": {Platform: oci.Platform{OS: "linux", Architecture: "s390x"}, RootFS: layer},
 		"onbuild": {RootFS: layer, Config: oci.Config{
 			Env: []string{"X=1", "Y=2"}, User: "app", WorkingDir: "/srv",
 			OnBuild: []string{"COPY --from=tools /t /t", "RUN echo $X > /x", "ONBUILD_IS_NOT_HERE=1"}[:2],
@@ -122,6 +124,13 @@ func (c Case) Options(env func(string) string) (dockerfile.Options, error) {
 	o := dockerfile.Options{
 		Name: "Dockerfile", Build: oci.Platform{OS: "linux", Architecture: "amd64"},
 		BuildArgs: map[string]string{}, Labels: map[string]string{}, Contexts: map[string]string{},
+	}
+	text, ok := c.Files["Dockerfile.dockerignore"]
+	if !ok {
+		text = c.Files["context/.dockerignore"]
+	}
+	if m, err := ignore.New(ignore.Parse(text)); err == nil && !m.Inverted() {
+		o.Ignored = m.Ignored
 	}
 	for i := 0; i < len(c.Flags); i++ {
 		flag := c.Flags[i]

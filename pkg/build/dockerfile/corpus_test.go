@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +29,9 @@ func (im images) Resolve(_ context.Context, img dockerfile.Image) (dockerfile.Ba
 	if !ok {
 		return dockerfile.Base{}, errs.New(errs.NotFound, "not found")
 	}
-	cfg.Platform = img.Platform
+	if cfg.Architecture == "" {
+		cfg.Platform = img.Platform
+	}
 	return dockerfile.Base{Digest: corpus.Digest, Config: cfg}, nil
 }
 
@@ -40,6 +43,7 @@ func TestCorpus(t *testing.T) {
 		t.Fatal(err)
 	}
 	var b strings.Builder
+	rules := map[string]bool{}
 	for _, c := range cases {
 		o, err := c.Options(func(string) string { return "/home/me" })
 		if err != nil {
@@ -49,6 +53,7 @@ func TestCorpus(t *testing.T) {
 		fmt.Fprintf(&b, "== %s\n", c.Name)
 		found := check(t.Context(), c.Dockerfile, o)
 		for _, w := range found {
+			rules[w.Rule] = true
 			fmt.Fprintf(&b, "%s %s %v\n", w.Rule, w.Message, w.Lines)
 		}
 		p, err := dockerfile.Convert(t.Context(), c.Dockerfile, o)
@@ -72,6 +77,9 @@ func TestCorpus(t *testing.T) {
 		ordered(t, c.Name, p.Graph)
 	}
 	golden.Text(t, "testdata/corpus.txt", b.String())
+	if all := 22; len(rules) != all {
+		t.Errorf("the cases show %d of %d rules: %q", len(rules), all, slices.Sorted(maps.Keys(rules)))
+	}
 }
 
 // ordered checks what graph promises of its nodes.
@@ -248,6 +256,17 @@ func TestSyntax(t *testing.T) {
 	o.BuildArgs = map[string]string{"BUILDKIT_SYNTAX": "x/y:1 --flag"}
 	if _, err := dockerfile.Convert(t.Context(), []byte("FROM scratch"), o); errs.KindOf(err) != errs.Unsupported {
 		t.Errorf("BUILDKIT_SYNTAX: %v", err)
+	}
+}
+
+// A line is not longer than the official parser reads.
+func TestLongLine(t *testing.T) {
+	for n, bad := range map[int]bool{60_000: false, 65_536: true} {
+		text := "FROM scratch\nLABEL a=" + strings.Repeat("x", n) + "\n"
+		_, err := dockerfile.Convert(t.Context(), []byte(text), dockerfile.Options{Name: "Dockerfile"})
+		if (err != nil) != bad || bad && (errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "line greater than max allowed size of 65535")) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
 	}
 }
 

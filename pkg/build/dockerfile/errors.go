@@ -40,7 +40,9 @@ func located(src graph.Source, err error) error {
 	seen := map[graph.Range]bool{}
 	for _, l := range at.Locations {
 		for _, r := range l {
-			if n := toRange(r); n.StartLine > 0 && !seen[n] {
+			n := toRange(r)
+			n.StartLine = max(n.StartLine, 1) // of the first line's directive it is 0
+			if !seen[n] {
 				seen[n] = true
 				lines = append(lines, n)
 			}

@@ -19,13 +19,14 @@ import (
 // newLinter returns the rules with what "# check=", or the build argument of that
 // purpose, says of them.
 func newLinter(text []byte, opts Options) (*linter.Linter, error) {
+	var at []parser.Range
 	say, ok := opts.BuildArgs["BUILDKIT_DOCKERFILE_CHECK"]
 	if !ok {
-		say, _, _, _ = parser.ParseDirective("check", text)
+		say, _, at, _ = parser.ParseDirective("check", text)
 	}
 	cfg, err := linter.ParseLintOptions(say)
 	if err != nil {
-		return nil, fmt.Errorf("failed to parse check options: %w", err)
+		return nil, parser.WithLocation(fmt.Errorf("failed to parse check options: %w", err), at)
 	}
 	cfg.Warn = func(rule, description, url, msg string, at []parser.Range) {
 		if opts.Warn != nil {
