@@ -77,10 +77,7 @@ func (v resourceValue) Set(s string) error {
 
 // apply puts what the flags say into a request. A mistake is Invalid.
 func (x *sandbox) apply(req *build.Request) error {
-	dir, err := os.Getwd()
-	if err != nil {
-		return err
-	}
+	dir, _ := os.Getwd() // a directory that is gone matters only for relative paths
 	env := flags.Env{Dir: dir}
 	for _, s := range x.volumes {
 		if src, rest, ok := strings.Cut(s, ":"); ok && src != "" && !filepath.IsAbs(src) && strings.Contains(src, "/") {
@@ -106,9 +103,11 @@ func (x *sandbox) apply(req *build.Request) error {
 		}
 		req.Devices = append(req.Devices, d)
 	}
-	if req.Security, err = flags.Security(x.security, env); err != nil {
+	security, err := flags.Security(x.security, env)
+	if err != nil {
 		return err
 	}
+	req.Security = security
 	for _, s := range x.dns {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
