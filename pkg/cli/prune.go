@@ -298,7 +298,7 @@ func reset(ctx context.Context, e *engine.Engine) error {
 	}
 	networks, err := e.Connections()
 	if err == nil {
-		err = networks.Reset()
+		err = networks.Reset(ctx)
 	}
 	if err := errors.Join(append(failed, err)...); err != nil {
 		return err

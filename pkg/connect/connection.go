@@ -137,7 +137,7 @@ func (s *Service) Prepare(ctx context.Context, rec *container.Record, settings *
 	if err != nil {
 		return c, err
 	}
-	s.restoreRules(nets)
+	s.restoreRules(ctx, nets)
 	old := network.ReadSandbox(s.store.Dir(rec.ID))
 	if c.held, err = s.hold(ctx, rec, settings.Name, hostname, list, nets, old); err != nil {
 		return c, err

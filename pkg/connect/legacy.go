@@ -8,46 +8,55 @@ import (
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
-	"cais.dev/cais/pkg/network"
 )
-
-// letPass is passLegacy for a network that containers are to be started in.
-func (s *Service) letPass(n *network.Network, o network.Options) {
-	if n.Internal {
-		return
-	}
-	if err := passLegacy(bridgeName(n, o), true); err != nil {
-		s.log.Warn(err.Error() + ". " + errs.HintOf(err))
-	}
-}
 
 // passLegacy has the rules of iptables-legacy, where this machine has some, let the
 // packets of a bridge pass, or takes that back. They are beside nftables, so an
 // accept there does not count, and their own program alone can change them: Docker
 // and ufw make it drop what is forwarded.
 func passLegacy(bridge string, pass bool) error {
-	for _, family := range []string{"ip", "ip6"} {
-		tables, err := os.ReadFile("/proc/net/" + family + "_tables_names")
-		if err != nil || !slices.Contains(strings.Fields(string(tables)), "filter") {
-			continue // nobody has made any; looking at them would
-		}
-		program := family + "tables-legacy"
-		for _, way := range []string{"-i", "-o"} {
-			rule := []string{"FORWARD", way, bridge, "-j", "ACCEPT"}
-			there := iptables(program, "-C", rule) == nil
-			switch {
-			case pass && !there:
-				err = iptables(program, "-I", rule)
-			case !pass && there:
-				err = iptables(program, "-D", rule)
+	for _, program := range legacyPrograms() {
+		for _, rule := range legacyRules(bridge) {
+			if there := iptables(program, "-C", rule) == nil; there == pass {
+				continue
 			}
-			if err != nil {
+			command := map[bool]string{true: "-I", false: "-D"}[pass]
+			if err := iptables(program, command, rule); err != nil {
 				return errs.WithHint(errs.E("change the legacy rules for the bridge "+bridge, errs.Unsupported, err),
 					"They may drop its packets until '"+program+" -I "+strings.Join(rule, " ")+"'.")
 			}
 		}
 	}
 	return nil
+}
+
+// passesLegacy reports whether no rule of iptables-legacy is missing for a bridge.
+func passesLegacy(bridge string) bool {
+	for _, program := range legacyPrograms() {
+		for _, rule := range legacyRules(bridge) {
+			if iptables(program, "-C", rule) != nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// legacyPrograms are those whose rules this machine has. Looking at rules that
+// nobody has made would make them.
+func legacyPrograms() (list []string) {
+	for _, family := range []string{"ip", "ip6"} {
+		tables, err := os.ReadFile("/proc/net/" + family + "_tables_names")
+		if err == nil && slices.Contains(strings.Fields(string(tables)), "filter") {
+			list = append(list, family+"tables-legacy")
+		}
+	}
+	return list
+}
+
+// legacyRules let a bridge's packets pass, both ways.
+func legacyRules(bridge string) [][]string {
+	return [][]string{{"FORWARD", "-i", bridge, "-j", "ACCEPT"}, {"FORWARD", "-o", bridge, "-j", "ACCEPT"}}
 }
 
 func iptables(program, command string, rule []string) error {

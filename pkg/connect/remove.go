@@ -17,14 +17,22 @@ func (s *Service) Remove(ctx context.Context, ref string) (*network.Network, err
 	}
 	o, _, _ := network.ReadOptions(n) // checked when the network was made
 	if bridge := bridgeName(n, o); bridge != "" {
-		return n, errors.Join(plane.RemoveNetwork(bridge, o.BridgeName != ""), passLegacy(bridge, false))
+		return n, s.removeBridge(ctx, bridge, o.BridgeName != "")
 	}
 	return n, nil
 }
 
+// removeBridge removes a bridge, and what firewalls know of it. One with a name of the
+// user's stays if it was there before.
+func (s *Service) removeBridge(ctx context.Context, bridge string, named bool) error {
+	_, err := s.passFirewalld(ctx, bridge, false)
+	s.warn(err)
+	return errors.Join(plane.RemoveNetwork(bridge, named), passLegacy(bridge, false))
+}
+
 // Reset takes from this machine what the default network has made on it,
 // which stays after its containers. Nothing may be in a network any more.
-func (s *Service) Reset() error {
+func (s *Service) Reset(ctx context.Context) error {
 	if s.engine() != engineBridge {
 		return nil // a user's go with their containers
 	}
@@ -32,5 +40,5 @@ func (s *Service) Reset() error {
 	if err != nil || n.Device == "" { // it has not come to be
 		return err
 	}
-	return errors.Join(plane.RemoveNetwork(n.Device, false), passLegacy(n.Device, false))
+	return s.removeBridge(ctx, n.Device, false)
 }

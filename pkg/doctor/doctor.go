@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"cais.dev/cais/pkg/network"
 )
 
 // Level says how bad a finding is.
@@ -67,6 +69,8 @@ type Facts struct {
 	Linger       bool     `json:"linger"`
 	BootEnabled  bool     `json:"bootEnabled"`
 	WantsBoot    int      `json:"wantsBoot"` // containers that are to come back after a reboot
+
+	Firewalls []network.Firewall `json:"firewalls,omitempty"` // those that drop what root's containers send
 }
 
 // Dir is a directory and what is below it.
@@ -101,6 +105,9 @@ func Judge(f Facts) []Finding {
 	directories(f, add)
 	cgroups(f, add)
 	boot(f, add)
+	for _, w := range f.Firewalls {
+		add("firewall", Note, fmt.Sprintf("%s drops what is forwarded over %s: containers there reach no other machine", w.Name, strings.Join(w.Bridges, ", ")), w.Fix)
+	}
 	if f.DockerEnv != "" {
 		add("DOCKER_HOST", Note, fmt.Sprintf("is set to %s; cais works on this machine, and other programs do not find it there", f.DockerEnv), "unset DOCKER_HOST")
 	}

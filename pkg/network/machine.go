@@ -91,3 +91,10 @@ func namespace() string {
 	}
 	return strconv.FormatUint(st.Ino, 10)
 }
+
+// Firewall is one of this machine's that drops what some bridges forward.
+type Firewall struct {
+	Name    string   `json:"name"`
+	Bridges []string `json:"bridges"`
+	Fix     string   `json:"fix"` // a command
+}

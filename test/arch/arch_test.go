@@ -84,7 +84,7 @@ func program(t *testing.T) map[string]*pkg {
 // or to a sibling that siblings allows. R is what a monitor is made of: low
 // enough for everybody, and held to a list of its own by TestRole.
 var layers = map[string]int{
-	"pkg/atomicfile": 0, "pkg/compress": 0, "pkg/errs": 0, "pkg/lock": 0, "pkg/plainjson": 0,
+	"pkg/atomicfile": 0, "pkg/compress": 0, "pkg/dbus": 0, "pkg/errs": 0, "pkg/lock": 0, "pkg/plainjson": 0,
 	"pkg/run/launch/nofile": 0, "pkg/sys": 0, "pkg/sys/raw": 0, "pkg/tmpl": 0, "pkg/units": 0,
 
 	"pkg/build/dockerfile": 1, "pkg/build/gitref": 1, "pkg/build/graph": 1, "pkg/build/ignore": 1,

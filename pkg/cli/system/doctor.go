@@ -36,6 +36,11 @@ func NewDoctor(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if containers, err := e.Containers(); err == nil {
 				f.WantsBoot, _ = containers.WantsBoot(cmd.Context()) // what cannot be read is told by ps
 			}
+			if networks, err := e.Connections(); err == nil {
+				if f.Firewalls, err = networks.Firewalls(cmd.Context()); err != nil {
+					e.Log().Warn("the firewalls cannot be looked at: " + err.Error())
+				}
+			}
 			o, err := bootOptions(e)
 			if err != nil {
 				return err

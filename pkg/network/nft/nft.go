@@ -78,6 +78,11 @@ func GetChain(family byte, table, name string) *netlink.Message {
 	return begin("find the nftables chain "+name, getChain, 0, family).Text(1, table).Text(3, name)
 }
 
+// GetChains asks for all chains of all families.
+func GetChains() *netlink.Message {
+	return begin("list the nftables chains", getChain, 0x300, 0)
+}
+
 // GetRules asks for the rules of a chain.
 func GetRules(family byte, table, chain string) *netlink.Message {
 	return begin("list the nftables chain "+chain, getRule, 0x300, family).Text(1, table).Text(2, chain)

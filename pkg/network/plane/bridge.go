@@ -99,44 +99,15 @@ func (b *hostBridge) open(w *wire.Interface) error {
 	return nil
 }
 
-// Missing returns a function that reports whether the network of a bridge has no
-// rules, in the namespace that the calling thread was in.
-func Missing() (func(bridge string) bool, error) {
-	c, err := netlink.Dial(netlink.FamilyNetfilter)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	there := map[string]bool{}
-	err = c.Get(nft.GetTables(nft.Inet), func(_ uint16, body []byte) {
-		if len(body) < 4 {
-			return
-		}
-		netlink.Attributes(body[4:], func(typ uint16, v []byte) {
-			if typ == 1 && len(v) > 0 {
-				there[string(v[:len(v)-1])] = true
-			}
-		})
-	})
-	return func(bridge string) bool { return !there[tableOf(bridge)] }, err
-}
-
-// Restore makes the rules of networks anew whose bridges are there.
+// Restore makes the rules of networks anew.
 func Restore(list []wire.Interface) error {
-	var b *hostBridge
-	defer func() { b.close() }()
+	b, err := openBridge()
+	if err != nil {
+		return err
+	}
+	defer b.close()
 	for i := range list {
-		if _, err := netlink.Index(list[i].Bridge); err != nil {
-			continue // its first container makes them
-		}
-		var err error
-		if b == nil {
-			b, err = openBridge()
-		}
-		if err == nil {
-			err = b.open(&list[i])
-		}
-		if err != nil {
+		if err := b.open(&list[i]); err != nil {
 			return err
 		}
 	}
@@ -180,8 +151,8 @@ func forwarding(v6 bool) error {
 	return write(all, "1")
 }
 
-// tableOf is the name of a network's table.
-func tableOf(bridge string) string { return "cais-" + bridge }
+// TableOf is the name of a network's table, of the family inet.
+func TableOf(bridge string) string { return "cais-" + bridge }
 
 // foreignRoute matches, over a bridge, sources to which no route leads back there.
 func foreignRoute() [][]nft.Expr {
@@ -218,7 +189,7 @@ func foreignSubnet(w *wire.Interface) [][]nft.Expr {
 // that are nobody's on its bridge.
 func networkTable(w *wire.Interface, foreign [][]nft.Expr) []*netlink.Message {
 	const f = nft.Inet
-	n := tableOf(w.Bridge)
+	n := TableOf(w.Bridge)
 	rule := func(chain string, lists ...[]nft.Expr) *netlink.Message {
 		return nft.Rule(f, n, chain, nft.All(lists...)...)
 	}
@@ -529,7 +500,7 @@ func RemoveNetwork(bridge string, named bool) error {
 		return err
 	}
 	defer b.close()
-	err = b.filter.Batch(nft.DeleteTable(nft.Inet, tableOf(bridge)))
+	err = b.filter.Batch(nft.DeleteTable(nft.Inet, TableOf(bridge)))
 	if netlink.Is(err, syscall.ENOENT) {
 		err = nil
 	}
