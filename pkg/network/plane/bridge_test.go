@@ -375,7 +375,7 @@ func testSpoof(t *testing.T, engine, without string) {
 			})
 		}
 		buf := make([]byte, 100)
-		_ = u.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = u.SetReadDeadline(time.Now().Add(patience))
 		k, from, err := u.ReadFromUDP(buf)
 		if err != nil || string(buf[:k]) != family.own || from.IP.String() != family.host {
 			t.Errorf("the world hears %q from %v first, %v; want what came from the container's own address", buf[:k], from, err)

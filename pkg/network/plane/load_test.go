@@ -39,10 +39,9 @@ func TestBurst(t *testing.T) {
 		to   string
 		n    int
 	}{
-		{"out", b.Place, nettest.Addr(nettest.World4, 7), 500}, {"out", b.Place, nettest.Addr(nettest.World4, 7), 3000},
-		{"in", world, nettest.Addr(nettest.Host4, 8080), 500}, {"in", world, nettest.Addr(nettest.Host4, 8080), 3000},
+		{"out", b.Place, nettest.Addr(nettest.World4, 7), 3000},
+		{"in", world, nettest.Addr(nettest.Host4, 8080), 3000},
 	} {
-		began := time.Now()
 		var conns []net.Conn
 		var lost atomic.Int64
 		fds := burst(t, tt.from, tt.to, tt.n)
@@ -67,7 +66,6 @@ func TestBurst(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		t.Logf("%s %d: %v", tt.name, tt.n, time.Since(began))
 		if lost.Load() != 0 || len(conns) != tt.n {
 			t.Errorf("%s: %d of %d connections lost", tt.name, lost.Load(), tt.n)
 		}
@@ -88,8 +86,8 @@ func TestBurst(t *testing.T) {
 	}
 }
 
-// TestLateWorld: thousands that ask at once for a server that nobody reaches for a
-// while lose nothing, whether their packets wait in the kernel, or not, or there is
+// TestLateWorld: more than are asked for at a time, of a server that nobody reaches
+// for a while, lose nothing, whether their packets wait in the kernel, or not, or there is
 // no room for all of them.
 func TestLateWorld(t *testing.T) {
 	if !nettest.Alone(t) {
@@ -117,7 +115,7 @@ func TestLateWorld(t *testing.T) {
 			})
 		}
 		filter(nft.Table(nft.IP, "late", 0, true), nft.Base(nft.IP, "late", "in", "filter", nft.Input, 0, nft.Drop))
-		files := begin(t, b.Place, nettest.Addr(nettest.World4, 7), 3000)
+		files := begin(t, b.Place, nettest.Addr(nettest.World4, 7), 1200)
 		filter(nft.DeleteTable(nft.IP, "late"))
 		established(t, files)
 		for i, f := range files {
@@ -148,7 +146,7 @@ func TestUnreachableAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = f.SetDeadline(time.Now().Add(2 * time.Second))
+		_ = f.SetDeadline(time.Now().Add(patience))
 		fault := syscall.Errno(0)
 		err = raw.Write(func(fd uintptr) bool {
 			fault = sock.Fault(int(fd))
@@ -210,6 +208,9 @@ func begin(t *testing.T, from *nettest.Place, to string, n int) []*os.File {
 	return files
 }
 
+// patience is for what never comes, however busy the machine is.
+const patience = 5 * time.Minute
+
 func established(t *testing.T, files []*os.File) {
 	t.Helper()
 	for i, f := range files {
@@ -217,7 +218,7 @@ func established(t *testing.T, files []*os.File) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = f.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = f.SetDeadline(time.Now().Add(patience))
 		err = raw.Write(func(fd uintptr) bool {
 			_, err := syscall.Getpeername(int(fd))
 			return err == nil || sock.Fault(int(fd)) != 0
@@ -247,7 +248,7 @@ func TestEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, x := range []net.Conn{c, s} {
-			_ = x.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = x.SetDeadline(time.Now().Add(patience))
 		}
 		return c.(*net.TCPConn), s.(*net.TCPConn)
 	}
@@ -336,7 +337,7 @@ func TestWithoutQueue(t *testing.T) {
 	talk(t, c, 5000)
 	c, err = b.Dial("tcp", nettest.Addr(nettest.World4, 8))
 	if err == nil {
-		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		_, err = c.Read(make([]byte, 1))
 		c.Close()
 	}

@@ -133,7 +133,7 @@ func talk(t *testing.T, c net.Conn, n int) {
 			t.Error(err)
 		}
 	})
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	got, err := io.ReadAll(c)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("got %d bytes, %v; want %d", len(got), err, n)
