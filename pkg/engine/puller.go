@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"cais.dev/cais/pkg/config"
@@ -139,12 +140,16 @@ func (s *pullStore) Stage(ctx context.Context, l pull.Layer) (pull.Staged, error
 	if err != nil {
 		return pull.Staged{}, err
 	}
+	s.warn(st)
+	return pull.Staged{Handle: st, Blob: st.BlobDigest, Size: st.BlobSize}, nil
+}
+
+func (s *pullStore) warn(st *storage.Staged) {
 	for _, w := range st.Warnings {
 		if _, again := s.warned.LoadOrStore(w, true); !again {
 			s.e.Log().Warn("a layer of the image: " + w)
 		}
 	}
-	return pull.Staged{Handle: st, Blob: st.BlobDigest, Size: st.BlobSize}, nil
 }
 
 func (s *pullStore) StageTwin(ctx context.Context, diffID string) (*pull.Staged, error) {
@@ -153,6 +158,15 @@ func (s *pullStore) StageTwin(ctx context.Context, diffID string) (*pull.Staged,
 		return nil, err
 	}
 	return &pull.Staged{Handle: st}, nil // no blob was read
+}
+
+func (s *pullStore) StageParts(ctx context.Context, l pull.Layer, d oci.Descriptor, get pull.Get) (*pull.Staged, error) {
+	st, err := s.store.StageParts(ctx, storage.LayerSource{DiffID: l.DiffID, Progress: l.Unpacked, Unlimited: s.unlimited}, d, get)
+	if st == nil || err != nil {
+		return nil, err
+	}
+	s.warn(st)
+	return &pull.Staged{Handle: st}, nil // the blob was not read, or not all of it
 }
 
 // handles returns the store's own values.
@@ -196,7 +210,8 @@ func (s *pullStore) PutImage(ctx context.Context, img pull.Image) (string, error
 	return id, nil
 }
 
-// note keeps what was seen in the registry.
+// note keeps what was seen in the registry. Which tar is in a blob that did not come,
+// as its layer was here, only its image says: that is not believed for others.
 func (s *pullStore) note(id string, img pull.Image) error {
 	m, _, err := oci.ParseManifest(img.Manifest, "")
 	if err != nil {
@@ -206,13 +221,22 @@ func (s *pullStore) note(id string, img pull.Image) error {
 	if err != nil || m == nil || len(m.Layers) != len(conf.RootFS.DiffIDs) {
 		return err
 	}
+	r := s.store.Reader()
+	before, err := r.Seen()
+	if err != nil {
+		return err
+	}
 	var blobs []storage.SeenBlob
 	for i, l := range m.Layers {
+		known := func(b storage.SeenBlob) bool { return b.Digest == l.Digest }
+		if !slices.Contains(img.Checked, l.Digest) && !slices.ContainsFunc(before.Blobs[conf.RootFS.DiffIDs[i]], known) {
+			continue
+		}
 		blobs = append(blobs, storage.SeenBlob{DiffID: conf.RootFS.DiffIDs[i], Digest: l.Digest, Size: l.Size, MediaType: l.MediaType, Repo: img.Repo})
 	}
 	seen := img.Manifest
 	if img.Index != nil {
 		seen = img.Index
 	}
-	return s.store.Reader().Note(blobs, []storage.SeenManifest{{ImageID: id, Digest: oci.Digest(seen), Repo: img.Repo}})
+	return r.Note(blobs, []storage.SeenManifest{{ImageID: id, Digest: oci.Digest(seen), Repo: img.Repo}})
 }

@@ -116,6 +116,32 @@ func TestPullIntoStore(t *testing.T) {
 	}
 }
 
+// An image whose layers are here may say of them what it likes: a blob that did not come
+// is not noted as one of theirs, and so is not pushed for another image.
+func TestBlobsThatDidNotComeAreNotNoted(t *testing.T) {
+	s := newPullSetup(t)
+	if _, err := s.pull(t, t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	lie := s.img.Layers[0]
+	lie.Blob = faultproxy.NewLayer("another", "tar").Blob
+	faultproxy.Push(s.reg, "app", "1", faultproxy.NewImage("linux/"+oci.HostPlatform().Architecture, []string{"lie"}, lie, s.img.Layers[1]))
+	if res, err := s.pull(t, t.Context(), nil); err != nil || !res[0].New {
+		t.Fatal(res, err)
+	}
+	r, err := s.Reader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := r.Seen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := seen.Blobs[lie.DiffID]; len(b) != 1 || b[0].Digest != s.img.Layers[0].Digest {
+		t.Errorf("noted of %s: %+v; want the blob that came", lie.DiffID, b)
+	}
+}
+
 func TestPullIntoStoreFails(t *testing.T) {
 	s := newPullSetup(t)
 	big := s.img.Layers[1].Digest

@@ -271,6 +271,10 @@ func (r asRegistry) Blob(ctx context.Context, _ oci.Reference, d oci.Descriptor,
 	return l.Tar(ctx)
 }
 
+func (r asRegistry) Part(context.Context, oci.Reference, oci.Descriptor, int64, int64) (io.ReadCloser, error) {
+	return nil, errs.New(errs.Unsupported, "sources have whole blobs")
+}
+
 func (r asRegistry) Tags(context.Context, oci.Reference) ([]string, error) { return nil, nil }
 
 // StoreImage brings what a source has into the store, by a name.

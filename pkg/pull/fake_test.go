@@ -33,6 +33,7 @@ type fakeStore struct {
 	opened  int
 
 	twinErr      error // of layers that are not there
+	parts        func(context.Context, Layer, oci.Descriptor, Get) (*Staged, error)
 	beforeCommit func(parent string) error
 	locked       func(digest string)
 }
@@ -133,6 +134,13 @@ func (f *fakeStore) Stage(ctx context.Context, l Layer) (Staged, error) {
 	defer f.mu.Unlock()
 	f.staged[s] = true
 	return Staged{Handle: s, Blob: digest(blob), Size: int64(len(blob))}, nil
+}
+
+func (f *fakeStore) StageParts(ctx context.Context, l Layer, d oci.Descriptor, get Get) (*Staged, error) {
+	if f.parts == nil {
+		return nil, nil
+	}
+	return f.parts(ctx, l, d, get)
 }
 
 func (f *fakeStore) StageTwin(_ context.Context, diffID string) (*Staged, error) {

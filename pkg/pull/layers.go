@@ -30,6 +30,8 @@ type source interface {
 	// bytes may give better ones; a source that cannot says so by one attempt.
 	open(ctx context.Context, i int, attempt int) (io.ReadCloser, error)
 	attempts() int
+	// parts has parts of a layer's blob; nil: it has only layers.
+	parts(i int) (oci.Descriptor, Get)
 }
 
 // wanted is a layer of the image.
@@ -40,14 +42,20 @@ type wanted struct {
 	id     string // in the store
 }
 
-// layers brings a remote image's layers into the store and returns the topmost.
-func (p *Puller) layers(ctx context.Context, st Store, img *remote, e *emitter) (string, error) {
+// layers brings a remote image's layers into the store and returns the topmost, and
+// which of the blobs came and are what they say.
+func (p *Puller) layers(ctx context.Context, st Store, img *remote, e *emitter) (top string, checked []string, err error) {
 	list := make([]wanted, len(img.layers))
 	for i, d := range img.layers {
 		list[i] = wanted{diffID: img.parsed.RootFS.DiffIDs[i], blob: d.Digest, size: d.Size}
 	}
-	top, _, err := bring(ctx, st, list, fromRegistry{p.o.Registry, img}, e)
-	return top, err
+	top, staged, err := bring(ctx, st, list, fromRegistry{p.o.Registry, img}, e)
+	for _, s := range staged {
+		if s.Blob != "" {
+			checked = append(checked, s.Blob)
+		}
+	}
+	return top, checked, err
 }
 
 type fromRegistry struct {
@@ -59,6 +67,13 @@ func (f fromRegistry) attempts() int { return maxAttempts }
 
 func (f fromRegistry) open(ctx context.Context, i, attempt int) (io.ReadCloser, error) {
 	return f.r.Blob(ctx, f.img.ref, f.img.layers[i], attempt)
+}
+
+func (f fromRegistry) parts(i int) (oci.Descriptor, Get) {
+	d := f.img.layers[i]
+	return d, func(ctx context.Context, from, to int64) (io.ReadCloser, error) {
+		return f.r.Part(ctx, f.img.ref, d, from, to)
+	}
 }
 
 // bring stages what is missing of list and records it. It starts again if
@@ -280,16 +295,19 @@ func (w *work) layer(ctx context.Context, i int, started func()) (r result) {
 }
 
 // stage downloads and unpacks a layer, once more if what came was wrong. It asks
-// nobody if the store has the same above another layer.
+// nobody if the store has the same above another layer, and for no more than parts if
+// it has a good deal of it.
 func (w *work) stage(ctx context.Context, i int) (Staged, error) {
-	twin, err := w.st.StageTwin(ctx, w.list[i].diffID)
-	switch {
-	case err == nil && twin != nil:
-		return *twin, nil
-	case ctx.Err() != nil:
-		return Staged{}, context.Cause(ctx)
-	case err != nil: // the other may have been removed meanwhile, or be damaged
-		w.e.emit(Event{Kind: Retrying, Layer: w.name(i), Text: err.Error()})
+	for _, cheaper := range []func(context.Context, int) (*Staged, error){w.twin, w.parts} {
+		s, err := cheaper(ctx, i)
+		switch {
+		case err == nil && s != nil:
+			return *s, nil
+		case ctx.Err() != nil:
+			return Staged{}, context.Cause(ctx)
+		case err != nil: // the other may have been removed meanwhile, or be damaged
+			w.e.emit(Event{Kind: Retrying, Layer: w.name(i), Text: err.Error()})
+		}
 	}
 	for attempt := 0; ; attempt++ {
 		s, err := w.try(ctx, i, attempt)
@@ -304,6 +322,33 @@ func (w *work) stage(ctx context.Context, i int) (Staged, error) {
 		}
 		w.e.emit(Event{Kind: Retrying, Layer: w.name(i), Text: err.Error()})
 	}
+}
+
+func (w *work) twin(ctx context.Context, i int) (*Staged, error) {
+	return w.st.StageTwin(ctx, w.list[i].diffID)
+}
+
+func (w *work) parts(ctx context.Context, i int) (*Staged, error) {
+	d, get := w.src.parts(i)
+	if get == nil {
+		return nil, nil
+	}
+	c := &counter{w: w, layer: w.name(i), total: d.Size}
+	s, err := w.st.StageParts(ctx, Layer{DiffID: w.list[i].diffID}, d, func(ctx context.Context, from, to int64) (io.ReadCloser, error) {
+		r, err := get(ctx, from, to)
+		if err != nil {
+			return nil, err
+		}
+		c.r = r
+		return struct {
+			io.Reader
+			io.Closer
+		}{c, r}, nil
+	})
+	if errs.KindOf(err) == errs.Unsupported {
+		return nil, nil // the registry knows no parts: all of it, then
+	}
+	return s, err
 }
 
 // worthAnother reports whether other bytes could help: the source has done its

@@ -141,6 +141,8 @@ type fromArchive struct {
 
 func (f fromArchive) attempts() int { return 1 }
 
+func (f fromArchive) parts(int) (oci.Descriptor, Get) { return oci.Descriptor{}, nil }
+
 func (f fromArchive) open(_ context.Context, i, _ int) (io.ReadCloser, error) {
 	r, err := f.a.open(f.layers[i].file)
 	if err != nil {

@@ -26,6 +26,8 @@ type registry interface {
 	Manifest(ctx context.Context, ref oci.Reference) (oci.Document, error)
 	Config(ctx context.Context, ref oci.Reference, d oci.Descriptor) ([]byte, error)
 	Blob(ctx context.Context, ref oci.Reference, d oci.Descriptor, attempt int) (io.ReadCloser, error)
+	// Part has the bytes of a blob from from on, up to to.
+	Part(ctx context.Context, ref oci.Reference, d oci.Descriptor, from, to int64) (io.ReadCloser, error)
 	Tags(ctx context.Context, ref oci.Reference) ([]string, error)
 }
 
@@ -50,12 +52,18 @@ type Store interface {
 	// StageTwin stages the layer diffID from one with the same content that the
 	// store has above another; nil: it has none.
 	StageTwin(ctx context.Context, diffID string) (*Staged, error)
+	// StageParts stages a layer, without a Body, from files of other layers that the
+	// store has, and from what get has of the layer's blob d; nil: it would save little.
+	StageParts(ctx context.Context, l Layer, d oci.Descriptor, get Get) (*Staged, error)
 	// Commit records staged layers, bottom first, on top of the layer parent. If
 	// that one is gone, the error is ErrParentGone.
 	Commit(ctx context.Context, parent string, layers []Staged) (top string, err error)
 	Discard(layers []Staged) error
 	PutImage(ctx context.Context, img Image) (id string, err error)
 }
+
+// Get opens the bytes of a blob from from on, up to to.
+type Get = func(ctx context.Context, from, to int64) (io.ReadCloser, error)
 
 // ErrParentGone says that a layer to build on was removed by somebody else.
 var ErrParentGone = errors.New("a layer below was removed meanwhile")
@@ -92,7 +100,8 @@ type Image struct {
 	Manifest []byte
 	Index    []byte // nil: not found through one
 	Created  time.Time
-	Repo     string // where it was seen, as Domain/Path; empty: in no registry
+	Repo     string   // where it was seen, as Domain/Path; empty: in no registry
+	Checked  []string // digests of the layers' blobs that came and are what they say
 }
 
 // Policy says when to ask the registry.
@@ -309,12 +318,12 @@ func (p *Puller) one(ctx context.Context, req Request, e *emitter) (Result, erro
 	if have, err := p.o.Images.Local(ctx, oci.Digest(img.config)); err == nil && have != nil {
 		e = newEmitter(nil) // another name of what is here: as with Docker, no layer is told
 	}
-	top, err := p.layers(ctx, st, img, e)
+	top, checked, err := p.layers(ctx, st, img, e)
 	if err != nil {
 		return res, err
 	}
 	res.ID, err = st.PutImage(ctx, Image{
-		Names: []string{name}, TopLayer: top,
+		Names: []string{name}, TopLayer: top, Checked: checked,
 		Config: img.config, Manifest: img.manifest, Index: img.index, Created: img.parsed.Created, Repo: req.Ref.Name(),
 	})
 	if err != nil {

@@ -1,8 +1,10 @@
 package pull
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -119,6 +121,69 @@ func TestPull(t *testing.T) {
 	}
 	if want := []EventKind{Pulling, Exists, Exists, Exists, Preparing, Downloading, Extracting, Complete}; !equal(kinds, want) {
 		t.Errorf("events %v, want %v", kinds, want)
+	}
+}
+
+// Parts of a layer are asked for if the store can do with them; else, or if they are
+// not what they should be, all of it.
+func TestPullParts(t *testing.T) {
+	img := threeLayers()
+	big := img.Layers[1]
+	tests := map[string]struct {
+		parts    func(s *setup) func(context.Context, Layer, oci.Descriptor, Get) (*Staged, error)
+		fault    faultproxy.Fault
+		requests int // for the layer's blob
+		retried  bool
+	}{
+		"it has the rest": {parts: func(s *setup) func(context.Context, Layer, oci.Descriptor, Get) (*Staged, error) {
+			return func(ctx context.Context, l Layer, d oci.Descriptor, get Get) (*Staged, error) {
+				r, err := get(ctx, 10, 20)
+				if err != nil {
+					return nil, err
+				}
+				defer r.Close()
+				if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, big.Data[10:20]) || d.Digest != big.Digest {
+					t.Errorf("got %x of %s, %v; want bytes 10 to 20 of %s", got, d.Digest, err, big.Digest)
+				}
+				staged, err := s.store.Stage(ctx, Layer{DiffID: l.DiffID, Body: bytes.NewReader(big.Tar)})
+				return &staged, err
+			}
+		}, requests: 1},
+		"it has nothing": {parts: func(*setup) func(context.Context, Layer, oci.Descriptor, Get) (*Staged, error) {
+			return func(context.Context, Layer, oci.Descriptor, Get) (*Staged, error) { return nil, nil }
+		}, requests: 1},
+		"the registry has no parts": {fault: faultproxy.Fault{IgnoreRange: true}, parts: func(*setup) func(context.Context, Layer, oci.Descriptor, Get) (*Staged, error) {
+			return func(ctx context.Context, _ Layer, _ oci.Descriptor, get Get) (*Staged, error) {
+				_, err := get(ctx, 10, 20)
+				return nil, err
+			}
+		}, requests: 2},
+		"they make another layer": {parts: func(s *setup) func(context.Context, Layer, oci.Descriptor, Get) (*Staged, error) {
+			return func(ctx context.Context, l Layer, _ oci.Descriptor, _ Get) (*Staged, error) {
+				_, err := s.store.Stage(ctx, Layer{DiffID: l.DiffID, Body: strings.NewReader("not it")})
+				return nil, err
+			}
+		}, requests: 1, retried: true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := newSetup(t)
+			faultproxy.Push(s.reg, "app", "1", img)
+			parts := tt.parts(s)
+			s.store.parts = func(ctx context.Context, l Layer, d oci.Descriptor, get Get) (*Staged, error) {
+				if l.DiffID != big.DiffID {
+					return nil, nil
+				}
+				return parts(ctx, l, d, get)
+			}
+			tt.fault.Path = "/blobs/" + big.Digest
+			s.proxy.Add(tt.fault)
+			retried := false
+			s.pull(t, Request{Ref: s.ref(t, "app:1"), Events: func(e Event) { retried = retried || e.Kind == Retrying }})
+			if n := len(s.proxy.Requests("/blobs/" + big.Digest)); n != tt.requests || retried != tt.retried {
+				t.Errorf("%d requests, told of a failure: %v; want %d, %v", n, retried, tt.requests, tt.retried)
+			}
+		})
 	}
 }
 

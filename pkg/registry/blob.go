@@ -39,7 +39,9 @@ type Body struct {
 	resp    *http.Response // nil between a break and the next request
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer // ends the request if a Read takes too long
-	off     int64       // bytes given to the reader
+	part    bool        // the bytes from off to end are all that is wanted
+	end     int64       // where the reader stops
+	off     int64       // up to where the reader has it
 	mark    int64       // off at the last break
 	breaks  int         // since the last progress
 	backoff time.Duration
@@ -49,6 +51,17 @@ type Body struct {
 // Blob opens a blob of ref's repository. attempt counts the tries of the caller
 // to get it right: another one starts with another mirror, if there is one.
 func (c *Client) Blob(ctx context.Context, ref oci.Reference, d oci.Descriptor, attempt int) (io.ReadCloser, error) {
+	return c.blob(ctx, ref, Body{d: d, end: d.Size}, attempt)
+}
+
+// Part opens the bytes of a blob from from on, up to to. A registry that only has all
+// of it to give is Unsupported.
+func (c *Client) Part(ctx context.Context, ref oci.Reference, d oci.Descriptor, from, to int64) (io.ReadCloser, error) {
+	return c.blob(ctx, ref, Body{d: d, part: true, off: from, mark: from, end: to}, 0)
+}
+
+func (c *Client) blob(ctx context.Context, ref oci.Reference, want Body, attempt int) (io.ReadCloser, error) {
+	d := want.d
 	ref.Digest = d.Digest // what mirrors may be limited to
 	list, err := c.endpoints(ref)
 	if err != nil {
@@ -57,9 +70,9 @@ func (c *Client) Blob(ctx context.Context, ref oci.Reference, d oci.Descriptor, 
 	if n := attempt % len(list); n > 0 {
 		list = list[n:]
 	}
-	var b *Body
+	b := &want
 	err = c.each(ctx, list, func(s *session) error {
-		b = &Body{ctx: ctx, c: c, s: s, d: d, path: "/blobs/" + d.Digest, backoff: firstBackoff}
+		b.ctx, b.c, b.s, b.path, b.backoff = ctx, c, s, "/blobs/"+d.Digest, firstBackoff
 		return b.open()
 	})
 	if err != nil {
@@ -76,12 +89,12 @@ func (b *Body) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	if b.off == b.d.Size {
+	if b.off == b.end {
 		return 0, io.EOF
 	}
 	// More than the manifest says is never read: a larger body would be refused
 	// at its end anyway.
-	if left := b.d.Size - b.off; int64(len(p)) > left {
+	if left := b.end - b.off; int64(len(p)) > left {
 		p = p[:left]
 	}
 	for {
@@ -94,7 +107,7 @@ func (b *Body) Read(p []byte) (int, error) {
 		n, err := b.resp.Body.Read(p)
 		b.timer.Stop()
 		b.off += int64(n)
-		if err != nil && b.off < b.d.Size {
+		if err != nil && b.off < b.end {
 			err = b.broke(err)
 		} else {
 			err = nil
@@ -197,29 +210,35 @@ func (b *Body) open() error {
 	return nil
 }
 
+// ranged reports whether less than the whole blob is asked for.
+func (b *Body) ranged() bool { return b.off > 0 || b.end < b.d.Size }
+
 func (b *Body) send(ctx context.Context) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+b.s.host+"/v2/"+b.s.path+b.path, nil)
 	if err != nil {
 		return nil, err
 	}
-	if b.off > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.off, b.d.Size-1)) // some servers do not know open ranges
+	if b.ranged() {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.off, b.end-1)) // some servers do not know open ranges
 	}
 	return b.s.http.Do(req)
 }
 
-// check refuses answers that are not the bytes from off to the blob's end.
+// check refuses answers that are not the bytes from off to end.
 func (b *Body) check(resp *http.Response) error {
 	total := resp.ContentLength
 	switch resp.StatusCode {
 	case http.StatusOK:
+		if b.part {
+			return errs.New(errs.Unsupported, b.s.host+" does not send parts of blobs")
+		}
 	case http.StatusPartialContent:
-		if b.off == 0 {
+		if !b.ranged() {
 			return b.wrong("an answer to a range that was not asked for")
 		}
-		start, size, ok := parseContentRange(resp.Header.Get("Content-Range"))
-		if !ok || start != b.off {
-			return b.wrong(fmt.Sprintf("the range %q, asked for the bytes from %d on", resp.Header.Get("Content-Range"), b.off))
+		start, end, size, ok := parseContentRange(resp.Header.Get("Content-Range"))
+		if !ok || start != b.off || end != b.end {
+			return b.wrong(fmt.Sprintf("the range %q, asked for the bytes %d-%d", resp.Header.Get("Content-Range"), b.off, b.end-1))
 		}
 		total = size
 	case http.StatusNotFound:
@@ -256,31 +275,31 @@ func (b *Body) skip() error {
 	return nil
 }
 
-// parseContentRange reads "bytes 5-9/10" into 5 and 10. An unknown size ("*")
-// is -1. The end must be the size's last byte: we asked for all.
-func parseContentRange(s string) (start, size int64, ok bool) {
+// parseContentRange reads "bytes 5-9/10" into 5, 10 and 10: the end is the first
+// byte that is not in it. An unknown size ("*") is -1.
+func parseContentRange(s string) (start, end, size int64, ok bool) {
 	s, ok = strings.CutPrefix(s, "bytes ")
 	if !ok {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 	span, total, ok := strings.Cut(s, "/")
 	first, last, ok2 := strings.Cut(span, "-")
 	if !ok || !ok2 {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 	start, err1 := parseSize(first)
-	end, err2 := parseSize(last)
-	if err1 != nil || err2 != nil || end < start {
-		return 0, 0, false
+	last1, err2 := parseSize(last)
+	if err1 != nil || err2 != nil || last1 < start {
+		return 0, 0, 0, false
 	}
 	if total == "*" {
-		return start, -1, true
+		return start, last1 + 1, -1, true
 	}
 	size, err := parseSize(total)
-	if err != nil || end != size-1 {
-		return 0, 0, false
+	if err != nil || last1 >= size {
+		return 0, 0, 0, false
 	}
-	return start, size, true
+	return start, last1 + 1, size, true
 }
 
 // parseSize reads digits only: no sign, no spaces.

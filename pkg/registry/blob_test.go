@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -176,21 +177,77 @@ func FuzzContentRange(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		start, size, ok := parseContentRange(s)
-		if ok && (start < 0 || size != -1 && size <= start) {
-			t.Errorf("%q: from %d of %d", s, start, size)
+		start, end, size, ok := parseContentRange(s)
+		if ok && (start < 0 || size != -1 && (end <= start || size < end)) {
+			t.Errorf("%q: from %d to %d of %d", s, start, end, size)
 		}
 	})
 }
 
+// A part is exactly that, resumed like all of a blob; who sends another one, or
+// everything, is not read.
+func TestPart(t *testing.T) {
+	const mb = 1 << 20
+	reg := faultproxy.Registry()
+	l := faultproxy.RandomLayer("f", 8*mb, 1)
+	faultproxy.Push(reg, "app", "1", faultproxy.NewImage("linux/amd64", nil, l))
+	ranged := func(s string) []faultproxy.Fault {
+		return []faultproxy.Fault{{Status: http.StatusPartialContent, Header: map[string]string{"Content-Range": s}}}
+	}
+	tests := []struct {
+		name     string
+		from, to int64
+		faults   []faultproxy.Fault
+		kind     errs.Kind
+		text     string
+		requests int
+	}{
+		{name: "in the middle", from: 3 * mb, to: 5 * mb, requests: 1},
+		{name: "from the start", from: 0, to: 10, requests: 1},
+		{name: "to the end", from: 8 * mb, to: l.Size, requests: 1},
+		{name: "cut", from: 2 * mb, to: 7 * mb, faults: []faultproxy.Fault{{CutAt: 2 * mb, Times: 2}}, requests: 3},
+		{name: "all of it", from: 2 * mb, to: 7 * mb, faults: []faultproxy.Fault{{IgnoreRange: true}}, kind: errs.Unsupported, text: "does not send parts", requests: 1},
+		{name: "cut, then all of it", from: 2 * mb, to: 7 * mb, faults: []faultproxy.Fault{{CutAt: 2 * mb, Times: 1}, {IgnoreRange: true}}, kind: errs.Unsupported, text: "does not send parts", requests: 2},
+		{name: "another part", from: 1, to: 5, faults: ranged("bytes 0-3/" + strconv.FormatInt(l.Size, 10)), kind: errs.Invalid, text: "asked for the bytes 1-4", requests: 1},
+		{name: "a longer part", from: 1, to: 5, faults: ranged("bytes 1-5/" + strconv.FormatInt(l.Size, 10)), kind: errs.Invalid, text: "asked for the bytes 1-4", requests: 1},
+		{name: "of another blob", from: 1, to: 5, faults: ranged("bytes 1-4/9"), kind: errs.Invalid, text: "9 bytes, the manifest says", requests: 1},
+		{name: "416", from: 1, to: 5, faults: []faultproxy.Fault{{Status: http.StatusRequestedRangeNotSatisfiable}}, kind: errs.Internal, requests: 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := faultproxy.New(reg)
+			for _, f := range tt.faults {
+				f.Path = "/blobs/"
+				p.Add(f)
+			}
+			c, _ := client(t, Options{})
+			var data []byte
+			body, err := c.Part(t.Context(), parse(t, serve(t, p)+"/app:1"), l.Descriptor, tt.from, tt.to)
+			if err == nil {
+				data, err = io.ReadAll(body)
+				body.Close()
+			}
+			if (err != nil) != (tt.kind != errs.None) || tt.kind != errs.Internal && errs.KindOf(err) != tt.kind || err != nil && !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("got %v (kind %v); want kind %v, %q", err, errs.KindOf(err), tt.kind, tt.text)
+			}
+			if err == nil && !bytes.Equal(data, l.Data[tt.from:tt.to]) {
+				t.Errorf("%d bytes, want those from %d to %d", len(data), tt.from, tt.to)
+			}
+			if n := len(p.Requests("/blobs/")); n != tt.requests {
+				t.Errorf("%d requests, want %d", n, tt.requests)
+			}
+		})
+	}
+}
+
 func TestContentRange(t *testing.T) {
-	for s, want := range map[string][2]int64{
-		"bytes 5-9/10": {5, 10}, "bytes 5-9/*": {5, -1}, "bytes 0-0/1": {0, 1},
-		"bytes 5-8/10": {}, "bytes 5-10/10": {}, "bytes */10": {}, "5-9/10": {}, "": {}, "bytes 5-9": {}, "bytes +5-9/10": {}, "bytes 5-/10": {},
+	for s, want := range map[string][3]int64{
+		"bytes 5-9/10": {5, 10, 10}, "bytes 5-9/*": {5, 10, -1}, "bytes 0-0/1": {0, 1, 1}, "bytes 5-8/10": {5, 9, 10},
+		"bytes 6-5/10": {}, "bytes 5-10/10": {}, "bytes */10": {}, "5-9/10": {}, "": {}, "bytes 5-9": {}, "bytes +5-9/10": {}, "bytes 5-/10": {},
 	} {
-		start, size, ok := parseContentRange(s)
-		if ok != (want[1] != 0) || ok && (start != want[0] || size != want[1]) {
-			t.Errorf("%q: got %d, %d, %v; want %v", s, start, size, ok, want)
+		start, end, size, ok := parseContentRange(s)
+		if ok != (want[1] != 0) || ok && want != [3]int64{start, end, size} {
+			t.Errorf("%q: got %d, %d, %d, %v; want %v", s, start, end, size, ok, want)
 		}
 	}
 }

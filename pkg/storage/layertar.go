@@ -46,20 +46,27 @@ func (r *Reader) LayerTar(img *Image, layer Layer) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, errors.Join(fail(err), split.Close())
 	}
-	return &layerTar{id: layer.ID, split: split, lines: bufio.NewReaderSize(z, 64<<10), diff: diff}, nil
+	t := newLayerTar(layer.ID, z, func(name string) (io.ReadCloser, error) { return openFile(diff, name) })
+	t.end = func() error { return errors.Join(split.Close(), unix.Close(diff)) }
+	return t, nil
+}
+
+// newLayerTar puts the tar of the layer id together from its tar-split and its files.
+func newLayerTar(id string, split io.Reader, open func(name string) (io.ReadCloser, error)) *layerTar {
+	return &layerTar{id: id, lines: bufio.NewReaderSize(split, 64<<10), open: open}
 }
 
 // layerTar puts a tar together again.
 type layerTar struct {
 	id    string
-	split *os.File
 	lines *bufio.Reader
-	diff  int // the layer's directory
+	open  func(name string) (io.ReadCloser, error)
+	end   func() error // at Close; may be nil
 
 	long []byte // a line that does not fit into the reader
 	buf  []byte // for decoded segments
 	rest []byte // of a segment
-	file *os.File
+	file io.ReadCloser
 	left int64 // bytes of file
 	name string
 	err  error
@@ -183,10 +190,10 @@ func (t *layerTar) next() error {
 	return fmt.Errorf("its tar-split file has an entry of type %d", kind)
 }
 
-// open opens a file of the layer as the tar named it: beneath the layer's
+// openFile opens a file of a layer as the tar named it: beneath the layer's
 // directory, whatever links are on the way.
-func (t *layerTar) open(name string) (*os.File, error) {
-	fd, err := sys.OpenBelow(t.diff, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+func openFile(diff int, name string) (io.ReadCloser, error) {
+	fd, err := sys.OpenBelow(diff, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -201,7 +208,10 @@ func (t *layerTar) Close() error {
 		_ = t.file.Close() // only read from
 		t.file = nil
 	}
-	return errors.Join(t.split.Close(), unix.Close(t.diff))
+	if t.end == nil {
+		return nil
+	}
+	return t.end()
 }
 
 // TarSize is the length of a layer's tar, by reading its description alone; for

@@ -243,9 +243,9 @@ func TestStageLayerRefuses(t *testing.T) {
 	}
 }
 
-// chunked compresses as Podman does for partial pulls: a frame for each file, and a
+// chunkedBlob compresses as Podman does for partial pulls: a frame for each file, and a
 // table of contents, and tar-split, in frames that a plain reader skips.
-func chunked(t *testing.T, plain []byte) []byte {
+func chunkedBlob(t *testing.T, plain []byte) ([]byte, map[string]string) {
 	t.Helper()
 	var b bytes.Buffer
 	notes := map[string]string{}
@@ -259,7 +259,7 @@ func chunked(t *testing.T, plain []byte) []byte {
 	if notes["io.github.containers.zstd-chunked.manifest-checksum"] == "" || notes["io.github.containers.zstd-chunked.tarsplit-position"] == "" {
 		t.Fatalf("not chunked: %q", notes)
 	}
-	return b.Bytes()
+	return b.Bytes(), notes
 }
 
 func TestCompressions(t *testing.T) {
@@ -268,8 +268,9 @@ func TestCompressions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	parts, _ := chunkedBlob(t, plain)
 	tests := map[string][]byte{
-		"plain": plain, "gzip": gz(t, plain), "zstd": zw.EncodeAll(plain, nil), "zstd:chunked": chunked(t, plain),
+		"plain": plain, "gzip": gz(t, plain), "zstd": zw.EncodeAll(plain, nil), "zstd:chunked": parts,
 		"gzip in two members":       append(gz(t, plain[:1000]), gz(t, plain[1000:])...),
 		"garbage after the gzip":    append(gz(t, plain), "garbage"...),
 		"nothing at all":            nil,

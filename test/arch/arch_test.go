@@ -94,7 +94,7 @@ var layers = map[string]int{
 	"pkg/signature": 1,
 
 	"pkg/build/cache": 2, "pkg/build/files": 2, "pkg/build/source": 2, "pkg/cdi": 2, "pkg/cgroup": 2,
-	"pkg/events": 2, "pkg/layer/changes": 2, "pkg/layer/merged": 2, "pkg/layer/tarsplit": 2,
+	"pkg/events": 2, "pkg/layer/changes": 2, "pkg/layer/chunked": 2, "pkg/layer/merged": 2, "pkg/layer/tarsplit": 2,
 	"pkg/layer/tree": 2, "pkg/logs": 2, "pkg/logs/forward": 2, "pkg/logs/jsonfile": 2, "pkg/network/dns": 2,
 	"pkg/network/gateway": 2, "pkg/network/plane": 2, "pkg/network/relay": 2, "pkg/network/space": 2,
 	"pkg/registry": 2, "pkg/run/launch": 2, "pkg/run/lower": 2, "pkg/run/monitor": 2, "pkg/run/probe": 2,
@@ -147,7 +147,7 @@ var siblings = map[string][]string{
 	"pkg/run/role":         {"pkg/run/monitor", "pkg/run/launch"},
 	"pkg/run/session":      {"pkg/userns"},
 	"pkg/signature":        {"pkg/oci"},
-	"pkg/storage":          {"pkg/storage/unpack", "pkg/layer/changes"},
+	"pkg/storage":          {"pkg/storage/unpack", "pkg/layer/changes", "pkg/layer/chunked"},
 	"pkg/storage/unpack":   {"pkg/layer/tarsplit"},
 	"pkg/sys":              {"pkg/errs", "pkg/sys/raw"},
 	"pkg/userns":           {"pkg/run/launch"},

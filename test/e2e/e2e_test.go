@@ -326,7 +326,7 @@ func (b *bench) runAs(t *testing.T, u *user.User) {
 			t.Fatal(err)
 		}
 	}
-	pattern := "^(TestScripts|TestParity|TestConcurrent|TestCorpus|TestNetworkKills|TestConcurrentBuilds|TestInterruptedBuild)$"
+	pattern := "^(TestScripts|TestParity|TestConcurrent|TestCorpus|TestNetworkKills|TestConcurrentBuilds|TestInterruptedBuild|TestPartialPull)$"
 	if only := os.Getenv("CAIS_E2E_RUN"); only != "" {
 		pattern += "/" + only
 	}
