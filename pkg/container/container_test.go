@@ -183,19 +183,25 @@ func TestStatus(t *testing.T) {
 
 func TestRunDirOfAnotherIsNotBelieved(t *testing.T) {
 	s := newStore(t)
-	id := make1(t, s, "", "web")
-	run, err := os.Readlink(filepath.Join(s.Dir(id), runLink))
-	if err != nil {
+	ours, theirs := make1(t, s, "", "ours"), make1(t, s, "", "theirs")
+	// Others can write beside them, which makes each suspect, and in one of them.
+	if err := errors.Join(os.Chmod(s.RunDirs(), 0o777), os.Chmod(s.RunDir(theirs), 0o777)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(run, 0o777); err != nil {
-		t.Fatal(err)
+	for _, id := range []string{ours, theirs} {
+		if err := os.WriteFile(filepath.Join(s.RunDir(id), stateFile), []byte(`{"v":1,"status":"running","pid":1}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(run, stateFile), []byte(`{"v":1,"status":"running","pid":1}`), 0o600); err != nil {
-		t.Fatal(err)
+	all, err := s.List()
+	if err != nil || len(all) != 2 {
+		t.Fatal(all, err)
 	}
-	if c, err := s.Load(id); err != nil || c.State != nil {
-		t.Errorf("state %v, %v; want none", c.State, err)
+	for _, listed := range all {
+		c, err := s.Load(listed.ID)
+		if err != nil || (c.State != nil) != (c.ID == ours) || (listed.State != nil) != (c.ID == ours) {
+			t.Errorf("%s: state %v, in the list %v, %v; want one of ours alone", c.Settings.Name, c.State, listed.State, err)
+		}
 	}
 }
 

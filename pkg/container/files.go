@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
@@ -73,60 +75,67 @@ type versioned struct {
 	Version int `json:"v"`
 }
 
-// reader reads files of several containers: what it has learnt of their form at the
-// first helps with the next. The zero value is ready.
-type reader struct{ json plainjson.Decoder }
+// reader reads files of one container after the other: what it has learnt of their
+// form at the first helps with the next.
+type reader struct {
+	at    int    // what dir begins in
+	dir   string // the container's
+	brief bool   // while it runs, how it ended before is left out
+	json  plainjson.Decoder
+	text  []byte // of the last file
+	ours  string // a directory in which only we make anything: what else is in it is ours, or gone
+}
 
-// read fills v from the file at path.
-func (r *reader) read(path string, v any) error {
-	b, err := sys.ReadFile(path)
+func readerOf(dir string) *reader { return &reader{at: unix.AT_FDCWD, dir: dir} }
+
+// read fills v, of which version is a field, from the container's file name.
+func (r *reader) read(name string, v any, version *int) error {
+	path := name
+	if !filepath.IsAbs(name) {
+		path = r.dir + "/" + name
+	}
+	b, err := sys.ReadFile(r.at, path, r.text)
 	if err != nil {
 		return err
 	}
-	if err := r.json.Unmarshal(b, v); err != nil {
+	r.text = b
+	if err = r.json.Unmarshal(b, v); err != nil {
 		var head versioned
 		if json.Unmarshal(b, &head) == nil && head.Version > Version {
-			return tooNew(path, head.Version)
+			*version = head.Version
+		} else {
+			return errs.WithHint(fmt.Errorf("read %s: %w", path, err), "The file is damaged; 'cais rm -f' removes its container.")
 		}
-		return errs.WithHint(fmt.Errorf("read %s: %w", path, err), "The file is damaged; 'cais rm -f' removes its container.")
+	}
+	if *version > Version {
+		err := errs.E("read "+path, errs.Unsupported, fmt.Errorf("its version is %d, this cais knows %d", *version, Version))
+		return errs.WithHint(err, "A newer cais wrote it: upgrade this one.")
 	}
 	return nil
 }
 
-func tooNew(path string, version int) error {
-	err := errs.E("read "+path, errs.Unsupported, fmt.Errorf("its version is %d, this cais knows %d", version, Version))
-	return errs.WithHint(err, "A newer cais wrote it: upgrade this one.")
-}
-
 // Load reads the container id: its record and settings, and what is known of
 // its last or present run. It waits for no lock.
-func (s Store) Load(id string) (*Container, error) { return new(reader).load(s, id) }
+func (s Store) Load(id string) (*Container, error) { return readerOf(s.Dir(id)).load(s, id) }
 
 func (r *reader) load(s Store, id string) (*Container, error) {
-	path, record := filepath.Join(s.Dir(id), recordFile), new(Record)
-	if err := r.read(path, record); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, noSuch(ShortID(id))
-		}
-		return nil, err
-	}
-	if record.Version > Version {
-		return nil, tooNew(path, record.Version)
+	record := new(Record)
+	if err := r.read(recordFile, record, &record.Version); err != nil {
+		return nil, gone(id, err)
 	}
 	return r.reload(s, record)
 }
 
 // Reload is Load for whoever has the container's record, which never changes.
-func (s Store) Reload(record *Record) (*Container, error) { return new(reader).reload(s, record) }
+func (s Store) Reload(record *Record) (*Container, error) {
+	return readerOf(s.Dir(record.ID)).reload(s, record)
+}
 
 func (r *reader) reload(s Store, record *Record) (*Container, error) {
-	id, dir := record.ID, s.Dir(record.ID)
-	c := &Container{ID: id, Dir: dir, Record: record, Settings: new(Settings)}
-	if err := r.read(filepath.Join(dir, settingsFile), c.Settings); err != nil {
+	id := record.ID
+	c := &Container{ID: id, Dir: s.Dir(id), Record: record, Settings: new(Settings)}
+	if err := r.read(settingsFile, c.Settings, &c.Settings.Version); err != nil {
 		return nil, gone(id, err)
-	}
-	if c.Settings.Version > Version {
-		return nil, tooNew(filepath.Join(dir, settingsFile), c.Settings.Version)
 	}
 	if err := r.refresh(c); err != nil {
 		return nil, err
@@ -155,45 +164,43 @@ func (s Store) Alive(id string) (bool, error) { return lock.Held(filepath.Join(s
 // Refresh reads again what a run changes: alive, state and exit, in this order:
 // a monitor writes the exit before it gives alive up, so a container that is
 // seen as dead has its exit read.
-func (c *Container) Refresh() error { return new(reader).refresh(c) }
+func (c *Container) Refresh() error { return readerOf(c.Dir).refresh(c) }
 
 func (r *reader) refresh(c *Container) (err error) {
-	if c.Alive, err = lock.Held(filepath.Join(c.Dir, aliveFile)); err != nil {
+	if c.Alive, err = lock.HeldAt(r.at, r.dir+"/"+aliveFile); err != nil {
 		return err
 	}
-	if c.State, err = r.readState(c.Dir); err != nil {
+	if c.State, err = r.readState(); err != nil {
 		return err
+	}
+	if r.brief && c.Running() {
+		return nil
 	}
 	exit := new(Exit)
-	err = r.read(filepath.Join(c.Dir, exitFile), exit)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		c.Exit = nil
-	case err != nil:
-		return err
-	case exit.Version > Version:
-		return tooNew(filepath.Join(c.Dir, exitFile), exit.Version)
-	default:
-		c.Exit = exit
+	if err = r.read(exitFile, exit, &exit.Version); err != nil {
+		exit = nil
 	}
-	return nil
+	c.Exit = exit
+	return ignoreMissing(err)
 }
 
 // readState reads state.json through the run link, if what it leads to is ours.
-func (r *reader) readState(dir string) (*State, error) {
-	run, err := os.Readlink(filepath.Join(dir, runLink))
+func (r *reader) readState() (*State, error) {
+	run, err := sys.ReadlinkAt(r.at, r.dir+"/"+runLink)
 	if err != nil {
 		return nil, ignoreMissing(err)
 	}
-	if !usable(run) {
-		return nil, nil // gone, or somebody else's since ours is gone
+	if all := filepath.Dir(run); all != r.ours { // nearly always the same for all containers
+		if !usable(run) {
+			return nil, nil // gone, or somebody else's since ours is gone
+		}
+		if usable(all) {
+			r.ours = all
+		}
 	}
 	st := new(State)
-	if err := r.read(filepath.Join(run, stateFile), st); err != nil {
+	if err := r.read(run+"/"+stateFile, st, &st.Version); err != nil {
 		return nil, ignoreMissing(err)
-	}
-	if st.Version > Version {
-		return nil, tooNew(filepath.Join(run, stateFile), st.Version)
 	}
 	return st, nil
 }
@@ -209,20 +216,29 @@ func gone(id string, err error) error {
 
 // List loads every container, in no particular order. Those that vanish
 // meanwhile are left out; those that cannot be read are reported beside the
-// others.
+// others. Of one that runs, Exit is nil.
 func (s Store) List() ([]*Container, error) {
 	ids, err := s.IDs()
-	if err != nil {
+	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
+	d, err := os.Open(s.containers())
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	defer d.Close()
+	at := int(d.Fd())
 	all, failed := make([]*Container, len(ids)), make([]error, len(ids))
 	workers := min(runtime.GOMAXPROCS(0), 1+len(ids)/50) // a few are read sooner than another thread starts
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			var r reader
+			r := reader{at: at, brief: true}
 			for i := w; i < len(ids); i += workers {
-				all[i], failed[i] = r.load(s, ids[i])
+				r.dir = ids[i]
+				if all[i], failed[i] = r.load(s, ids[i]); failed[i] != nil {
+					all[i], failed[i] = s.Load(ids[i]) // whose error has the whole path
+				}
 			}
 		})
 	}

@@ -1,9 +1,6 @@
 package container
 
-import (
-	"path/filepath"
-	"time"
-)
+import "time"
 
 // Health is what the probes of a container found. Its monitor writes it, by hand.
 type Health struct {
@@ -25,7 +22,7 @@ type Probed struct {
 // this machine started.
 func (c *Container) Health() *Health {
 	h := new(Health)
-	if err := new(reader).read(filepath.Join(c.Dir, runLink, "health.json"), h); err != nil || h.Version > Version {
+	if readerOf(c.Dir).read(runLink+"/health.json", h, &h.Version) != nil {
 		return nil
 	}
 	return h

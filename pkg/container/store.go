@@ -439,7 +439,7 @@ func (s Store) Names() (map[string]string, error) {
 	}
 	owners := make(map[string]string, len(names))
 	for _, n := range names {
-		b, err := sys.ReadFile(filepath.Join(s.names(), n))
+		b, err := sys.ReadFile(int(d.Fd()), n, nil)
 		if err == nil {
 			owners[n] = string(b)
 		}

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cais.dev/cais/pkg/sys"
 )
 
@@ -88,13 +90,16 @@ func Temporary(ctx context.Context, path string, waiting func()) (release func()
 
 // Held reports whether somebody holds the file at path exclusively. A file that
 // does not exist is held by nobody. It takes nothing and waits for nothing.
-func Held(path string) (bool, error) {
-	fd, err := sys.Open(path, syscall.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
+func Held(path string) (bool, error) { return HeldAt(unix.AT_FDCWD, path) }
+
+// HeldAt is Held of a path that begins in the directory at.
+func HeldAt(at int, path string) (bool, error) {
+	fd, err := sys.OpenAt(at, path, syscall.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, err
+		return false, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer syscall.Close(fd)
 	err = flock(fd, syscall.LOCK_SH|syscall.LOCK_NB)

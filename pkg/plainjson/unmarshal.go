@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -15,12 +16,16 @@ func Unmarshal(text []byte, v any) error { return new(Decoder).Unmarshal(text, v
 
 // Decoder reads values of the same types one after the other: it remembers their
 // fields. The zero value is ready.
-type Decoder struct{ types map[reflect.Type][]field }
+type Decoder struct {
+	types map[reflect.Type][]field
+	text  string // what is being read: strings are parts of it
+}
 
 // field is one that a struct's JSON may have; index is its number.
 type field struct {
 	name  string
 	index int
+	own   bool // it reads itself
 }
 
 // Unmarshal fills what v points to, as json.Unmarshal fills a zero value. It
@@ -29,23 +34,24 @@ type field struct {
 func (d *Decoder) Unmarshal(text []byte, v any) error {
 	to := reflect.ValueOf(v).Elem()
 	to.SetZero()
-	if rest, ok := d.value(text, to); !ok || len(rest) > 0 {
+	d.text = string(text)
+	if rest, ok := d.value(text, to, listens(to.Type())); !ok || len(rest) > 0 {
 		to.SetZero()
 		return json.Unmarshal(text, v)
 	}
 	return nil
 }
 
-// value reads a value from the beginning of p into v, which is zero, and returns
-// what follows it.
-func (d *Decoder) value(p []byte, v reflect.Value) (rest []byte, ok bool) {
+// value reads a value from the beginning of p, which is the end of d.text, into v,
+// which is zero, and returns what follows it. own is what listens says of v's type.
+func (d *Decoder) value(p []byte, v reflect.Value, own bool) (rest []byte, ok bool) {
 	if len(p) == 0 {
 		return nil, false
 	}
-	t := v.Type()
-	if t.PkgPath() != "" && listens(t) {
+	if own {
 		return other(p, v)
 	}
+	t := v.Type()
 	switch v.Kind() {
 	case reflect.Bool:
 		if rest, ok = bytes.CutPrefix(p, []byte("true")); ok {
@@ -55,7 +61,11 @@ func (d *Decoder) value(p []byte, v reflect.Value) (rest []byte, ok bool) {
 		return bytes.CutPrefix(p, []byte("false"))
 	case reflect.String:
 		s, rest, ok := readString(p)
-		v.SetString(string(s))
+		if begin := len(d.text) - len(p) + len(`"`); ok && len(s) == len(p)-len(rest)-len(`""`) { // it has no escapes
+			v.SetString(d.text[begin : begin+len(s)])
+		} else {
+			v.SetString(string(s))
+		}
 		return rest, ok
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		digits, rest, ok := number(p)
@@ -74,7 +84,7 @@ func (d *Decoder) value(p []byte, v reflect.Value) (rest []byte, ok bool) {
 	switch {
 	case v.Kind() == reflect.Pointer:
 		v.Set(reflect.New(t.Elem()))
-		return d.value(p, v.Elem())
+		return d.value(p, v.Elem(), listens(t.Elem()))
 	case v.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8:
 		return d.list(p, v)
 	case v.Kind() == reflect.Map && t.Key().Kind() == reflect.String && !listens(t.Key()):
@@ -87,14 +97,22 @@ func (d *Decoder) value(p []byte, v reflect.Value) (rest []byte, ok bool) {
 
 // listens reports whether a value of type t reads itself.
 func listens(t reflect.Type) bool {
+	if t.PkgPath() == "" {
+		return false
+	}
 	t = reflect.PointerTo(t)
 	return t.NumMethod() > 0 && (t.Implements(reflect.TypeFor[json.Unmarshaler]()) || t.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()))
 }
 
-// other leaves a value to encoding/json.
+// other leaves a value to encoding/json, but for a time, which takes no text that
+// is not JSON.
 func other(p []byte, v reflect.Value) (rest []byte, ok bool) {
 	end := extent(p)
-	return p[end:], json.Unmarshal(p[:end], v.Addr().Interface()) == nil
+	to := v.Addr().Interface()
+	if t, ok := to.(*time.Time); ok {
+		return p[end:], t.UnmarshalJSON(p[:end]) == nil
+	}
+	return p[end:], json.Unmarshal(p[:end], to) == nil
 }
 
 // extent is the length of the value at the beginning of p, if it is one.
@@ -178,25 +196,29 @@ func items(p []byte, open, closing byte, item func(p []byte) (rest []byte, ok bo
 }
 
 func (d *Decoder) list(p []byte, v reflect.Value) (rest []byte, ok bool) {
-	v.Set(reflect.MakeSlice(v.Type(), 0, 0))
+	own := listens(v.Type().Elem())
+	if bytes.HasPrefix(p, []byte("[]")) {
+		v.Set(reflect.MakeSlice(v.Type(), 0, 0))
+	}
 	return items(p, '[', ']', func(p []byte) ([]byte, bool) {
 		n := v.Len()
 		v.Grow(1)
 		v.SetLen(n + 1)
-		return d.value(p, v.Index(n))
+		return d.value(p, v.Index(n), own)
 	})
 }
 
 func (d *Decoder) dict(p []byte, v reflect.Value) (rest []byte, ok bool) {
 	t := v.Type()
 	v.Set(reflect.MakeMap(t))
+	own := listens(t.Elem())
 	return items(p, '{', '}', func(p []byte) ([]byte, bool) {
 		key, p, ok := readKey(p)
 		if !ok {
 			return nil, false
 		}
 		elem := reflect.New(t.Elem()).Elem()
-		rest, ok := d.value(p, elem)
+		rest, ok := d.value(p, elem, own)
 		v.SetMapIndex(reflect.ValueOf(string(key)).Convert(t.Key()), elem)
 		return rest, ok
 	})
@@ -225,7 +247,7 @@ func (d *Decoder) object(p []byte, v reflect.Value) (rest []byte, ok bool) {
 			f := fields[0]
 			fields = fields[1:]
 			if f.name == string(key) {
-				return d.value(p, v.Field(f.index))
+				return d.value(p, v.Field(f.index), f.own)
 			}
 		}
 		return nil, false // unknown, a second time, in another order or in other letters
@@ -255,7 +277,7 @@ func (d *Decoder) fields(t reflect.Type) (list []field, ok bool) {
 		if name == "" {
 			name = f.Name
 		}
-		list = append(list, field{name, i})
+		list = append(list, field{name, i, listens(f.Type)})
 	}
 	d.types[t] = list
 	return list, true

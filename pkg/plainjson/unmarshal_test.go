@@ -18,7 +18,8 @@ func TestReadsItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rest, ok := new(Decoder).value(text, reflect.ValueOf(spec).Elem()); !ok || len(rest) > 0 {
+	d := Decoder{text: string(text)}
+	if rest, ok := d.value(text, reflect.ValueOf(spec).Elem(), false); !ok || len(rest) > 0 {
 		t.Errorf("of %s this is left: %q, %v", text, rest, ok)
 	}
 }
