@@ -124,19 +124,11 @@ func (s *Service) formerNetwork(name, ref string) (*network.Network, error) {
 // reconnect changes a container's networks, and its network if it runs. It returns
 // the container's id.
 func (s *Service) reconnect(ctx context.Context, ref string, change func(*container.Container) error) (*container.Container, error) {
-	id, err := s.store.Find(ref)
-	if err != nil {
-		return nil, err
-	}
-	l, err := s.store.Lock(ctx, id)
+	c, l, err := s.store.Take(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	defer l.Release()
-	c, err := s.store.Load(id)
-	if err != nil {
-		return nil, err
-	}
 	if c.Settings.Networks == nil {
 		if c.Settings.Networks, err = s.Attachments(c.Record.Request); err != nil {
 			return nil, err
@@ -150,7 +142,7 @@ func (s *Service) reconnect(ctx context.Context, ref string, change func(*contai
 			return nil, err
 		}
 	}
-	return c, s.store.WriteSettings(id, c.Settings, !c.Record.AutoRemove())
+	return c, s.store.WriteSettings(c.ID, c.Settings, !c.Record.AutoRemove())
 }
 
 // replug brings the network of a container that runs to what its settings say.

@@ -324,6 +324,23 @@ func (s Store) Lock(ctx context.Context, id string) (*lock.Lock, error) {
 	return l, nil
 }
 
+// Take returns the container that ref means, locked for one change.
+func (s Store) Take(ctx context.Context, ref string) (*Container, *lock.Lock, error) {
+	id, err := s.Find(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := s.Lock(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := s.Load(id)
+	if err != nil {
+		return nil, nil, errors.Join(err, l.Release())
+	}
+	return c, l, nil
+}
+
 func noSuch(ref string) error { return errs.New(errs.NotFound, "no such container: "+ref) }
 
 // Find returns the full id of the container that ref means: a full id, a name
@@ -426,20 +443,22 @@ func (s Store) Sync(id string) error {
 	return errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(s.containers()), atomicfile.SyncDir(s.names()))
 }
 
-// Names returns all claimed names and whose they are.
-func (s Store) Names() (map[string]string, error) {
+// Names returns all claimed names and whose they are, if there are more than some:
+// each has to be read.
+func (s Store) Names(some int) (map[string]string, error) {
 	d, err := os.Open(s.names())
 	if err != nil {
 		return nil, ignoreMissing(err)
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
-	if err != nil {
+	if err != nil || len(names) <= some {
 		return nil, err
 	}
 	owners := make(map[string]string, len(names))
+	at := int(d.Fd())
 	for _, n := range names {
-		b, err := sys.ReadFile(int(d.Fd()), n, nil)
+		b, err := sys.ReadFile(at, n, nil)
 		if err == nil {
 			owners[n] = string(b)
 		}

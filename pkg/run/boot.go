@@ -82,15 +82,11 @@ func (s *Service) bootStop(ctx context.Context, id string) error {
 	if err := s.Stop(ctx, id, StopOptions{}); err != nil {
 		return err
 	}
-	l, err := s.store.Lock(ctx, id)
+	c, l, err := s.store.Take(ctx, id)
 	if err != nil {
 		return gone(err)
 	}
 	defer l.Release()
-	c, err := s.store.Load(id)
-	if err != nil {
-		return gone(err)
-	}
 	c.Settings.StoppedByUser = false
 	return s.store.WriteSettings(id, c.Settings, true)
 }

@@ -181,7 +181,7 @@ func (s *Service) layersOf(c *container.Container) (*filesJob, error) {
 // filesOf says where the container's files are. One that does not run is locked,
 // so that nobody starts it meanwhile.
 func (s *Service) filesOf(ctx context.Context, ref string) (*container.Container, *filesJob, func(), error) {
-	c, l, err := s.locked(ctx, ref)
+	c, l, err := s.store.Take(ctx, ref)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -16,8 +16,8 @@ import (
 // Heal puts right what killed processes left: containers without a monitor get
 // their exit record, and their restart policy its say; half made and half
 // removed ones go, with their names, run directories and notes in the store.
-// Every command that changes something calls it; it costs a look at each
-// container. What cannot be put right now is logged and left for the next one.
+// Every command that makes, starts, names or removes something calls it; it costs a
+// look at each container, which those that change what one does are spared. What cannot be put right now is logged and left for the next one.
 func (s *Service) Heal(ctx context.Context) {
 	if err := s.heal(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("some leftovers stay", "error", err)
@@ -29,16 +29,21 @@ func (s *Service) heal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known := make(map[string]bool, len(ids))
 	var all []error
 	for _, id := range ids {
-		known[id] = true
 		if alive, err := s.store.Alive(id); err == nil && alive { // its monitor sees to it: there may be hundreds
 			continue
 		}
 		if err := s.healOne(ctx, id); err != nil {
 			all = append(all, err)
 		}
+	}
+	if ids, err = s.store.IDs(); err != nil {
+		return err
+	}
+	known := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		known[id] = true
 	}
 	all = append(all, s.store.RemoveGone(), s.healNames(known), s.healRunDirs(known), s.healNotes(ctx, known))
 	return errors.Join(all...)
@@ -83,18 +88,32 @@ func (s *Service) needsHealing(c *container.Container) bool {
 	return c.Record.AutoRemove() && !c.Settings.Keep && (c.Record.Ephemeral || c.Exit != nil)
 }
 
-// finish ends what a monitor could not: the exit record, the processes that are
-// left, and the container itself if it is a --rm one. The caller holds the
-// container's lock and has seen that its monitor is gone.
+// finish ends what a monitor could not, and starts the container again if its
+// restart policy says so. The caller holds the container's lock and has seen that
+// its monitor is gone.
 func (s *Service) finish(ctx context.Context, c *container.Container) error {
+	lost := c.Lost()
+	if err := s.bury(ctx, c); err != nil || !lost || !s.wanted(c, c.Exit) {
+		return err
+	}
+	st, err := s.startAgain(ctx, c)
+	if err != nil {
+		return err
+	}
+	return st.Session.Close()
+}
+
+// bury is finish without another start: the exit record, the processes that are
+// left, and the container itself if it is a --rm one.
+func (s *Service) bury(ctx context.Context, c *container.Container) error {
 	if c.Record.AutoRemove() && !c.Settings.Keep {
 		return s.removeLocked(ctx, c, true)
 	}
-	e := c.LastExit()
-	if !c.Lost() || e == nil {
+	if !c.Lost() {
 		return nil
 	}
 	s.leftovers(ctx, c)
+	e := c.LastExit()
 	if e.FinishedAt.IsZero() {
 		e.FinishedAt = time.Now().UTC()
 	}
@@ -102,14 +121,7 @@ func (s *Service) finish(ctx context.Context, c *container.Container) error {
 		return err
 	}
 	c.Exit = e
-	if !s.wanted(c, e) {
-		return nil
-	}
-	st, err := s.startAgain(ctx, c)
-	if err != nil {
-		return err
-	}
-	return st.Session.Close()
+	return nil
 }
 
 // wanted reports whether the restart policy wants the container back.
@@ -134,9 +146,10 @@ func (s *Service) startAgain(ctx context.Context, c *container.Container) (*Star
 }
 
 // healNames gives up names whose container is gone, and all but the right one of
-// a container that has several: whoever renamed it was killed.
+// a container that has several: whoever renamed it was killed. Either makes more
+// names than containers, unless one is being made this moment: the next look sees.
 func (s *Service) healNames(known map[string]bool) error {
-	names, err := s.store.Names()
+	names, err := s.store.Names(len(known))
 	count := make(map[string]int, len(names))
 	for _, id := range names {
 		count[id]++

@@ -22,7 +22,7 @@ func (s *Service) Unpause(ctx context.Context, ref string) error {
 }
 
 func (s *Service) setPaused(ctx context.Context, ref string, on bool) error {
-	c, l, err := s.locked(ctx, ref)
+	c, l, err := s.store.Take(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -128,7 +128,7 @@ func (s *Service) releaseNames(c *container.Container) error {
 }
 
 func (s *Service) releaseAll(id string) error {
-	names, err := s.store.Names()
+	names, err := s.store.Names(0)
 	for name, owner := range names {
 		if owner == id {
 			err = errors.Join(err, s.store.ReleaseName(name, id))

@@ -5,27 +5,8 @@ import (
 	"errors"
 	"strings"
 
-	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
-	"cais.dev/cais/pkg/lock"
 )
-
-// locked returns the container that ref means, locked for one change.
-func (s *Service) locked(ctx context.Context, ref string) (*container.Container, *lock.Lock, error) {
-	id, err := s.store.Find(ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	l, err := s.store.Lock(ctx, id)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := s.store.Load(id)
-	if err != nil {
-		return nil, nil, errors.Join(err, l.Release())
-	}
-	return c, l, nil
-}
 
 // Rename gives a container another name. Whoever is killed here leaves it with
 // the old one or the new one; a name too many is given up by the next command
@@ -35,7 +16,7 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	if ref == "" || name == "" {
 		return errs.New(errs.Invalid, "neither old nor new names may be empty")
 	}
-	c, l, err := s.locked(ctx, ref)
+	c, l, err := s.store.Take(ctx, ref)
 	if err != nil {
 		return err
 	}

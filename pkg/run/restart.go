@@ -41,14 +41,13 @@ func (s *Service) revive(ctx context.Context, id string) error {
 
 // keep holds a --rm container's removal back until it is started next.
 func (s *Service) keep(ctx context.Context, id string) error {
-	l, err := s.store.Lock(ctx, id)
+	c, l, err := s.store.Take(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer l.Release()
-	c, err := s.store.Load(id)
-	if err != nil || !c.Alive {
-		return err
+	if !c.Alive {
+		return nil
 	}
 	c.Settings.Keep = true
 	return s.store.WriteSettings(id, c.Settings, true)

@@ -46,37 +46,29 @@ type Started struct {
 // Start starts a container that does not run. For one that runs already,
 // Session is nil. The caller closes the session.
 func (s *Service) Start(ctx context.Context, ref string, o StartOptions) (*Started, error) {
-	id, err := s.store.Find(ref)
-	if err != nil {
-		return nil, err
-	}
-	l, err := s.store.Lock(ctx, id)
+	c, l, err := s.store.Take(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	defer l.Release()
-	c, err := s.store.Load(id)
-	if err != nil {
-		return nil, err
-	}
 	if c.Status() == container.Paused {
 		return nil, errs.New(errs.Conflict, "cannot start a paused container, try unpause instead")
 	}
 	if c.Alive {
-		return &Started{ID: id}, nil
+		return &Started{ID: c.ID}, nil
 	}
-	spec, err := s.spec(id)
+	spec, err := s.spec(c.ID)
 	if err != nil {
 		return nil, err
 	}
 	if c.Settings.Keep {
-		if err := s.revive(ctx, id); err != nil {
+		if err := s.revive(ctx, c.ID); err != nil {
 			return nil, err
 		}
 	}
 	if c.Settings.StoppedByUser || c.Settings.Keep {
 		c.Settings.StoppedByUser, c.Settings.Keep = false, false
-		if err := s.store.WriteSettings(id, c.Settings, true); err != nil {
+		if err := s.store.WriteSettings(c.ID, c.Settings, true); err != nil {
 			return nil, err
 		}
 	}

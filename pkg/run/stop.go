@@ -122,21 +122,21 @@ func gone(err error) error {
 }
 
 // markStopped keeps restart policies from starting the container again, before
-// it is signalled. A monitor that waits for its next start ends.
+// it is signalled. A monitor that waits for its next start ends; one that was killed
+// has its work done.
 func (s *Service) markStopped(ctx context.Context, id string) error {
-	l, err := s.store.Lock(ctx, id)
+	c, l, err := s.store.Take(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer l.Release()
-	c, err := s.store.Load(id)
-	if err != nil {
-		return err
-	}
 	err = s.dismiss(ctx, c)
 	if full(err) { // the monitor knows it
 		s.log.Warn("that it was stopped could not be written down: at the next boot its restart policy may start it", "container", c.Name(), "error", err)
 		return nil
+	}
+	if err == nil && s.needsHealing(c) {
+		return s.bury(ctx, c)
 	}
 	return err
 }

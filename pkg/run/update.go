@@ -24,7 +24,7 @@ type UpdateOptions struct {
 // Update changes a container's limits, at once if it runs, and its restart
 // policy. What this host cannot limit is a warning.
 func (s *Service) Update(ctx context.Context, ref string, o UpdateOptions) ([]plan.Warning, error) {
-	c, l, err := s.locked(ctx, ref)
+	c, l, err := s.store.Take(ctx, ref)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func simple(e *engine.Engine, s ui.Streams, name, short, selectors string, want 
 		Args:              o.args,
 		ValidArgsFunction: complete.Containers(e, -1, want),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Healed(cmd.Context())
+			svc, err := e.Containers()
 			if err != nil {
 				return err
 			}

@@ -62,7 +62,7 @@ func NewStop(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Containers(e, -1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.read(cmd, args)
-			svc, err := e.Healed(cmd.Context())
+			svc, err := e.Containers()
 			if err != nil {
 				return err
 			}
@@ -102,7 +102,7 @@ func NewKill(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              o.args,
 		ValidArgsFunction: complete.Containers(e, -1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			svc, err := e.Healed(cmd.Context())
+			svc, err := e.Containers()
 			if err != nil {
 				return err
 			}

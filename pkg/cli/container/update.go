@@ -40,7 +40,7 @@ func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				o.Restart = &p
 			}
-			svc, err := e.Healed(cmd.Context())
+			svc, err := e.Containers()
 			if err != nil {
 				return err
 			}
