@@ -53,7 +53,6 @@ func parseContainers(doc []byte, volatile bool) ([]record, error) {
 		c := record{ContainerRef: ContainerRef{Volatile: volatile}}
 		s.peek()
 		c.start = s.i
-		metadata := ""
 		s.object(func(key string) {
 			switch key {
 			case "id":
@@ -64,8 +63,6 @@ func parseContainers(doc []byte, volatile bool) ([]record, error) {
 				c.ImageID = s.str()
 			case "layer":
 				c.Layer = s.str()
-			case "metadata":
-				metadata = s.str()
 			case "created":
 				c.Created, _ = time.Parse(time.RFC3339Nano, s.str()) // unknown is zero
 			case "flags":
@@ -88,27 +85,9 @@ func parseContainers(doc []byte, volatile bool) ([]record, error) {
 		if len(c.names) > 0 {
 			c.Name = c.names[0]
 		}
-		c.ImageName = imageName(metadata)
 		recs = append(recs, c)
 	})
 	return recs, s.fail
-}
-
-// imageName finds the image's name in a record's metadata, which is a document
-// of whoever made it: no name is no error.
-func imageName(metadata string) (name string) {
-	if metadata == "" || metadata[0] != '{' {
-		return ""
-	}
-	s := &scanner{b: []byte(metadata)}
-	s.object(func(key string) {
-		if key == "image-name" && s.peek() == '"' {
-			name = s.str()
-		} else {
-			s.skip()
-		}
-	})
-	return name
 }
 
 // Containers returns all container records, Podman's and Buildah's too.

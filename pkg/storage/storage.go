@@ -107,7 +107,7 @@ type ContainerRef struct {
 	ID        string
 	Name      string
 	ImageID   string
-	ImageName string // what the user asked for, in normal form; for Podman's listing
+	ImageName string // what the user asked for, in normal form; written for Podman's listing, and not read again
 	Created   time.Time
 	Volatile  bool // --rm: not flushed to disk
 	// Owner is whose containers it belongs to: config.Paths.Root. Several may use
