@@ -11,8 +11,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/lock"
@@ -86,7 +84,7 @@ type reader struct {
 	ours  string // a directory in which only we make anything: what else is in it is ours, or gone
 }
 
-func readerOf(dir string) *reader { return &reader{at: unix.AT_FDCWD, dir: dir} }
+func readerOf(dir string) *reader { return &reader{at: sys.Cwd, dir: dir} }
 
 // read fills v, of which version is a field, from the container's file name.
 func (r *reader) read(name string, v any, version *int) error {

@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"cais.dev/cais/pkg/sys"
 )
 
@@ -90,7 +88,7 @@ func Temporary(ctx context.Context, path string, waiting func()) (release func()
 
 // Held reports whether somebody holds the file at path exclusively. A file that
 // does not exist is held by nobody. It takes nothing and waits for nothing.
-func Held(path string) (bool, error) { return HeldAt(unix.AT_FDCWD, path) }
+func Held(path string) (bool, error) { return HeldAt(sys.Cwd, path) }
 
 // HeldAt is Held of a path that begins in the directory at.
 func HeldAt(at int, path string) (bool, error) {

@@ -7,16 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenAt opens name in the directory dir. Signals do not interrupt it.
-func OpenAt(dir int, name string, flags int, perm uint32) (int, error) {
-	for {
-		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, perm)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
-}
-
 // OpenDirAt opens the directory name in dir for reading; no link to one.
 func OpenDirAt(dir int, name string) (int, error) {
 	return OpenAt(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
@@ -41,17 +31,6 @@ func OpenBelow(root int, path string, flags int, resolve uint64) (int, error) {
 			return fd, err
 		}
 	}
-}
-
-// ReadlinkAt returns the target of the link name in dir; with "", of the link that
-// dir itself is, opened with O_PATH.
-func ReadlinkAt(dir int, name string) (string, error) {
-	var buf [unix.PathMax]byte
-	n, err := unix.Readlinkat(dir, name, buf[:])
-	if err != nil {
-		return "", &os.PathError{Op: "readlink", Path: name, Err: err}
-	}
-	return string(buf[:n]), nil
 }
 
 // RemoveAt removes name in dir and all below it, without following a link.

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestReadFile(t *testing.T) {
@@ -19,14 +17,14 @@ func TestReadFile(t *testing.T) {
 		if err := os.WriteFile(path, want, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := ReadFile(unix.AT_FDCWD, path, room)
+		got, err := ReadFile(Cwd, path, room)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes: %d bytes, %v", size, len(got), err)
 		}
 		room = got
 	}
 	for path, want := range map[string]error{filepath.Join(dir, "absent"): os.ErrNotExist, dir: syscall.EISDIR} {
-		_, err := ReadFile(unix.AT_FDCWD, path, room)
+		_, err := ReadFile(Cwd, path, room)
 		if p, ok := errors.AsType[*os.PathError](err); !ok || p.Path != path || !errors.Is(err, want) {
 			t.Errorf("%s: %v; want %v", path, err, want)
 		}
