@@ -31,10 +31,15 @@ func write(t *testing.T, o jsonfile.Options, from, n int) string {
 	}
 	defer w.Close()
 	for i := range n {
-		s := w.Stream([]string{"stdout", "stderr"}[(from+i)%2])
-		s.Write(fmt.Appendf(nil, "line %03d\n", from+i), base.Add(time.Duration(from+i)*time.Second))
+		line(w, from+i)
 	}
 	return o.Path
+}
+
+// line writes entry i.
+func line(w *jsonfile.Writer, i int) {
+	s := w.Stream([]string{"stdout", "stderr"}[i%2])
+	s.Write(fmt.Appendf(nil, "line %03d\n", i), base.Add(time.Duration(i)*time.Second))
 }
 
 func all(o Options) Options {

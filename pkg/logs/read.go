@@ -10,11 +10,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
 
 	"cais.dev/cais/pkg/lock"
-	"cais.dev/cais/pkg/logs/jsonfile"
 )
 
 // Options say what to read.
@@ -75,9 +73,9 @@ func Read(ctx context.Context, o Options, emit func(Entry) error) error {
 type reader struct {
 	o    Options
 	emit func(Entry) error
-	f    *os.File // being read; nil: none yet
-	at   int64    // how much of f has been read
-	part []byte   // a line whose end has not been read
+	f    *file  // being read; nil: none yet
+	at   int64  // how much of f has been read
+	part []byte // a line whose end has not been read
 	buf  []byte
 	text []byte
 	p    parser
@@ -89,47 +87,6 @@ func (r *reader) close() {
 		_ = r.f.Close() // only read
 		r.f = nil
 	}
-}
-
-// maxFiles is how many rotated files are looked for.
-const maxFiles = 1000
-
-// open opens the files, newest first. A rotation meanwhile makes a file appear
-// twice, never vanish, since the newest is opened first: it renames from the oldest
-// on, and leaves one number free at a time.
-func open(path string) ([]*os.File, error) {
-	var files []*os.File
-	missing := 0
-	for i := 0; i < maxFiles && missing < 2; i++ {
-		f, err := os.OpenFile(jsonfile.Rotated(path, i), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			missing++
-			continue
-		}
-		if err != nil {
-			closeAll(files)
-			return nil, err
-		}
-		missing = 0
-		if len(files) > 0 && same(f, files[len(files)-1]) {
-			_ = f.Close() // only opened
-			continue
-		}
-		files = append(files, f)
-	}
-	return files, nil
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		_ = f.Close() // only read
-	}
-}
-
-func same(a, b *os.File) bool {
-	x, err1 := a.Stat()
-	y, err2 := b.Stat()
-	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 // snapshot reads what is there now.
@@ -171,7 +128,7 @@ func (r *reader) snapshot(ctx context.Context) error {
 }
 
 // skip reports whether f was last written before Since.
-func (r *reader) skip(f *os.File) bool {
+func (r *reader) skip(f *file) bool {
 	st, err := f.Stat()
 	return err == nil && !r.o.Since.IsZero() && st.ModTime().Before(r.o.Since)
 }
@@ -179,7 +136,7 @@ func (r *reader) skip(f *os.File) bool {
 // tail finds where the last n entries of files, newest first, begin: in which
 // file, and at which offset. With n = 0 the file is -1, the offset the end of the
 // newest.
-func tail(files []*os.File, n int) (file int, offset int64, err error) {
+func tail(files []*file, n int) (file int, offset int64, err error) {
 	if len(files) == 0 {
 		return -1, 0, nil
 	}
@@ -198,9 +155,9 @@ func tail(files []*os.File, n int) (file int, offset int64, err error) {
 }
 
 // lastLine returns where the last complete line of f ends.
-func lastLine(f *os.File) (int64, error) {
+func lastLine(f *file) (int64, error) {
 	end := int64(0)
-	err := backwards(f, func(at int64, chunk []byte) bool {
+	err := backwards(f.File, func(at int64, chunk []byte) bool {
 		if i := bytes.LastIndexByte(chunk, '\n'); i >= 0 {
 			end = at + int64(i) + 1
 			return false
@@ -212,9 +169,12 @@ func lastLine(f *os.File) (int64, error) {
 
 // back returns where the last n complete lines of f begin, or where f does, and
 // how many lines there are from there on.
-func back(f *os.File, n int) (offset int64, found int, err error) {
+func back(f *file, n int) (offset int64, found int, err error) {
+	if f.packed {
+		return f.back(n)
+	}
 	ends := 0
-	err = backwards(f, func(at int64, chunk []byte) bool {
+	err = backwards(f.File, func(at int64, chunk []byte) bool {
 		for i := len(chunk) - 1; i >= 0; i-- {
 			if chunk[i] != '\n' {
 				continue
@@ -264,7 +224,7 @@ func (r *reader) drain(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		n, err := r.f.ReadAt(r.buf, r.at)
+		n, err := r.f.readAt(r.buf, r.at)
 		r.at += int64(n)
 		if e := r.lines(r.buf[:n]); e != nil {
 			return e
@@ -322,7 +282,7 @@ func (r *reader) line(line []byte) error {
 func (r *reader) catchUp(ctx context.Context) error {
 	for {
 		if r.f == nil {
-			f, err := os.OpenFile(r.o.Path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+			f, err := openPlain(r.o.Path)
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
@@ -336,7 +296,7 @@ func (r *reader) catchUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if st, err := r.f.Stat(); err == nil && st.Size() < r.at {
+		if st, err := r.f.Stat(); err == nil && st.Size() < r.at && !r.f.packed {
 			r.at, r.part = 0, nil // emptied
 		}
 		if err := r.drain(ctx); err != nil || next == nil {
@@ -349,7 +309,7 @@ func (r *reader) catchUp(ctx context.Context) error {
 
 // next opens the file that follows the one being read; nil if that is the
 // current one.
-func (r *reader) next() (*os.File, error) {
+func (r *reader) next() (*file, error) {
 	files, err := open(r.o.Path)
 	if err != nil || len(files) == 0 || same(files[0], r.f) {
 		closeAll(files)

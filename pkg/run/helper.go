@@ -3,6 +3,7 @@ package run
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/logs"
 	"cais.dev/cais/pkg/sys"
 	"cais.dev/cais/pkg/userns"
 	"cais.dev/cais/pkg/volume"
@@ -28,6 +30,8 @@ const (
 	helperFiles     = "files"     // JOB: a container's files, as tar
 	helperMap       = "map"       // DIR: copy an image's tree with other owners
 	helperOwn       = "own"       // UID:GID PATH...: give files to their owner
+	helperGzip      = "gzip"      // compress a log
+	helperSyslog    = "syslog"    // JOB: send a log to a server behind TLS
 	helperChown     = "chown"     // UID:GID DIR...: give whole trees to their owner
 )
 
@@ -118,6 +122,17 @@ func helper(ctx context.Context, words []string) error {
 			return errors.New("cais-cleanup chown: too few arguments")
 		}
 		return giveTrees(ctx, args[0], args[1:])
+	case helperGzip:
+		return logs.Compress(stream(0), stream(1))
+	case helperSyslog:
+		var job logs.TLS
+		if len(args) != 1 {
+			return errors.New("cais-cleanup syslog: it takes one argument")
+		}
+		if err := json.Unmarshal([]byte(args[0]), &job); err != nil {
+			return err
+		}
+		return job.Relay(ctx, stream(0))
 	case helperFill:
 		if len(args) < 2 {
 			return errors.New("cais-cleanup fill: too few arguments")

@@ -11,6 +11,7 @@ import (
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/logs"
 	"cais.dev/cais/pkg/logs/forward"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
@@ -23,8 +24,8 @@ const journal = "/run/systemd/journal/socket"
 
 // logOf turns --log-driver and --log-opt into what the monitor writes and sends.
 // What a driver sends elsewhere is kept in a file too, as Docker does, so that
-// `logs` can read it.
-func logOf(rec *container.Record, name string) (wire.Log, error) {
+// `logs` can read it. argv starts this program in [CleanupRole].
+func logOf(rec *container.Record, name string, argv func(words ...string) []string) (wire.Log, error) {
 	req := rec.Request
 	if req.LogDriver == "none" {
 		return wire.Log{Driver: "none"}, nil
@@ -48,6 +49,9 @@ func logOf(rec *container.Record, name string) (wire.Log, error) {
 			return log, errs.E("log option "+key, errs.Invalid, err)
 		}
 	}
+	if rec.LogPath != "" && plan.CompressesLog(req.LogDriver, req.LogOpts) {
+		log.Compress = argv(helperGzip)
+	}
 	attrs, err := logAttrs(rec)
 	if err != nil {
 		return log, err
@@ -65,7 +69,7 @@ func logOf(rec *container.Record, name string) (wire.Log, error) {
 			return log, errs.New(errs.Unsupported, "journald is not enabled on this host")
 		}
 	case "syslog":
-		if log.Forward, err = syslogOf(req.LogOpts); err != nil {
+		if log.Forward, err = syslogOf(req.LogOpts, argv); err != nil {
 			return log, err
 		}
 		log.Forward.Tag = tag
@@ -175,7 +179,7 @@ func journalName(s string) string {
 }
 
 // syslogOf finds the server.
-func syslogOf(opts map[string]string) (wire.Forward, error) {
+func syslogOf(opts map[string]string, argv func(words ...string) []string) (wire.Forward, error) {
 	s, err := plan.ParseSyslog(opts)
 	if err != nil {
 		return wire.Forward{}, err
@@ -196,6 +200,10 @@ func syslogOf(opts map[string]string) (wire.Forward, error) {
 			"This machine has no syslog server: name one with --log-opt syslog-address=udp://HOST:514.")
 	case "unix", "unixgram":
 		f.Path = s.Address
+	case forward.TLS:
+		job, err := json.Marshal(logs.TLS{Address: s.Address, CA: s.CA, Cert: s.Cert, Key: s.Key, SkipVerify: s.SkipVerify})
+		f.Argv = argv(helperSyslog, string(job))
+		return f, err
 	case "udp":
 		a, err := net.ResolveUDPAddr("udp", s.Address)
 		if err != nil {

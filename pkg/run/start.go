@@ -370,7 +370,7 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 	if err != nil {
 		return nil, err
 	}
-	log, err := logOf(rec, settings.Name)
+	log, err := logOf(rec, settings.Name, s.cleanupArgv)
 	if err != nil {
 		return nil, err
 	}

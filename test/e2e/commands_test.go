@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -11,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -32,6 +35,7 @@ func (b *bench) commands() map[string]func(*testscript.TestScript, bool, []strin
 		"dockerregistry": b.dockerRegistry,
 		"dockerd":        b.dockerd,
 		"push":           b.push,
+		"syslogtls":      syslogTLS,
 		"smalldisk":      b.smallDisk,
 		"broken":         b.markBroken,
 		"clean":          b.clean,
@@ -138,6 +142,38 @@ func (b *bench) dockerd(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("dockerd does not answer: %s", said)
 		}
 	}
+}
+
+// syslogTLS FILE starts a syslog server behind TLS at $SYSLOG, which appends what it
+// gets to FILE. $SYSLOG_CA is the file of its certificate.
+func syslogTLS(ts *testscript.TestScript, neg bool, args []string) {
+	srv := httptest.NewUnstartedServer(nil)
+	srv.StartTLS() // for its certificate, which is of 127.0.0.1
+	srv.Close()
+	ca := ts.MkAbs("ca.pem")
+	ts.Check(os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o644))
+	to, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: srv.TLS.Certificates})
+	ts.Check(err)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.Copy(to, c)
+			c.Close()
+		}
+	})
+	ts.Defer(func() {
+		l.Close()
+		serving.Wait()
+		to.Close()
+	})
+	ts.Setenv("SYSLOG", l.Addr().String())
+	ts.Setenv("SYSLOG_CA", ca)
 }
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -15,10 +15,13 @@ import (
 
 // Options say where lines go and what goes before them.
 type Options struct {
-	Net  string // "journald", or for syslog "udp", "tcp", "unix", "unixgram"
-	Path string // of the socket, for all but udp and tcp
+	Net  string // "journald", or for syslog "udp", "tcp", "tcp+tls", "unix", "unixgram"
+	Path string // of the socket, for journald, unix and unixgram
 	IP   []byte // 4 or 16 bytes, for udp and tcp
 	Port int
+	// Dial returns the stream for tcp+tls. If wait, the server must have answered;
+	// else it may do so later.
+	Dial func(wait bool) (fd int, err error)
 
 	Fields string // journald: the fields that each entry carries, as they are sent
 
@@ -33,6 +36,9 @@ const (
 	first    = 5 * time.Second        // what the first connection may take
 	pause    = 5 * time.Second        // between two tries to connect
 )
+
+// TLS is the Net of a syslog server behind TLS.
+const TLS = "tcp+tls"
 
 // Conn is where lines go. A line that cannot be sent is lost and counted.
 type Conn struct {
@@ -61,6 +67,14 @@ func (c *Conn) Close() {
 }
 
 func (c *Conn) connect(limit time.Duration) error {
+	if c.o.Net == TLS {
+		fd, err := c.o.Dial(limit == first)
+		if err == nil {
+			setPatience(fd, patience)
+			c.fd = fd
+		}
+		return err
+	}
 	var to syscall.Sockaddr
 	family, kind := syscall.AF_UNIX, syscall.SOCK_DGRAM
 	switch {
@@ -107,6 +121,9 @@ func (c *Conn) Send(line []byte, stderr bool, now time.Time, whole bool) {
 	} else {
 		c.buf = append(c.syslog(c.buf[:0], stderr, now), line...)
 		c.buf = append(c.buf, '\n')
+		if c.o.Net == TLS && c.o.Format != "" && c.o.Format != "rfc3164" {
+			c.buf = counted(c.buf)
+		}
 	}
 	if c.fd < 0 && now.Before(c.tryAt) {
 		c.Lost++
@@ -148,6 +165,16 @@ func (c *Conn) write() error {
 		rest = rest[n:]
 	}
 	return nil
+}
+
+// counted puts the length before a message, as RFC 5425 wants it and as Docker sends
+// it with the formats of RFC 5424 only.
+func counted(b []byte) []byte {
+	n := strconv.AppendInt(nil, int64(len(b)), 10)
+	b = append(b, make([]byte, len(n)+1)...)
+	copy(b[len(n)+1:], b)
+	b[copy(b, n)] = ' '
+	return b
 }
 
 // journal appends a message in journald's own form.

@@ -5,6 +5,9 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -121,5 +124,38 @@ func TestStuckServer(t *testing.T) {
 	}
 	if c.Lost == 0 || time.Since(begin) > 5*time.Second {
 		t.Errorf("%d lost in %v", c.Lost, time.Since(begin))
+	}
+}
+
+// TestTLSLines: RFC 5425 counts messages, and Docker does so with RFC 5424's formats.
+// What takes them is asked to have connected the first time only.
+func TestTLSLines(t *testing.T) {
+	for format, want := range map[string]string{
+		"":        `^<30>Nov 21 07:05:25 tag\[\d+\]: hello\n$`,
+		"rfc5424": `^(\d\d) (<30>1 2026-11-21T07:05:25Z host tag \d+ tag - hello\n)$`,
+	} {
+		var peer int
+		var waited []bool
+		c, err := Open(Options{Net: TLS, Format: format, Facility: 3, Tag: "tag", Hostname: "host", Dial: func(wait bool) (int, error) {
+			pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+			peer, waited = pair[1], append(waited, wait)
+			return pair[0], err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = syscall.Close(peer) // the process has ended
+		c.Send([]byte("hello"), false, at, true)
+		c.Close()
+		got := make([]byte, 200)
+		n, err := syscall.Read(peer, got)
+		m := regexp.MustCompile(want).FindSubmatch(got[:max(n, 0)])
+		if err != nil || m == nil || len(m) > 1 && string(m[1]) != strconv.Itoa(len(m[2])) {
+			t.Errorf("%q: %q %v, want %s", format, got[:max(n, 0)], err, want)
+		}
+		if !slices.Equal(waited, []bool{true, false}) {
+			t.Errorf("asked to wait: %v", waited)
+		}
+		_ = syscall.Close(peer)
 	}
 }

@@ -26,6 +26,9 @@ type Options struct {
 	// Also is given each entry, if it is not nil: its text without the newline, and
 	// whether there was one.
 	Also func(text []byte, stream string, now time.Time, ended bool)
+	// Compress, if it is not nil, begins to compress a rotated file, from in to out,
+	// which are closed when it returns. CompressEnded is to be called at the end.
+	Compress func(in, out int) error
 }
 
 // Writer is an open log. A write that fails loses its lines and nothing else:
@@ -38,14 +41,18 @@ type Writer struct {
 	out     []byte
 	clock   clock
 	checked int64 // the second in which the file was last looked at
+	packing int   // the rotated file that is being compressed; -1: none
 	Lost    int   // writes that failed
 }
 
 // Open opens the log for appending, or makes it.
 func Open(o Options) (*Writer, error) {
-	w := &Writer{o: o, fd: -1}
+	w := &Writer{o: o, fd: -1, packing: -1}
 	if o.Path == "" {
 		return w, nil
+	}
+	if o.Compress != nil {
+		_ = syscall.Unlink(w.draft()) // of a writer that was killed; usually none
 	}
 	if err := w.open(0); err != nil {
 		return nil, &os.PathError{Op: "open", Path: o.Path, Err: err}
@@ -72,6 +79,7 @@ func (w *Writer) open(flags int) error {
 // Close closes the file. Every Stream must have been ended.
 func (w *Writer) Close() {
 	w.flush()
+	w.CompressEnded(false)
 	if w.fd >= 0 {
 		_ = syscall.Close(w.fd) // each write has been checked
 		w.fd = -1
@@ -224,15 +232,23 @@ func (w *Writer) rotate() {
 		}
 		return
 	}
+	// A file that is not there yet is the usual error of these; any other shows at
+	// the last rename at the latest.
+	if w.o.Compress != nil {
+		_ = syscall.Unlink(Rotated(w.o.Path, w.o.MaxFile-1))
+		_ = syscall.Unlink(Compressed(w.o.Path, w.o.MaxFile-1))
+	}
 	for i := w.o.MaxFile - 1; i > 1; i-- {
-		// A file that is not there yet is the usual error; any other shows at the
-		// last rename at the latest.
 		_ = syscall.Rename(Rotated(w.o.Path, i-1), Rotated(w.o.Path, i))
+		if w.o.Compress != nil {
+			_ = syscall.Rename(Compressed(w.o.Path, i-1), Compressed(w.o.Path, i))
+		}
 	}
 	if syscall.Rename(w.o.Path, Rotated(w.o.Path, 1)) != nil {
 		return
 	}
 	w.reopen()
+	w.compress()
 }
 
 // Rotated returns the name of the log at path after i rotations.
@@ -242,6 +258,9 @@ func Rotated(path string, i int) string {
 	}
 	return path + "." + strconv.Itoa(i)
 }
+
+// Compressed returns the name of that file once it is compressed.
+func Compressed(path string, i int) string { return Rotated(path, i) + ".gz" }
 
 // look notices, once a second, that somebody emptied, removed or renamed the
 // file, and goes on with one that is at its place.

@@ -233,7 +233,7 @@ func (m *monitor) killChildren() bool {
 			continue // a kernel without it, or a thread that ended
 		}
 		for _, f := range fields(string(b)) {
-			if pid, err := strconv.Atoi(f); err == nil {
+			if pid, err := strconv.Atoi(f); err == nil && m.child(pid) == nil {
 				_ = syscall.Kill(pid, syscall.SIGKILL) // ours, and not reaped: the number is its own
 				found = true
 			}

@@ -67,6 +67,7 @@ type monitor struct {
 
 	main     *proc // the container; nil while it waits for its restart
 	execs    []*proc
+	children []*child
 	clients  []*client
 	control  *client // who started us; nil once gone
 	buf      []byte  // one packet: the stream's byte, then what was read

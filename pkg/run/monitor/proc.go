@@ -331,6 +331,9 @@ func (m *monitor) reapOrphans() {
 				break
 			}
 		}
+		if c := m.child(pid); c != nil {
+			c.exited(status)
+		}
 	}
 }
 

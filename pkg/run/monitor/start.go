@@ -105,6 +105,7 @@ func (m *monitor) openLog() (err error) {
 		m.forward, err = forward.Open(forward.Options{
 			Net: f.Net, Path: f.Path, IP: f.IP, Port: f.Port,
 			Fields: f.Fields, Format: f.Format, Facility: f.Facility, Tag: f.Tag, Hostname: f.Hostname,
+			Dial: m.dialTLS,
 		})
 		if err != nil {
 			return errs.E("failed to initialize logging driver", errs.Invalid, err)
@@ -112,6 +113,9 @@ func (m *monitor) openLog() (err error) {
 		o.Also = func(text []byte, stream string, now time.Time, ended bool) {
 			m.forward.Send(text, stream == "stderr", now, ended)
 		}
+	}
+	if len(l.Compress) > 0 {
+		o.Compress = m.compress
 	}
 	m.log, err = jsonfile.Open(o)
 	return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,10 +16,13 @@ import (
 
 // Syslog is what --log-opt syslog-* ask for.
 type Syslog struct {
-	Net      string // udp, tcp, unix or unixgram; empty: the machine's own server
+	Net      string // udp, tcp, tcp+tls, unix or unixgram; empty: the machine's own server
 	Address  string // host:port, or a socket's path
 	Facility int    // 0–23
 	Format   string // "", rfc3164, rfc5424, rfc5424micro
+
+	CA, Cert, Key string // files, for tcp+tls
+	SkipVerify    bool
 }
 
 // ParseSyslog reads the options of the log driver syslog.
@@ -29,6 +33,12 @@ func ParseSyslog(opts map[string]string) (s Syslog, err error) {
 	}
 	if s.Facility, err = facility(opts["syslog-facility"]); err != nil {
 		return s, err
+	}
+	s.CA, s.Cert, s.Key = opts["syslog-tls-ca-cert"], opts["syslog-tls-cert"], opts["syslog-tls-key"]
+	if skip, ok := opts["syslog-tls-skip-verify"]; ok && skip != "" { // Docker takes any value for yes
+		if s.SkipVerify, err = strconv.ParseBool(skip); err != nil {
+			return s, errs.New(errs.Invalid, "invalid value for syslog-tls-skip-verify: "+skip)
+		}
 	}
 	address := opts["syslog-address"]
 	if address == "" {
@@ -44,13 +54,11 @@ func ParseSyslog(opts map[string]string) (s Syslog, err error) {
 		if s.Address = u.Path; s.Address == "" {
 			return s, errs.New(errs.Invalid, "syslog-address "+address+" names no socket")
 		}
-	case "udp", "tcp":
+	case "udp", "tcp", "tcp+tls":
 		s.Address = u.Host
 		if _, _, err := net.SplitHostPort(u.Host); err != nil {
 			s.Address = net.JoinHostPort(strings.Trim(u.Host, "[]"), "514")
 		}
-	case "tcp+tls":
-		return s, errs.New(errs.Unsupported, "syslog-address "+address+": TLS is not supported: let the machine's own syslog server send it on")
 	default:
 		return s, errs.New(errs.Invalid, "syslog-address should be in form proto://address, got "+address)
 	}
@@ -117,7 +125,30 @@ func CheckLog(driver string, opts map[string]string) error {
 			return err
 		}
 	}
+	for _, cache := range []string{"", "cache-"} {
+		if on, _ := strconv.ParseBool(opts[cache+"compress"]); on && !rotates(opts, cache) {
+			return errs.New(errs.Invalid, cache+"compress cannot be true when max-file is less than 2 or max-size is not set")
+		}
+	}
 	return nil
+}
+
+// rotates reports whether there are files but the one that is written.
+func rotates(opts map[string]string, cache string) bool {
+	return opts[cache+"max-file"] != "1" && opts[cache+"max-size"] != "-1"
+}
+
+// CompressesLog reports whether rotated files are compressed. What is not Docker's
+// json-file is kept as its driver local keeps it, which does so unless told not to.
+func CompressesLog(driver string, opts map[string]string) bool {
+	cache, by := "", driver == "local"
+	if driver == "journald" || driver == "syslog" {
+		cache, by = "cache-", true
+	}
+	if v, ok := opts[cache+"compress"]; ok {
+		by, _ = strconv.ParseBool(v) // CheckLog has looked at it
+	}
+	return by && rotates(opts, cache)
 }
 
 func orDefault(driver string) string {
@@ -138,19 +169,17 @@ func checkLogOpt(key, val string) error {
 			return errs.New(errs.Invalid, fmt.Sprintf("%s must be a positive number, not %q", key, val))
 		}
 	case "compress", "cache-compress", "cache-disabled":
-		on, err := strconv.ParseBool(val)
-		if err != nil {
+		if _, err := strconv.ParseBool(val); err != nil {
 			return errs.New(errs.Invalid, "invalid value for "+key+": "+val)
 		}
-		if on && key != "cache-disabled" {
-			return errs.New(errs.Unsupported, "--log-opt "+key+" is not supported yet")
+	case "syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key":
+		if !path.IsAbs(val) { // it is read again when the container starts again
+			return errs.New(errs.Invalid, fmt.Sprintf("%s must be an absolute path, not %q", key, val))
 		}
 	case "labels-regex", "env-regex":
 		if _, err := regexp.Compile(val); err != nil {
 			return errs.E(key, errs.Invalid, err)
 		}
-	case "syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify":
-		return errs.New(errs.Unsupported, "--log-opt "+key+": TLS is not supported: let the machine's own syslog server send it on")
 	}
 	return nil
 }

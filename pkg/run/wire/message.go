@@ -226,6 +226,9 @@ type Log struct {
 	MaxSize int64  // bytes; ≤ 0: unlimited
 	MaxFile int    // files in all, with the current one; ≤ 1: the current one alone
 	Attrs   string // a JSON object that every line carries as "attrs"; may be empty
+	// Compress is argv of the program, as Job's Cleanup, that compresses its standard
+	// input into its output; empty: rotated files stay as they are.
+	Compress []string
 
 	// Forward is where lines go besides; its Net is empty if nowhere.
 	Forward Forward
@@ -239,6 +242,7 @@ type Forward struct {
 	Fields                string
 	Format, Tag, Hostname string
 	Facility              int
+	Argv                  []string // tcp+tls: of the program, as Job's Cleanup, that has the connection
 }
 
 // Restart is a restart policy: no, always, unless-stopped, on-failure.
@@ -360,4 +364,6 @@ func (m *Job) fields(c *coder) {
 	c.str(&f.Tag)
 	c.str(&f.Hostname)
 	c.int(&f.Facility)
+	c.strs(&m.Log.Compress)
+	c.strs(&f.Argv)
 }
