@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -276,12 +277,14 @@ func (b *build) manifest(out *Built) ([]byte, error) {
 
 // record makes the layers the store's and records the image.
 func (b *build) record(ctx context.Context, f *fileSystem, sums []cache.Sum, out *Built, created time.Time) error {
-	var err error
-	if out.Manifest, err = b.s.o.Layers.Manifest(ctx, out.ID, b.req.Names); out.Manifest != nil || err != nil {
-		if err == nil { // all is as it was
-			b.exported(b.req.Progress.Step("exporting to image"), out, nil)
-		}
+	have, err := b.s.o.Layers.Manifest(ctx, out.ID, b.req.Names)
+	if err != nil {
 		return err
+	}
+	if b.asAsked(have) { // all is as it was
+		out.Manifest = have
+		b.exported(b.req.Progress.Step("exporting to image"), out, nil)
+		return nil
 	}
 	if f.base != graph.None { // the image's layers are in the store from here on
 		if err := b.fetchImage(ctx, &b.nodes[f.base], f); err != nil {
@@ -304,6 +307,13 @@ func (b *build) record(ctx context.Context, f *fileSystem, sums []cache.Sum, out
 	err = b.put(ctx, f, sums, out, created)
 	b.exported(step, out, err)
 	return err
+}
+
+// asAsked reports whether a manifest of the same config has the form and the annotations
+// that this build gives.
+func (b *build) asAsked(manifest []byte) bool {
+	m, _, err := oci.ParseManifest(manifest, "")
+	return err == nil && m != nil && (m.MediaType == oci.TypeOCIManifest) == b.req.OCI && maps.Equal(m.Annotations, b.req.Annotations)
 }
 
 // exported ends the step that says what became of the image.

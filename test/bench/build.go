@@ -192,7 +192,9 @@ func (b *bench) builds() error {
 		}
 		var c []contender
 		for _, p := range all {
-			c = append(c, p.contender(p.build(dirs[k.name], k.cold)...))
+			one := p.contender(p.build(dirs[k.name], k.cold)...)
+			one.once = p.name == "podman" || p.name == "buildah" // minutes of every round
+			c = append(c, one)
 		}
 		s := interleave(max(k.rounds, 1), c)
 		b.absent("build, "+k.what, c)
