@@ -179,7 +179,10 @@ type RestartPolicy struct {
 }
 
 // PortBinding is a published port.
-type PortBinding struct{ HostIp, HostPort string } //nolint:revive // Docker's spelling
+type PortBinding struct {
+	HostIP   string `json:"HostIp"`
+	HostPort string
+}
 
 // WeightDevice is one --blkio-weight-device.
 type WeightDevice struct {

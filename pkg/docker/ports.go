@@ -69,7 +69,7 @@ func portLines(ports map[string][]PortBinding) []portLine {
 		}
 		for _, b := range bindings {
 			public, _ := strconv.Atoi(b.HostPort) // likewise
-			lines = append(lines, portLine{private, public, b.HostIp, proto})
+			lines = append(lines, portLine{private, public, b.HostIP, proto})
 		}
 	}
 	slices.SortFunc(lines, func(a, b portLine) int {

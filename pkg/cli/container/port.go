@@ -74,7 +74,7 @@ func port(s ui.Streams, c *container.Container, args []string) error {
 		return errs.New(errs.Invalid, fmt.Sprintf("no public port '%s' published for %s", args[1], args[0]))
 	}
 	for _, b := range bindings {
-		fmt.Fprintln(s.Out, net.JoinHostPort(b.HostIp, b.HostPort))
+		fmt.Fprintln(s.Out, net.JoinHostPort(b.HostIP, b.HostPort))
 	}
 	return nil
 }
