@@ -36,6 +36,16 @@ type CheckOptions struct {
 // Check looks for what is damaged or left over. It changes nothing but what
 // opening the store has put right already.
 func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Problem, error) {
+	found, err := s.look(ctx, o)
+	if err != nil || len(found) == 0 {
+		return found, err
+	}
+	// Others make and remove images meanwhile: a problem is there at a second look, too.
+	again, err := s.look(ctx, o)
+	return slices.DeleteFunc(found, func(p Problem) bool { return !slices.Contains(again, p) }), err
+}
+
+func (s *Store) look(ctx context.Context, o CheckOptions) ([]Problem, error) {
 	var found []Problem
 	add := func(p Problem, format string, a ...any) {
 		p.Text = fmt.Sprintf(format, a...)

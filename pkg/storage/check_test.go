@@ -3,6 +3,7 @@ package storage
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -155,5 +156,30 @@ func TestOpenAfterAKilledCommit(t *testing.T) {
 	found, err := s.Check(t.Context(), CheckOptions{})
 	if err != nil || len(found) > 0 {
 		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// What others make and remove meanwhile is no problem.
+func TestCheckBesideOthers(t *testing.T) {
+	s := openStore(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 20 {
+			put(t, s, "docker.io/library/a:1", gzLayer(t, entry{Name: "a", Body: strconv.Itoa(i)}))
+			if _, err := s.RemoveImage(t.Context(), RemoveOptions{}, "docker.io/library/a:1"); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		if found, err := s.Check(t.Context(), CheckOptions{}); err != nil || len(found) > 0 {
+			t.Errorf("%+v, %v", found, err)
+		}
 	}
 }

@@ -296,21 +296,18 @@ func (s *Store) sweepStaging(dryRun bool) (n int, err error) {
 		return 0, err
 	}
 	for _, e := range entries {
+		// A young one is perhaps not locked yet, or was let go just now.
+		info, err := e.Info()
+		if err != nil || time.Since(info.ModTime()) < 10*time.Second {
+			continue
+		}
 		dir := filepath.Join(base, e.Name())
 		fd, err := unix.Open(filepath.Join(dir, "staging.lock"), unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.ENOENT) {
-			// Not locked yet, or what was left when it was killed just then.
-			info, err := e.Info()
-			if err != nil || time.Since(info.ModTime()) < 10*time.Second {
-				continue
-			}
-		} else if err != nil {
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return n, &os.PathError{Op: "open", Path: dir, Err: err}
-		} else {
-			lk := unix.Flock_t{Type: unix.F_WRLCK}
-			if unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) != nil {
-				continue
-			}
+		}
+		if lk := (unix.Flock_t{Type: unix.F_WRLCK}); err == nil && unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) != nil {
+			continue
 		}
 		n++
 		if !dryRun {

@@ -633,10 +633,16 @@ func TestKilledPullIsSweptAndALivingOneIsNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := Options{GraphRoot: root, RunRoot: root + "-run"}
+	left, _ := filepath.Glob(filepath.Join(root, "overlay", "staging", "*")) // the pattern is a good one
+	if len(left) != 1 {
+		t.Fatalf("a living pull's directory: %v", left)
+	}
+	if err := os.Chtimes(left[0], time.Time{}, time.Now().Add(-time.Minute)); err != nil { // a young one always stays
+		t.Fatal(err)
+	}
 	s := reopen(t, o)
-	staging := filepath.Join(root, "overlay", "staging")
-	if left, _ := os.ReadDir(staging); len(left) != 1 {
-		t.Errorf("a living pull's directory: %v", left)
+	if _, err := os.Stat(left[0]); err != nil {
+		t.Error(err)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -246,7 +246,7 @@ func (s *store) killImages(t *testing.T, kill kill, verb, ref string) {
 	}
 }
 
-// lapse lets the seconds go by for which a directory without a lock may be one that
+// lapse lets the seconds go by for which a directory of a killed pull may be one that
 // is being made: who is killed between the two leaves such.
 func (s *store) lapse(t *testing.T) {
 	t.Helper()
