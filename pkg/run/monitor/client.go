@@ -181,6 +181,9 @@ func (c *client) exec(packet []byte, fds []int) {
 	if err == nil && (c.m.main == nil || c.p != nil) {
 		err = errs.New(errs.Conflict, "the container is not running")
 	}
+	if err == nil && c.m.paused { // the process would freeze half-way, and this one wait for it
+		err = errs.New(errs.Conflict, "the container is paused, unpause the container before exec")
+	}
 	if err != nil {
 		c.refuse(err)
 		return

@@ -1,8 +1,11 @@
 package monitor
 
 import (
+	"strings"
 	"syscall"
 	"testing"
+
+	"cais.dev/cais/pkg/run/wire"
 )
 
 // A process that an exec left behind writes faster than the monitor reads, as
@@ -26,5 +29,25 @@ func TestPauseIsUndone(t *testing.T) {
 	m.job.RunDir = "/nowhere"
 	if err := m.setPaused(true); err == nil || m.paused {
 		t.Errorf("paused %v, %v; want an error, and nothing paused", m.paused, err)
+	}
+}
+
+// Whoever asks for a process saw a running container; meanwhile it was paused.
+func TestNoExecWhilePaused(t *testing.T) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fds[1])
+	c := &client{m: &monitor{main: &proc{}, paused: true}, fd: fds[0]}
+	c.exec(wire.Marshal(&wire.Exec{}), []int{-1})
+	buf := make([]byte, 4096)
+	n, err := syscall.Read(fds[1], buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f wire.Failed
+	if err := wire.Unmarshal(buf[:n], &f); err != nil || !strings.Contains(f.Text, "is paused") {
+		t.Errorf("answered %+v, %v", f, err)
 	}
 }
