@@ -163,6 +163,11 @@ func (s *Service) Diff(ctx context.Context, ref string) ([]Change, error) {
 		}
 		return err
 	})
+	if err != nil {
+		if _, gone := s.Find(ctx, ref); gone != nil { // removed while it was read
+			return nil, gone
+		}
+	}
 	return list, err
 }
 
