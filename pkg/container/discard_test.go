@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"cais.dev/cais/pkg/lock"
 )
@@ -60,6 +59,7 @@ func TestCreateWhileDiscarded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		collected := make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			l, err := s.Create(t.Context(), id)
@@ -70,7 +70,7 @@ func TestCreateWhileDiscarded(t *testing.T) {
 			if err := s.WriteSettings(id, &Settings{}, false); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(5 * time.Millisecond)
+			<-collected
 			for _, name := range []string{lockFile, idFile, settingsFile, runLink + "/."} {
 				if _, err := os.Stat(filepath.Join(s.Dir(id), name)); err != nil {
 					t.Error(err)
@@ -83,6 +83,7 @@ func TestCreateWhileDiscarded(t *testing.T) {
 		if err := errors.Join(s.Discard(id), collector.Release()); err != nil {
 			t.Error(err)
 		}
+		close(collected)
 		wg.Wait()
 		if left, err := s.entries(); err != nil || len(left) > 0 {
 			t.Fatalf("left behind: %q, %v", left, err)

@@ -13,6 +13,10 @@ import (
 
 func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
+// makeRoom is also for a removal that failed: it has to write down what it is about
+// to do, and containers go without.
+const makeRoom = "Make room on it: remove containers first ('cais rm'), which needs none, then images ('cais image prune', 'cais rmi')."
+
 // explain adds what the store knows to an error of the library or the kernel.
 func (s *Store) explain(op string, err error) error {
 	switch {
@@ -20,10 +24,10 @@ func (s *Store) explain(op string, err error) error {
 		return nil
 	case errors.Is(err, unix.EDQUOT):
 		err = errs.E(op, errs.Unavailable, fmt.Errorf("the disk quota on %s is used up: %w", mountOf(s.o.GraphRoot), err))
-		return errs.WithHint(err, "Remove what is not needed with 'cais rmi' or 'cais image prune'.")
+		return errs.WithHint(err, makeRoom)
 	case noSpace(err):
 		err = errs.E(op, errs.Unavailable, fmt.Errorf("%s: %w", fullText(s.o.GraphRoot), err))
-		return errs.WithHint(err, "Remove what is not needed with 'cais rmi' or 'cais image prune'.")
+		return errs.WithHint(err, makeRoom)
 	case errors.Is(err, unix.EROFS):
 		return errs.E(op, errs.Denied, fmt.Errorf("%s is read-only: %w", mountOf(s.o.GraphRoot), err))
 	}

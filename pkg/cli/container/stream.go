@@ -134,7 +134,7 @@ func (g signals) proxied(ctx context.Context, s ui.Streams, cancel context.Cance
 // stream connects our streams with the session until it ends, and passes on what
 // g has caught and catches. It returns the process's exit.
 func stream(ctx context.Context, s ui.Streams, g signals, ses *session.Session, w wanted) (session.Exit, error) {
-	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of write, not our end
+	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of write: there may be things left to do
 	ui.OwnSignals(ctx, g.ch)
 	defer ui.OwnSignals(ctx, nil) // what is left to do then is ours
 	if early, ok := errors.AsType[*ui.SignalError](context.Cause(ctx)); ok && w.proxy {
@@ -164,6 +164,9 @@ func stream(ctx context.Context, s ui.Streams, g signals, ses *session.Session, 
 		if sig, ok := errors.AsType[*ui.SignalError](context.Cause(ctx)); ok { // --sig-proxy=false
 			return exit, &ui.ExitError{Code: 128 + int(sig.Signal)}
 		}
+	}
+	if errors.Is(err, syscall.EPIPE) { // as any program ends whose reader has enough
+		return exit, &ui.ExitError{Code: 128 + int(syscall.SIGPIPE)}
 	}
 	return exit, err
 }
