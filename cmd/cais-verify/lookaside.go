@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -106,8 +109,27 @@ func readPlaces(dir string) (places map[string]place, def *place, err error) {
 	return places, def, nil
 }
 
+// patience is for one signature, from the connection to its last byte.
+const patience = time.Minute
+
+// newClient returns what gets signatures from servers, which may have certificates of
+// the registry's authorities.
+func newClient(cas [][]byte) (*http.Client, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // a system without any: the registry's own are enough
+	}
+	for _, pem := range cas {
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, errors.New("the registry's certs.d has a CA file without a certificate")
+		}
+	}
+	t := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: pool}}
+	return &http.Client{Transport: t, Timeout: patience}, nil
+}
+
 // fetch returns the nth signature of what has the digest; nil if there are no more.
-func fetch(ctx context.Context, at *url.URL, digest string, n int) ([]byte, error) {
+func fetch(ctx context.Context, c *http.Client, at *url.URL, digest string, n int) ([]byte, error) {
 	u := *at
 	u.Path = fmt.Sprintf("%s@%s/signature-%d", u.Path, strings.Replace(digest, ":", "=", 1), n)
 	switch u.Scheme {
@@ -129,7 +151,7 @@ func fetch(ctx context.Context, at *url.URL, digest string, n int) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := c.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -54,10 +54,14 @@ func verify(ctx context.Context, req signature.Request) error {
 	if err != nil {
 		return err
 	}
+	client, err := newClient(req.CAs)
+	if err != nil {
+		return err
+	}
 	failed := fmt.Errorf("it is not signed: there is nothing at %s", at.Redacted())
 	for _, digest := range req.Digests {
 		for i := 1; i <= maxSignatures; i++ {
-			sig, err := fetch(ctx, at, digest, i)
+			sig, err := fetch(ctx, client, at, digest, i)
 			if err != nil {
 				return fmt.Errorf("get a signature: %w", err)
 			}

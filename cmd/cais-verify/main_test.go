@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -211,6 +213,42 @@ func TestLookasideServer(t *testing.T) {
 	req.Fallback = "ftp://x"
 	if err := verify(t.Context(), req); err == nil || !strings.Contains(err.Error(), "wants file, http or https") {
 		t.Error(err)
+	}
+}
+
+// A server with a certificate of the registry's authority is believed, others are not;
+// one that does not answer is not waited for.
+func TestLookasideServerTLS(t *testing.T) {
+	key := newKey(t)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write(sign(t, key, payload("r.x/ns/app:1", digest), nil))
+	}))
+	defer srv.Close()
+	req := signature.Request{Ref: "r.x/ns/app:1", Digests: []string{digest}, Keyrings: [][]byte{ring(t, key)}, Fallback: srv.URL}
+	if err := verify(t.Context(), req); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("without the authority: %v", err)
+	}
+	req.CAs = [][]byte{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})}
+	if err := verify(t.Context(), req); err != nil {
+		t.Error(err)
+	}
+	if req.CAs[0] = []byte("none"); verify(t.Context(), req) == nil {
+		t.Error("a CA file without a certificate is not refused")
+	}
+
+	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer slow.Close()
+	c, err := newClient(nil)
+	if err != nil || c.Timeout != patience {
+		t.Fatalf("a client with %v, %v", c.Timeout, err)
+	}
+	c.Timeout = time.Millisecond
+	at, err := url.Parse(slow.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fetch(t.Context(), c, at, digest, 1); !os.IsTimeout(err) {
+		t.Errorf("of a server that does not answer: %v", err)
 	}
 }
 

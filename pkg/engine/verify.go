@@ -72,7 +72,7 @@ func (e *Engine) Verify(ctx context.Context, c *registry.Client, p *config.Polic
 		hint := "See containers-policy.json(5); 'cosign verify' tells what signatures there are."
 		if w.GPG {
 			hint = "See containers-policy.json(5), and containers-registries.d(5) for where signatures are looked for."
-			err = e.signedBy(ctx, w, ref, digests)
+			err = e.signedBy(ctx, c, w, ref, digests)
 		} else {
 			err = satisfied(w, found, ref)
 		}
@@ -84,7 +84,7 @@ func (e *Engine) Verify(ctx context.Context, c *registry.Client, p *config.Polic
 }
 
 // signedBy has a program of its own look for a signature made with GPG.
-func (e *Engine) signedBy(ctx context.Context, w config.Signed, ref oci.Reference, digests []string) error {
+func (e *Engine) signedBy(ctx context.Context, c *registry.Client, w config.Signed, ref oci.Reference, digests []string) error {
 	identity, err := identityOf(w)
 	if err != nil {
 		return err
@@ -93,7 +93,11 @@ func (e *Engine) signedBy(ctx context.Context, w config.Signed, ref oci.Referenc
 	if err != nil {
 		return err
 	}
-	req := signature.Request{Ref: ref.String(), Digests: digests, Keyrings: w.Keys, Identity: identity}
+	certs, err := c.Certs(ref.Domain) // who runs a registry often runs the server with its signatures, too
+	if err != nil {
+		return err
+	}
+	req := signature.Request{Ref: ref.String(), Digests: digests, Keyrings: w.Keys, Identity: identity, CAs: certs.CAs}
 	req.ConfigDir, req.Fallback = config.SignaturePlaces(env, os.DirFS("/"))
 	doc, err := json.Marshal(req)
 	if err != nil {

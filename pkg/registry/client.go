@@ -264,18 +264,16 @@ func (c *Client) base(b base) (*http.Transport, error) {
 		return t, nil
 	}
 	conf := &tls.Config{InsecureSkipVerify: b.insecure}
-	if c.o.Certs != nil {
-		host := b.host
-		if host == "registry-1.docker.io" {
-			host = oci.DefaultDomain
-		}
-		certs, err := c.o.Certs(host)
-		if err != nil {
-			return nil, err
-		}
-		if err := addCerts(conf, certs); err != nil {
-			return nil, err
-		}
+	host := b.host
+	if host == "registry-1.docker.io" {
+		host = oci.DefaultDomain
+	}
+	certs, err := c.Certs(host)
+	if err != nil {
+		return nil, err
+	}
+	if err := addCerts(conf, certs); err != nil {
+		return nil, err
 	}
 	dialer := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
@@ -299,6 +297,14 @@ func (c *Client) base(b base) (*http.Transport, error) {
 	}
 	c.bases[b] = t
 	return t, nil
+}
+
+// Certs returns the certificates for a registry, by its name in references.
+func (c *Client) Certs(host string) (config.Certs, error) {
+	if c.o.Certs == nil {
+		return config.Certs{}, nil
+	}
+	return c.o.Certs(host)
 }
 
 func addCerts(conf *tls.Config, certs config.Certs) error {

@@ -14,4 +14,6 @@ type Request struct {
 	// nothing.
 	ConfigDir string `json:"configDir"`
 	Fallback  string `json:"fallback"`
+	// CAs, as PEM text, are trusted beside the system's: those of the registry.
+	CAs [][]byte `json:"cas,omitempty"`
 }

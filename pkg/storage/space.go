@@ -3,8 +3,10 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -63,38 +65,58 @@ func mountOf(dir string) string {
 	return dir
 }
 
-// reserve is a file whose only use is to be removed: on a full disk, a removal
-// that must first write its records would else be impossible.
-const reserveSize = 4 << 20
+// The reserve is files whose only use is to be removed: on a file system without any
+// room, or inodes, a removal that must first write its records would else be impossible.
+const (
+	reserveSize  = 4 << 20
+	reserveFiles = 32
+)
 
 func (s *Store) reservePath() string { return filepath.Join(s.stateDir(), "reserve") }
 
-// keepReserve makes the reserve if there is plenty of room for it.
+// keepReserve makes the reserve if as much is left then.
 func (s *Store) keepReserve() {
-	if _, err := os.Stat(s.reservePath()); err == nil || s.free() < 16*reserveSize {
+	if have, err := os.ReadDir(s.reservePath()); err == nil && len(have) == reserveFiles {
 		return
 	}
-	f, err := os.OpenFile(s.reservePath(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if size, files := s.free(); size < 2*reserveSize || files < 2*reserveFiles {
+		return
+	}
+	s.dropReserve() // one that is not whole, or of an earlier cais
+	err := os.Mkdir(s.reservePath(), 0o700)
+	for i := 0; err == nil && i < reserveFiles; i++ {
+		err = reserveFile(filepath.Join(s.reservePath(), strconv.Itoa(i)))
+	}
 	if err != nil {
-		return // no reserve is no error
+		s.dropReserve() // none is no error
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, reserveSize)
-	if errors.Join(err, f.Close()) != nil {
-		_ = os.Remove(s.reservePath())
+}
+
+func reserveFile(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
 	}
+	return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveSize/reserveFiles), f.Close())
 }
 
 // spendReserve gives the reserve up if the disk is full.
 func (s *Store) spendReserve() {
-	if s.free() < reserveSize/2 {
-		_ = os.Remove(s.reservePath()) // none is fine
+	if size, files := s.free(); size < reserveSize/2 || files < reserveFiles/2 {
+		s.dropReserve()
 	}
 }
 
-func (s *Store) free() int64 {
+func (s *Store) dropReserve() { _ = os.RemoveAll(s.reservePath()) } // none is fine
+
+// free returns the bytes and the inodes that are left.
+func (s *Store) free() (size, files int64) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.o.GraphRoot, &st); err != nil {
-		return 0
+		return 0, 0
 	}
-	return int64(st.Bavail) * st.Bsize
+	if files = int64(st.Ffree); st.Files == 0 { // it makes them as they are needed
+		files = math.MaxInt64
+	}
+	return int64(st.Bavail) * st.Bsize, files
 }

@@ -202,11 +202,11 @@ func TestAnotherUsersStoreIsRefusedByName(t *testing.T) {
 	}
 }
 
-// fullHelper has a store on a tmpfs of 16 MB, in a mount namespace of its own.
+// fullHelper has a store on a small tmpfs, in a mount namespace of its own.
 func fullHelper() error {
 	ctx := context.Background()
 	dir := os.Getenv("ROOT")
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=80m"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=80m,nr_inodes=1000"); err != nil {
 		return err
 	}
 	o := userOptions()
@@ -257,6 +257,23 @@ func fullHelper() error {
 	}
 	if _, err := s.Reader().Image(ctx, img.ID); errs.KindOf(err) != errs.NotFound {
 		return fmt.Errorf("the image is still there: %w", err)
+	}
+	// A little room is enough for the next reserve, which is of inodes, too.
+	if err := os.Truncate(f.Name(), 60<<20); err != nil {
+		return err
+	}
+	if s, err = Open(ctx, o); err != nil {
+		return err
+	}
+	put(t, s, "docker.io/library/small:2", gzLayer(t, entry{Name: "a", Body: "a"}))
+	for i := 0; err == nil; i++ {
+		err = os.Mkdir(filepath.Join(dir, strconv.Itoa(i)), 0o700)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	if _, err := s.RemoveImage(ctx, RemoveOptions{}, "docker.io/library/small:2"); err != nil {
+		return fmt.Errorf("rmi without inodes: %w", err)
 	}
 	return nil
 }
