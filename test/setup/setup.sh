@@ -32,6 +32,13 @@ if command -v apt-get >/dev/null 2>&1; then
 	fi
 fi
 
+# No distribution has crane: it is built from the module that cais links anyway.
+if ! command -v crane >/dev/null 2>&1 && command -v go >/dev/null 2>&1; then
+	version=$(go list -m -f '{{.Version}}' github.com/google/go-containerregistry 2>/dev/null) &&
+		CGO_ENABLED=0 GOBIN=/usr/local/bin go install "github.com/google/go-containerregistry/cmd/crane@$version" 2>/dev/null ||
+		echo "setup: could not build crane (what root/interop does with it is skipped)" >&2
+fi
+
 if command -v useradd >/dev/null 2>&1; then
 	for u in cais-sub cais-nosub; do
 		id "$u" >/dev/null 2>&1 || useradd -m -s /bin/sh "$u" || echo "setup: could not make user $u" >&2

@@ -246,7 +246,7 @@ http-proxy bool=true later proxies of the environment are handed on
 retry string none registries are asked again as they say
 retry-delay string none registries are asked again as they say
 signature-policy string later policy.json is read
-sign-by string later signing
+sign-by string later signing; 'cosign sign' signs what was pushed
 decryption-key list later encrypted images
 cpp-flag list later preprocessing
 omit-history bool=false later history is written

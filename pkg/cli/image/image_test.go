@@ -51,9 +51,13 @@ func (f *fake) Image(ctx context.Context, refs ...string) (*storage.Image, error
 func (f *fake) Config(_ context.Context, img *storage.Image) ([]byte, error) {
 	f.configs++
 	if img.ID == idB {
-		return []byte(`{"config":{"Labels":{"a":"b","c":""}}}`), nil
+		return []byte(`{"os":"linux","architecture":"amd64","config":{"Labels":{"a":"b","c":""}}}`), nil
 	}
 	return []byte(`{}`), nil
+}
+
+func (f *fake) Manifest(context.Context, *storage.Image) ([]byte, error) {
+	return []byte(`{"schemaVersion":2,"config":{"digest":"` + dig + `","size":1000},"layers":[{"digest":"` + dig + `","size":2000000}]}`), nil
 }
 
 func (f *fake) Seen() (*storage.Seen, error) { return &storage.Seen{}, nil }
@@ -97,6 +101,7 @@ busybox      latest    ` + dig + `   bbbbbbbbbbbb   2 days ago   1.98MB
 		{"label", listOptions{filters: []string{"label=a=b", "label=c"}, table: ui.TableOptions{Quiet: true}, pattern: "busybox:1.36"}, "bbbbbbbbbbbb\n", 0},
 		{"another label", listOptions{filters: []string{"label=a=x"}, table: ui.TableOptions{Quiet: true}}, "", 0},
 		{"before", listOptions{filters: []string{"before=localhost/app:v1", "since=cccccccccccc"}, table: ui.TableOptions{Format: "{{.Tag}}"}}, "latest\n1.36\n", 0},
+		{"tree", listOptions{tree: true, pattern: "busybox:1.36"}, "IMAGE            ID             DISK USAGE   CONTENT SIZE\nbusybox:1.36     bbbbbbbbbbbb   1.98MB       2MB\n└─ linux/amd64   bbbbbbbbbbbb   1.98MB       2MB\n", 1},
 		{"until", listOptions{filters: []string{"until=24h"}, table: ui.TableOptions{Quiet: true}, pattern: "busybox:1.36"}, "bbbbbbbbbbbb\n", 0},
 	}
 	t.Setenv("TZ", "UTC")

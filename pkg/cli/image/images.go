@@ -15,6 +15,7 @@ import (
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/storage"
 	"cais.dev/cais/pkg/units"
@@ -25,6 +26,7 @@ type lister interface {
 	Images(ctx context.Context) ([]*storage.Image, error)
 	engine.Finder
 	Config(ctx context.Context, img *storage.Image) ([]byte, error)
+	Manifest(ctx context.Context, img *storage.Image) ([]byte, error)
 	Sizes(ctx context.Context, imgs ...*storage.Image) (map[string]int64, error)
 	Seen() (*storage.Seen, error)
 	Listed(ctx context.Context, imgs []*storage.Image) (map[string]bool, error)
@@ -32,6 +34,7 @@ type lister interface {
 
 type listOptions struct {
 	all, digests, noTrunc bool
+	tree                  bool
 	filters               []string
 	table                 ui.TableOptions
 	pattern               string
@@ -42,15 +45,16 @@ type listOptions struct {
 // NewImages makes "images", "image ls".
 func NewImages(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o listOptions
-	var tree bool
 	cmd := &cobra.Command{
 		Use:               "images [OPTIONS] [REPOSITORY[:TAG]]",
 		Short:             "List images",
 		Args:              ui.MaxArgs(1),
 		ValidArgsFunction: complete.Images(e, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if tree {
-				return ui.Later("images --tree")
+			for _, name := range []string{"quiet", "no-trunc", "digests", "format"} {
+				if o.tree && cmd.Flags().Changed(name) {
+					return errs.New(errs.Invalid, "--"+name+" is not supported with --tree")
+				}
 			}
 			if len(args) > 0 {
 				o.pattern = args[0]
@@ -75,7 +79,7 @@ func NewImages(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVar(&o.sort, "sort", "", "Sort by created, id, repository, size or tag")
 	f.BoolVarP(&o.table.NoHeading, "noheading", "n", false, "Leave the table's header out")
 	f.BoolVarP(&o.table.Quiet, "quiet", "q", false, "Print ids only")
-	f.BoolVar(&tree, "tree", false, "List the platforms of each image")
+	f.BoolVar(&o.tree, "tree", false, "List the platform that is here of each image, and what a registry keeps of it")
 	return cmd
 }
 
@@ -184,7 +188,7 @@ func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
 	for _, img := range imgs {
 		rows = append(rows, rowsOf(img, seen, f["reference"], needDigest)...)
 	}
-	if o.sort == "size" || t.Uses(o.table, "Size") || t.Uses(o.table, "VirtualSize") {
+	if o.sort == "size" || o.tree || t.Uses(o.table, "Size") || t.Uses(o.table, "VirtualSize") {
 		// Only now, and only if it is shown: sizes need the list of layers.
 		sizes, err := r.Sizes(ctx, imgs...)
 		if err != nil {
@@ -208,7 +212,51 @@ func list(ctx context.Context, s ui.Streams, r lister, o listOptions) error {
 	if err := sortRows(rows, o.sort); err != nil {
 		return err
 	}
+	if o.tree {
+		return writeTree(ctx, s, r, rows)
+	}
 	return t.Write(s.Out, rows, o.table)
+}
+
+// branch is a line of --tree: a name, or beneath it the platform of its image.
+type branch struct {
+	name, id      string
+	size, content int64
+}
+
+// writeTree writes the images as Docker's experimental --tree does. Of what has
+// several platforms the store has the one that was pulled.
+func writeTree(ctx context.Context, s ui.Streams, r lister, rows []row) error {
+	var all []branch
+	for _, row := range rows {
+		c, err := configOf(ctx, r, row.img)
+		if err != nil {
+			return err
+		}
+		data, err := r.Manifest(ctx, row.img)
+		if err != nil {
+			return err
+		}
+		b := branch{name: row.repo + ":" + row.tag, id: ui.ShortID(row.img.ID), size: row.size}
+		if m, _, err := oci.ParseManifest(data, ""); err == nil && m != nil {
+			b.content = int64(len(data)) + m.Config.Size
+			for _, l := range m.Layers {
+				b.content += l.Size
+			}
+		}
+		all = append(all, b)
+		if !row.img.IsList() {
+			b.name = "└─ " + c.Platform.Normalize().String()
+			all = append(all, b)
+		}
+	}
+	t := ui.Table[branch]{Columns: []string{"Image", "ID", "DiskUsage", "ContentSize"}, Fields: []ui.Field[branch]{
+		{Name: "Image", Header: "IMAGE", Value: func(b branch) any { return b.name }},
+		{Name: "ID", Header: "ID", Value: func(b branch) any { return b.id }},
+		{Name: "DiskUsage", Header: "DISK USAGE", Value: func(b branch) any { return units.Size(b.size) }},
+		{Name: "ContentSize", Header: "CONTENT SIZE", Value: func(b branch) any { return units.Size(b.content) }},
+	}}
+	return t.Write(s.Out, all, ui.TableOptions{})
 }
 
 // sortRows puts the rows into the order of --sort; they come newest first.

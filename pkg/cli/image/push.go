@@ -38,7 +38,8 @@ func NewPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o pushOptions
 	var trust, removeSignatures bool
 	var retry int
-	var later [6]string
+	notPushed := [...]string{"encryption-key", "encrypt-layer", "sign-by", "sign-by-sigstore", "sign-by-sigstore-private-key", "sign-passphrase-file"}
+	var later [len(notPushed)]string
 	cmd := &cobra.Command{
 		Use:               "push [OPTIONS] NAME[:TAG] [DESTINATION]",
 		Short:             "Send an image to a registry",
@@ -51,10 +52,15 @@ func NewPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 			return ui.ExactArgs(1)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for i, name := range []string{"encryption-key", "encrypt-layer", "sign-by", "sign-by-sigstore", "sign-by-sigstore-private-key", "sign-passphrase-file"} {
-				if later[i] != "" {
-					return ui.Later("push --" + name)
+			for i, name := range notPushed {
+				if later[i] == "" {
+					continue
 				}
+				hint := "Push it, then sign what is there: with 'cosign sign', or 'podman push --" + name + "' from the same store."
+				if i < 2 {
+					hint = "'skopeo copy --" + name + "' from 'containers-storage:' encrypts on the way."
+				}
+				return errs.WithHint(ui.Later("push --"+name), hint)
 			}
 			if cmd.Flags().Changed("retry") || cmd.Flags().Changed("retry-delay") {
 				return ui.Later("push --retry: cais tries again by itself; setting how often")
@@ -89,7 +95,7 @@ func NewPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 	_ = f.MarkHidden("disable-content-trust")
 	f.IntVar(&retry, "retry", 3, "How often to try again")
 	f.StringVar(new(string), "retry-delay", "", "How long to wait before trying again")
-	for i, name := range []string{"encryption-key", "encrypt-layer", "sign-by", "sign-by-sigstore", "sign-by-sigstore-private-key", "sign-passphrase-file"} {
+	for i, name := range notPushed {
 		f.StringVar(&later[i], name, "", "")
 		_ = f.MarkHidden(name)
 	}
@@ -138,7 +144,7 @@ func parseCompression(kind string, level int, force bool) (push.Compression, err
 	switch kind {
 	case "", "gzip", "zstd":
 	case "zstd:chunked":
-		return c, ui.Later("--compression-format zstd:chunked")
+		return c, errs.WithHint(ui.Later("--compression-format zstd:chunked"), "Use zstd; 'skopeo copy --dest-compress-format zstd:chunked --dest-force-compress-format' makes it of what was pushed.")
 	default:
 		return c, fmt.Errorf("invalid --compression-format %q: want gzip or zstd", kind)
 	}
