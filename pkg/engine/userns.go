@@ -133,6 +133,7 @@ type PullOptions struct {
 	Policy    string // always, missing, never, newer
 	Quiet     bool
 	AuthFile  string
+	CertDir   string
 	Creds     string
 	TLSVerify *bool
 	Out       io.Writer // gets the progress, and errors: usually stderr
@@ -153,7 +154,7 @@ func (e *ReportedError) Reported() bool { return true }
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) error {
 	args := append([]string{e.program()}, e.globalFlags()...)
 	args = append(args, "pull", "--no-name")
-	for _, f := range [][2]string{{"--platform", o.Platform}, {"--policy", o.Policy}, {"--authfile", o.AuthFile}} {
+	for _, f := range [][2]string{{"--platform", o.Platform}, {"--policy", o.Policy}, {"--authfile", o.AuthFile}, {"--cert-dir", o.CertDir}} {
 		if f[1] != "" {
 			args = append(args, f[0]+"="+f[1])
 		}

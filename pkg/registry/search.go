@@ -29,12 +29,8 @@ type Found struct {
 func (c *Client) Search(ctx context.Context, host, term string, limit int) ([]Found, error) {
 	s := &session{host: cmp.Or(host, "index.docker.io")}
 	s.Name = cmp.Or(host, oci.DefaultDomain) + "/" + term
-	scheme := "https"
 	if s.Insecure = isLoopback(s.host); c.o.TLSVerify != nil {
 		s.Insecure = !*c.o.TLSVerify
-	}
-	if s.Insecure {
-		scheme = "http"
 	}
 	var err error
 	if c.o.Credentials != nil {
@@ -43,16 +39,10 @@ func (c *Client) Search(ctx context.Context, host, term string, limit int) ([]Fo
 		}
 	}
 	q := url.Values{"q": {term}, "n": {strconv.Itoa(limit)}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+s.host+"/v1/search?"+q.Encode(), nil)
-	if err != nil {
-		return nil, err
+	resp, err := c.ask(ctx, s, "https", q)
+	if err != nil && s.Insecure && ctx.Err() == nil { // as for all else: only if it has no TLS
+		resp, err = c.ask(ctx, s, "http", q)
 	}
-	req.Header.Set("User-Agent", cmp.Or(c.o.UserAgent, "cais"))
-	if s.creds.Username != "" {
-		req.SetBasicAuth(s.creds.Username, s.creds.Password)
-	}
-	t := &retrier{next: &edge{c, s}, sleep: c.sleep, log: c.log}
-	resp, err := t.RoundTrip(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -77,4 +67,17 @@ func (c *Client) Search(ctx context.Context, host, term string, limit int) ([]Fo
 		return nil, errs.E("", errs.Invalid, errors.Join(fmt.Errorf("%s sends no list", s.host), err))
 	}
 	return answer.Results[:min(len(answer.Results), limit)], nil
+}
+
+// ask sends a search.
+func (c *Client) ask(ctx context.Context, s *session, scheme string, q url.Values) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+s.host+"/v1/search?"+q.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", cmp.Or(c.o.UserAgent, "cais"))
+	if s.creds.Username != "" {
+		req.SetBasicAuth(s.creds.Username, s.creds.Password)
+	}
+	return (&retrier{next: &edge{c, s}, sleep: c.sleep, log: c.log}).RoundTrip(req)
 }

@@ -1,11 +1,14 @@
 package registry
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"cais.dev/cais/pkg/config"
 	"cais.dev/cais/pkg/errs"
 )
 
@@ -30,5 +33,23 @@ func TestSearch(t *testing.T) {
 	}
 	if _, err := c.Search(t.Context(), host, "nothing", 2); errs.KindOf(err) != errs.Unsupported || !strings.Contains(err.Error(), "cannot be searched") {
 		t.Errorf("nothing: %v", err)
+	}
+}
+
+// A password goes to a registry without a valid certificate by TLS, if it has that.
+func TestSearchPrefersTLS(t *testing.T) {
+	var auth string
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		auth = r.Header.Get("Authorization")
+		fmt.Fprint(w, `{"results":[{"name":"x"}]}`)
+	}))
+	t.Cleanup(srv.Close)
+	no := false
+	c, _ := client(t, Options{TLSVerify: &no, Credentials: func(context.Context, string) (config.Credentials, error) {
+		return config.Credentials{Username: "u", Password: "p"}, nil
+	}})
+	found, err := c.Search(t.Context(), strings.TrimPrefix(srv.URL, "https://"), "x", 2)
+	if err != nil || len(found) != 1 || auth == "" {
+		t.Errorf("%+v, %v, authorization %q", found, err, auth)
 	}
 }

@@ -255,7 +255,7 @@ func (c *runner) image(ctx context.Context, svc *run.Service) (*run.Image, error
 	}
 	err = c.e.Pull(ctx, typed, engine.PullOptions{
 		Platform: c.o.Platform, Policy: c.o.Pull, Quiet: c.o.Quiet,
-		AuthFile: c.o.AuthFile, Creds: c.o.Creds, TLSVerify: c.o.TLSVerify, Out: c.s.Err,
+		AuthFile: c.o.AuthFile, CertDir: c.o.CertDir, Creds: c.o.Creds, TLSVerify: c.o.TLSVerify, Out: c.s.Err,
 	})
 	if err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ type RunOptions struct {
 
 	// How the registry is spoken to, when the image must be pulled.
 	AuthFile  string
+	CertDir   string
 	Creds     string
 	TLSVerify *bool
 }
@@ -152,6 +153,7 @@ func (f *RunFlags) general() {
 	fs.StringVar(&f.arch, "arch", "", "Architecture of the image")
 	fs.StringVar(&f.vrt, "variant", "", "Variant of the image's architecture")
 	fs.StringVar(&o.AuthFile, "authfile", "", "Read credentials from this `file`")
+	fs.StringVar(&o.CertDir, "cert-dir", "", "Read certificates and keys from this `directory`")
 	fs.StringVar(&o.Creds, "creds", "", "Credentials for the registry: `user:password`")
 	fs.BoolVar(&f.tlsVerify, "tls-verify", true, "Require TLS and check the registry's certificate")
 	fs.StringVar(&r.LogDriver, "log-driver", "", "Log `driver`: json-file, local, journald, syslog, none")
