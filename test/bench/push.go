@@ -86,7 +86,7 @@ func (b *bench) push() error {
 		}
 		cpus[name] = append(cpus[name], cpu)
 	}
-	for range 3 {
+	for round := range 3 {
 		one("push floor", exec.Command(self, "pushfloor", tree, "gzip"), false)
 		one("save floor", exec.Command(self, "pushfloor", tree, archive), false)
 		for _, p := range []struct {
@@ -96,6 +96,9 @@ func (b *bench) push() error {
 			if p.err != nil {
 				fails["push "+p.name] = p.err
 				continue
+			}
+			if p.peer != ours && round > 0 {
+				continue // they take most of the time, and once shows that ours takes less
 			}
 			to, stop := newRegistry()
 			to += "/pushed:1"
