@@ -198,6 +198,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if err := s.volumesFrom(&req); err != nil {
 		return nil, err
 	}
+	noSocket := leaveSocket(&req)
 	networks, err := s.o.Networks.Attachments(req)
 	if err != nil {
 		return nil, err
@@ -272,6 +273,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if d.spec, d.warnings, err = plan.Spec(req, config, host, in); err != nil {
 		return nil, err
 	}
+	d.warnings = append(d.warnings, noSocket...)
 	if err := bindSources(req.Mounts, false); err != nil {
 		return nil, err
 	}
@@ -373,6 +375,24 @@ func (s *Service) fill(ctx context.Context, p *decided) error {
 		return err
 	}
 	return bindSources(p.record.Request.Mounts, true)
+}
+
+// leaveSocket takes a -v of Docker's socket out of req if there is none: CI runners
+// add one to each container that they start, and the directory that -v makes
+// instead would be in the way of a daemon that comes later.
+func leaveSocket(req *plan.Request) (left []plan.Warning) {
+	var mounts []plan.Mount
+	for _, m := range req.Mounts {
+		if m.CreateSrc && filepath.Base(m.Source) == "docker.sock" {
+			if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
+				left = append(left, plan.Warning{Flag: "volume", Text: m.Source + " is not there, and is not mounted: no daemon of Docker's runs, and cais has none"})
+				continue
+			}
+		}
+		mounts = append(mounts, m)
+	}
+	req.Mounts = mounts
+	return left
 }
 
 // bindSources looks for the sources of bind mounts. A missing one is made as a
