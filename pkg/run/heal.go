@@ -29,21 +29,19 @@ func (s *Service) heal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	known := make(map[string]bool, len(ids))
 	var all []error
 	for _, id := range ids {
+		known[id] = true
 		if alive, err := s.store.Alive(id); err == nil && alive { // its monitor sees to it: there may be hundreds
 			continue
 		}
 		if err := s.healOne(ctx, id); err != nil {
 			all = append(all, err)
 		}
-	}
-	if ids, err = s.store.IDs(); err != nil {
-		return err
-	}
-	known := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		known[id] = true
+		if _, err := os.Lstat(s.store.Dir(id)); err != nil { // it was left over
+			delete(known, id)
+		}
 	}
 	all = append(all, s.store.RemoveGone(), s.healNames(known), s.healRunDirs(known), s.healNotes(ctx, known))
 	return errors.Join(all...)
