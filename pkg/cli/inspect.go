@@ -26,16 +26,26 @@ type kind struct {
 // an image, else a volume.
 func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var format, only string
-	var size bool
+	var size, latest bool
 	cmd := &cobra.Command{
-		Use:               "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short:             "Show what is known of containers and images",
-		Args:              ui.MinArgs(1),
+		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		Short: "Show what is known of containers and images",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if latest {
+				return ui.NoArgs(cmd, args)
+			}
+			return ui.MinArgs(1)(cmd, args)
+		},
 		ValidArgsFunction: complete.ContainersOrImages(e),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			kinds, err := kindsOf(e, only, size)
 			if err != nil {
 				return err
+			}
+			if latest {
+				if args, err = container.Latest(cmd.Context(), e); err != nil {
+					return err
+				}
 			}
 			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) {
 				return findObject(cmd.Context(), kinds, only, ref)
@@ -45,6 +55,7 @@ func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
 	f.BoolVarP(&size, "size", "s", false, "Show a container's sizes too")
+	f.BoolVarP(&latest, "latest", "l", false, "The container made last")
 	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container, image, network or volume")
 	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image", "network", "volume"))
 	return cmd

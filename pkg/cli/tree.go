@@ -64,6 +64,15 @@ var tree = []node{
 		{name: "wait", of: "container wait", new: container.NewWait},
 
 		{name: "commit", of: "container commit", new: image.NewCommit},
+
+		{name: "checkpoint", later: "freezing a container to disk", instead: "'cais pause' freezes it in memory."},
+		{name: "cleanup", later: "cleaning up after a container", instead: "What ended is cleaned up by itself: 'cais rm' removes a container."},
+		{name: "clone", later: "a container made as another", instead: "Give 'cais create' the options that 'cais inspect' shows."},
+		{name: "init", later: "a container made ready to start", instead: "'cais start' makes it ready and starts it."},
+		{name: "mount", later: "a container's files on the host", instead: "'cais cp' copies files of a container that does not run, too; 'cais image mount' shows an image's."},
+		{name: "restore", later: "freezing a container to disk", instead: "'cais pause' freezes it in memory."},
+		{name: "runlabel", later: "running the command in an image's label", instead: "'cais image inspect' shows the label."},
+		{name: "unmount", aliases: []string{"umount"}, later: "a container's files on the host"},
 	}},
 
 	{name: "images", of: "image ls", section: common, quick: true, new: image.NewImages},
@@ -146,11 +155,16 @@ var tree = []node{
 	{name: "volume", section: management, short: "Manage volumes", children: []node{
 		{name: "create", of: "volume create", new: volume.NewCreate},
 		{name: "exists", of: "volume exists", quick: true, new: volume.NewExists},
+		{name: "export", of: "volume export", new: volume.NewExport},
+		{name: "import", of: "volume import", new: volume.NewImport},
 		{name: "inspect", of: "volume inspect", quick: true, new: volume.NewInspect},
 		{name: "ls", aliases: []string{"list"}, of: "volume ls", quick: true, new: volume.NewLs},
+		{name: "mount", of: "volume mount", quick: true, new: volume.NewMount},
 		{name: "prune", of: "volume prune", new: volume.NewPrune},
 		{name: "rm", aliases: []string{"remove"}, of: "volume rm", new: volume.NewRm},
+		{name: "unmount", aliases: []string{"umount"}, of: "volume unmount", quick: true, new: volume.NewUnmount},
 
+		{name: "reload", later: "volumes of plugins", instead: "There are only local volumes, which need no reloading."},
 		{name: "update", later: never},
 	}},
 
@@ -211,17 +225,25 @@ var tree = []node{
 		{name: "prune", of: "system prune", new: newSystemPrune},
 		{name: "reset", of: "system reset", new: newReset},
 
+		{name: "connection", later: "working on other machines"},
+		{name: "migrate", later: "containers moved to another version", instead: "Containers of an older cais work as they are."},
+		{name: "renumber", later: "other numbers for locks", instead: "Locks here have no numbers."},
 		{name: "service", later: "the API socket"},
 	}},
 
 	// What users of Docker and Podman know and what is not here.
 	{name: "bake", later: "building several images from one file"},
 	{name: "checkpoint", later: "freezing a container to disk"},
+	{name: "artifact", later: "files of any kind in registries"},
+	{name: "auto-update", later: "newer images for running containers", instead: "'cais pull' the image and 'cais run --replace' the container."},
 	{name: "compose", later: "several containers from one file"},
 	{name: "generate", later: "units and YAML made from containers"},
+	{name: "farm", later: never},
 	{name: "kube", aliases: []string{"play"}, later: "running Kubernetes YAML"},
-	{name: "mount", later: "a container's files on the host"},
-	{name: "pod", later: "containers that share namespaces"},
+	{name: "mount", later: "a container's files on the host", instead: "'cais cp' copies files of a container that does not run, too; 'cais image mount' shows an image's."},
+	{name: "pod", later: "containers that share namespaces", instead: "'cais run --network container:NAME --ipc container:NAME' shares those of another container."},
+	{name: "machine", later: never},
+	{name: "quadlet", later: "units made from files", instead: "A unit can run 'cais run --rm --name NAME IMAGE' as Type=exec."},
 	{name: "umount", aliases: []string{"unmount"}, later: "a container's files on the host"},
 
 	{name: "config", later: never},

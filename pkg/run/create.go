@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -471,6 +472,30 @@ func others(req plan.Request) map[string]string {
 		}
 	}
 	return ids
+}
+
+// Dependents returns the ids of the containers that share namespaces of the one
+// that ref means, and of those that share theirs.
+func (s *Service) Dependents(ctx context.Context, ref string) ([]string, error) {
+	c, err := s.Find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ids := []string{c.ID}
+	for i := 0; i < len(ids); i++ {
+		for _, other := range all {
+			for _, id := range others(other.Record.Request) {
+				if id == ids[i] && !slices.Contains(ids, other.ID) {
+					ids = append(ids, other.ID)
+				}
+			}
+		}
+	}
+	return ids[1:], nil
 }
 
 // namespaces returns the paths of the namespaces of other containers that req

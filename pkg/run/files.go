@@ -32,6 +32,7 @@ type filesJob struct {
 	PID      int            `json:"pid,omitempty"`
 	PIDStart uint64         `json:"pidStart,omitempty"`
 	Tree     *transfer.Tree `json:"tree,omitempty"`
+	Dir      string         `json:"dir,omitempty"` // or a directory, of a volume
 
 	IDs plan.IDs `json:"ids,omitzero"` // the container's, if it has its own
 
@@ -320,6 +321,9 @@ const oPath = 0x200000 // O_PATH, which package syscall lacks
 
 // root opens the container's root.
 func (j *filesJob) root() (*os.File, error) {
+	if j.Dir != "" {
+		return os.Open(j.Dir)
+	}
 	if j.Tree != nil {
 		return j.Tree.Mount()
 	}

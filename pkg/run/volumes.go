@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
 
+	"cais.dev/cais/pkg/compress"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
@@ -42,8 +44,9 @@ func mountEvents(rec *container.Record, action string) []string {
 func (s *Service) Volumes() volume.Store { return s.vols }
 
 // CreateVolume makes a volume; one that is there already, made alike, is no
-// error. It fails with Conflict if that was made otherwise.
-func (s *Service) CreateVolume(ctx context.Context, v *volume.Volume) (*volume.Volume, error) {
+// error. It fails with Conflict if that was made otherwise. A new one's directory
+// belongs to uid and gid.
+func (s *Service) CreateVolume(ctx context.Context, v *volume.Volume, uid, gid int) (*volume.Volume, error) {
 	if v.Name == "" {
 		v.Name, v.Anonymous = container.NewID(), true
 	}
@@ -67,7 +70,11 @@ func (s *Service) CreateVolume(ctx context.Context, v *volume.Volume) (*volume.V
 		if err != nil {
 			return nil, err
 		}
-		if _, err := volume.MakeData(dir); err != nil {
+		data, err := volume.MakeData(dir)
+		if err == nil && (uid != 0 || gid != 0) {
+			err = s.inU(ctx, helperOwn, fmt.Sprintf("%d:%d", uid, gid), data)
+		}
+		if err != nil {
 			return nil, errors.Join(err, s.removeTree(ctx, dir))
 		}
 		made, err := s.vols.Finish(dir, v)
@@ -99,6 +106,51 @@ func alike(have, want *volume.Volume) error {
 	}
 	return errs.WithHint(errs.New(errs.Conflict, fmt.Sprintf("volume %s exists with other options", have.Name)),
 		"Choose another name, or remove it first.")
+}
+
+// ExportVolume writes a volume's content as a tar.
+func (s *Service) ExportVolume(ctx context.Context, name string, w io.Writer) error {
+	return s.onVolume(ctx, name, func(data string) error {
+		job := &filesJob{Do: "get", Dir: data, Path: "/"}
+		return s.files(ctx, job, nil, func(_ filesAnswer, tar io.Reader) error {
+			_, err := io.Copy(w, tar)
+			return err
+		})
+	})
+}
+
+// ImportVolume adds the files of a tar, compressed or not, to a volume's.
+func (s *Service) ImportVolume(ctx context.Context, name string, tar io.Reader) error {
+	return s.onVolume(ctx, name, func(data string) error {
+		plain, err := compress.Reader(tar)
+		if err != nil {
+			return err
+		}
+		job := &filesJob{Do: "put", Dir: data, Path: "/", Owners: true, IntoIt: true}
+		err = s.files(ctx, job, func(w io.Writer) error {
+			_, err := io.Copy(w, plain)
+			return err
+		}, func(filesAnswer, io.Reader) error { return nil })
+		return errors.Join(err, plain.Close())
+	})
+}
+
+// onVolume does something with a volume's directory, which stays meanwhile.
+func (s *Service) onVolume(ctx context.Context, name string, do func(data string) error) error {
+	l, err := s.vols.Lock(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	v, err := s.vols.Load(name)
+	if err != nil {
+		return err
+	}
+	if m := v.Mounted(); m.Type != "" {
+		err := errs.New(errs.Unsupported, fmt.Sprintf("volume %s is a mount of type %s, which is there only in containers", name, m.Type))
+		return errs.WithHint(err, "Let a container do it: cais run --rm -v "+name+":/v IMAGE tar -C /v -c .")
+	}
+	return do(s.vols.Data(name))
 }
 
 // VolumeUsers returns the ids of the containers that use each volume, by name,

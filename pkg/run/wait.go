@@ -3,13 +3,16 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"cais.dev/cais/pkg/container"
+	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/session"
 	"cais.dev/cais/pkg/run/wire"
 )
@@ -47,6 +50,42 @@ func (s *Service) Wait(ctx context.Context, ref string) (int, error) {
 		return 0, nil
 	}
 	return e.Code, nil
+}
+
+// WaitFor waits until the container is in one of the states, of health or of life,
+// and returns its exit code: -1 if it has none. It looks every interval, for not all
+// that decides is told by an event.
+func (s *Service) WaitFor(ctx context.Context, ref string, states []string, interval time.Duration) (int, error) {
+	want := slices.Clone(states)
+	for i, state := range want {
+		switch state {
+		case "stopped":
+			want[i] = string(container.Exited)
+		case "created", "running", "paused", "exited", "healthy", "unhealthy":
+		default:
+			return 0, errs.New(errs.Invalid, fmt.Sprintf("invalid condition %q: give created, running, paused, stopped, exited, healthy or unhealthy", state))
+		}
+	}
+	for {
+		c, err := s.Find(ctx, ref)
+		if err != nil {
+			return 0, err
+		}
+		ref = c.ID // whatever its name is
+		status := c.Status()
+		h := c.Health()
+		if slices.Contains(want, string(status)) || h != nil && c.Running() && slices.Contains(want, string(h.Status)) {
+			if e := c.LastExit(); e != nil && status == container.Exited {
+				return e.Code, nil
+			}
+			return -1, nil
+		}
+		select {
+		case <-time.After(interval):
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
 }
 
 // lastWord listens to the monitor of a container until its run ends.

@@ -63,6 +63,8 @@ func (f fakeService) List(context.Context) ([]*container.Container, error) { ret
 func (f fakeService) Stop(_ context.Context, ref string, _ run.StopOptions) error {
 	return f.do(ref)
 }
+func (fakeService) Dependents(context.Context, string) ([]string, error) { return nil, nil }
+
 func (f fakeService) Remove(_ context.Context, ref string, _ run.RemoveOptions) error {
 	return f.do(ref)
 }

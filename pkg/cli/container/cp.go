@@ -59,6 +59,8 @@ func NewCp(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.BoolVarP(&o.archive, "archive", "a", false, "Keep the files' owners")
 	f.BoolVarP(&o.follow, "follow-link", "L", false, "Copy what SRC_PATH, a symbolic link, leads to")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Do not say what was copied")
+	f.Bool("pause", true, "Accepted: what changes meanwhile is copied as it is found")
+	_ = f.MarkHidden("pause")
 	f.BoolVar(&overwrite, "overwrite", false, "Accepted: a directory never takes the place of a file, nor the other way round")
 	_ = f.MarkHidden("overwrite")
 	return cmd

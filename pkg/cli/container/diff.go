@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -74,40 +72,9 @@ func NewExport(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				return svc.Export(cmd.Context(), args[0], s.Out)
 			}
-			return whole(output, func(w io.Writer) error { return svc.Export(cmd.Context(), args[0], w) })
+			return ui.Whole(output, func(w io.Writer) error { return svc.Export(cmd.Context(), args[0], w) })
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to this `file`, instead of stdout")
 	return cmd
-}
-
-// whole writes a file that is there completely or, if write fails, not at all.
-// Something that is no regular file, such as a pipe, is written to as it is.
-func whole(path string, write func(io.Writer) error) (err error) {
-	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
-		if fi.IsDir() {
-			return fmt.Errorf("invalid output path: %s is a directory", path)
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		return errors.Join(write(f), f.Close())
-	}
-	dir := filepath.Dir(path)
-	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-		return fmt.Errorf("invalid output path: directory %q does not exist", dir)
-	}
-	f, err := os.CreateTemp(dir, ".export-*")
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }

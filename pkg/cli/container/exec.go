@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cais.dev/cais/pkg/cli/complete"
+	"cais.dev/cais/pkg/cli/flags"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/run"
@@ -72,6 +73,13 @@ func NewExec(e *engine.Engine, s ui.Streams) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // what follows the container is the command's
+	f.Bool("no-session", false, "Accepted: there is no database of sessions")
+	_ = f.MarkHidden("no-session")
+	flags.Refuse(f, `
+preserve-fds string mount a socket or a pipe with run -v, or hand data over stdin
+preserve-fd list mount a socket or a pipe with run -v, or hand data over stdin
+wait string wait for it first: cais wait --condition running
+`)
 	f.BoolVarP(&o.Detach, "detach", "d", false, "Do not wait for the command")
 	f.StringVar(&o.keys, "detach-keys", "", "Detach with these `keys` (ctrl-p,ctrl-q)")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "Set `NAME=VALUE` in its environment")

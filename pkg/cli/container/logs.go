@@ -27,7 +27,7 @@ type logsOptions struct {
 	run.LogsOptions
 	since, until, tail  string
 	timestamps, details bool
-	names               bool
+	names, color        bool
 }
 
 // NewLogs makes "logs", "container logs".
@@ -68,6 +68,7 @@ func NewLogs(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVarP(&o.tail, "tail", "n", "all", "Begin with the last `n` lines")
 	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "Print the time before each line")
 	f.BoolVar(&o.names, "names", false, "Print the container's name before each line")
+	f.BoolVar(&o.color, "color", false, "Print the container's name before each line, each in a colour")
 	f.BoolVarP(&latest, "latest", "l", false, "The container made last")
 	return cmd
 }
@@ -98,7 +99,11 @@ func (o *logsOptions) parse(now time.Time) error {
 // as they come.
 func printLogs(ctx context.Context, s ui.Streams, svc logger, refs []string, o logsOptions) error {
 	var mu sync.Mutex
-	one := func(ref string) error {
+	one := func(i int, ref string) error {
+		name := ref
+		if o.color {
+			name = fmt.Sprintf("\x1b[%dm%s\x1b[0m", 31+i%6, ref) // red to cyan
+		}
 		p := logs.Printer{Timestamps: o.timestamps, Details: o.details}
 		out := collector{s: s, mu: &mu}
 		lo := o.LogsOptions
@@ -107,8 +112,8 @@ func printLogs(ctx context.Context, s ui.Streams, svc logger, refs []string, o l
 			if err := out.room(e.Stream == "stderr"); err != nil {
 				return err
 			}
-			if o.names {
-				out.buf = append(append(out.buf, ref...), ' ')
+			if o.names || o.color {
+				out.buf = append(append(out.buf, name...), ' ')
 			}
 			out.buf = p.Append(out.buf, e)
 			return nil
@@ -118,13 +123,13 @@ func printLogs(ctx context.Context, s ui.Streams, svc logger, refs []string, o l
 	failed := make([]error, len(refs))
 	if !o.Follow || len(refs) == 1 {
 		for i, ref := range refs {
-			failed[i] = one(ref)
+			failed[i] = one(i, ref)
 		}
 		return errors.Join(failed...)
 	}
 	var wg sync.WaitGroup
 	for i, ref := range refs {
-		wg.Go(func() { failed[i] = one(ref) })
+		wg.Go(func() { failed[i] = one(i, ref) })
 	}
 	wg.Wait()
 	return errors.Join(failed...)

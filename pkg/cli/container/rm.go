@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,13 +19,14 @@ import (
 type remover interface {
 	lister
 	Remove(ctx context.Context, ref string, o run.RemoveOptions) error
+	Dependents(ctx context.Context, ref string) ([]string, error)
 }
 
 type rmOptions struct {
 	selection
 	args           []string
 	force, volumes bool
-	link           bool
+	link, depend   bool
 	time           int
 	timed          bool
 }
@@ -53,6 +55,7 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.BoolVarP(&o.force, "force", "f", false, "Kill running ones first")
 	f.BoolVarP(&o.volumes, "volumes", "v", false, "Remove their anonymous volumes too")
 	f.BoolVarP(&o.link, "link", "l", false, "Remove a link only")
+	f.BoolVar(&o.depend, "depend", false, "Remove those that share their namespaces, too")
 	f.IntVarP(&o.time, "time", "t", 0, "With --force, give them this many `seconds` to end")
 	o.selection.flags(f, "aLifc")
 	return cmd
@@ -68,6 +71,15 @@ func rm(ctx context.Context, s ui.Streams, svc remover, o rmOptions) error {
 	}())
 	if err != nil {
 		return err
+	}
+	if o.depend {
+		for _, ref := range slices.Clone(refs) {
+			more, err := svc.Dependents(ctx, ref)
+			if o.forgiven(err) != nil {
+				return err
+			}
+			refs = append(refs, slices.DeleteFunc(more, func(id string) bool { return slices.Contains(refs, id) })...)
+		}
 	}
 	ro := run.RemoveOptions{Force: o.force, Volumes: o.volumes}
 	if o.timed {

@@ -24,10 +24,11 @@ type updater interface {
 func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o run.UpdateOptions
 	var policy string
+	var sel selection
 	cmd := &cobra.Command{
 		Use:               "update [OPTIONS] CONTAINER [CONTAINER...]",
 		Short:             "Change limits and the restart policy of containers",
-		Args:              ui.MinArgs(1),
+		Args:              sel.args,
 		ValidArgsFunction: complete.Containers(e, -1, nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().NFlag() == 0 {
@@ -44,16 +45,43 @@ func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if args, err = sel.refs(cmd.Context(), svc, args, every); err != nil {
+				return err
+			}
 			return update(cmd.Context(), s, svc, o, args)
 		},
 	}
 	f := cmd.Flags()
+	sel.flags(f, "l")
+	flags.Refuse(f, unchanging)
 	flags.Limits(f, &o.Resources)
 	f.String("kernel-memory", "", "Without effect: kernels have no such limit any more")
 	_ = f.MarkHidden("kernel-memory") // Docker has given it up, and takes it still
 	f.StringVar(&policy, "restart", "", "Restart policy: no, on-failure[:N], always, unless-stopped")
 	return cmd
 }
+
+// unchanging is what podman's update changes and ours does not.
+const unchanging = `
+env list make the container anew with run --replace
+unsetenv list make the container anew with run --replace
+ulimit list make the container anew with run --replace
+no-healthcheck bool make the container anew with run --replace
+health-cmd string make the container anew with run --replace
+health-interval string make the container anew with run --replace
+health-retries string make the container anew with run --replace
+health-timeout string make the container anew with run --replace
+health-start-period string make the container anew with run --replace
+health-on-failure string make the container anew with run --replace
+health-startup-cmd string make the container anew with run --replace
+health-startup-interval string make the container anew with run --replace
+health-startup-retries string make the container anew with run --replace
+health-startup-success string make the container anew with run --replace
+health-startup-timeout string make the container anew with run --replace
+health-log-destination string inspect shows the last five checks
+health-max-log-count string inspect shows the last five checks
+health-max-log-size string inspect shows the last five checks
+`
 
 // update prints each name, and warnings behind them.
 func update(ctx context.Context, s ui.Streams, svc updater, o run.UpdateOptions, refs []string) error {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,17 +18,27 @@ import (
 type waiter interface {
 	lister
 	Wait(ctx context.Context, ref string) (int, error)
+	WaitFor(ctx context.Context, ref string, states []string, interval time.Duration) (int, error)
 }
 
 // NewWait makes "wait", "container wait".
 func NewWait(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o selection
+	var conditions []string
+	var interval string
 	cmd := &cobra.Command{
 		Use:               "wait [OPTIONS] CONTAINER [CONTAINER...]",
 		Short:             "Wait until containers end and print their exit codes",
 		Args:              o.args,
 		ValidArgsFunction: complete.Containers(e, -1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			pause, err := time.ParseDuration(interval)
+			if n, bad := strconv.Atoi(interval); bad == nil { // as podman has it
+				pause, err = time.Duration(n)*time.Millisecond, nil
+			}
+			if err != nil || pause <= 0 {
+				return ui.FlagError(cmd, fmt.Errorf("invalid --interval %q: give milliseconds, or 1s", interval))
+			}
 			svc, err := e.Containers()
 			if err != nil {
 				return err
@@ -35,17 +47,27 @@ func NewWait(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return wait(cmd.Context(), s, svc, o, refs)
+			return wait(cmd.Context(), s, svc, o, refs, conditions, pause)
 		},
 	}
-	o.flags(cmd.Flags(), "li")
+	f := cmd.Flags()
+	o.flags(f, "l")
+	f.BoolVar(&o.ignore, "ignore", false, "Do not fail because a container does not exist")
+	f.StringSliceVar(&conditions, "condition", nil, "Wait for one of these states: created, running, paused, stopped, exited, healthy, unhealthy")
+	f.StringVarP(&interval, "interval", "i", "50ms", "With --condition, look so often")
 	return cmd
 }
 
-func wait(ctx context.Context, s ui.Streams, svc waiter, o selection, refs []string) error {
+func wait(ctx context.Context, s ui.Streams, svc waiter, o selection, refs, states []string, interval time.Duration) error {
 	var failed []error
 	for _, ref := range refs {
-		code, err := svc.Wait(ctx, ref)
+		var code int
+		var err error
+		if len(states) == 0 {
+			code, err = svc.Wait(ctx, ref)
+		} else {
+			code, err = svc.WaitFor(ctx, ref, states, interval)
+		}
 		if err != nil {
 			failed = append(failed, o.forgiven(err))
 			continue

@@ -44,6 +44,7 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var o pullOptions
 	var keys []string
 	var credsFD int
+	var trust bool
 	cmd := &cobra.Command{
 		Use:               "pull [OPTIONS] NAME[:TAG|@DIGEST] [NAME[:TAG|@DIGEST]...]",
 		Short:             "Fetch images from a registry",
@@ -51,6 +52,9 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.MinArgs(1),
 		ValidArgsFunction: complete.Images(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !trust {
+				return ui.Later("pull --disable-content-trust=false (Docker's content trust, which Docker has given up)")
+			}
 			if len(keys) > 0 {
 				return ui.Later("pull --decryption-key")
 			}
@@ -94,6 +98,8 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
+	f.BoolVar(&trust, "disable-content-trust", true, "Skip Docker's content trust")
+	_ = f.MarkHidden("disable-content-trust")
 	f.BoolVarP(&o.allTags, "all-tags", "a", false, "Fetch all tags of the repository")
 	f.StringVar(&o.platform, "platform", "", "Fetch the image for `OS[/ARCH[/VARIANT]]`")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print the image's name only")

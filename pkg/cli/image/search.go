@@ -63,6 +63,8 @@ func NewSearch(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVar(&o.table.Format, "format", "", "Print in a `form`: table, table TEMPLATE, json, or a Go template")
 	f.IntVar(&o.limit, "limit", 0, "Most results to show (default 25)")
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "Do not shorten")
+	f.Bool("compatible", true, "Accepted: this is Docker's output")
+	_ = f.MarkHidden("compatible")
 	f.BoolVar(&o.listTags, "list-tags", false, "Show the tags of the repository TERM")
 	f.StringVar(&o.registry.AuthFile, "authfile", "", "Read credentials from this `file` only")
 	f.StringVar(&o.registry.CertDir, "cert-dir", "", "Read certificates and keys from this `directory`")

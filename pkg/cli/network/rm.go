@@ -41,6 +41,8 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not fail if there is no such network")
+	cmd.Flags().IntP("time", "t", 0, "Accepted: no container is stopped")
+	_ = cmd.Flags().MarkHidden("time")
 	return cmd
 }
 

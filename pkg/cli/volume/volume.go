@@ -30,6 +30,7 @@ func NewCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var labels, opts []string
 	var name string
 	var ignore bool
+	var uid, gid int
 	cmd := &cobra.Command{
 		Use:               "create [OPTIONS] [VOLUME]",
 		Short:             "Make a volume",
@@ -52,7 +53,7 @@ func NewCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			made, err := svc.CreateVolume(cmd.Context(), &v)
+			made, err := svc.CreateVolume(cmd.Context(), &v, uid, gid)
 			if err != nil {
 				return err
 			}
@@ -66,6 +67,8 @@ func NewCreate(e *engine.Engine, s ui.Streams) *cobra.Command {
 	_ = f.MarkHidden("name")
 	f.StringArrayVar(&labels, "label", nil, "Set metadata: `KEY=VALUE`")
 	f.StringArrayVarP(&opts, "opt", "o", nil, "What to mount, as mount(8) takes it: type=, device=, o=")
+	f.IntVar(&uid, "uid", 0, "Owner of the new volume's directory, in containers")
+	f.IntVar(&gid, "gid", 0, "Group of the new volume's directory, in containers")
 	f.BoolVar(&ignore, "ignore", false, "Accepted: a volume that is there is no error")
 	_ = f.MarkHidden("ignore")
 	return cmd
@@ -86,17 +89,44 @@ func pairs(list []string) map[string]string {
 // NewInspect makes "volume inspect".
 func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var format string
+	var all bool
 	cmd := &cobra.Command{
-		Use:               "inspect [OPTIONS] VOLUME [VOLUME...]",
-		Short:             "Show what is known of volumes",
-		Args:              ui.MinArgs(1),
+		Use:   "inspect [OPTIONS] VOLUME [VOLUME...]",
+		Short: "Show what is known of volumes",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return ui.NoArgs(cmd, args)
+			}
+			return ui.MinArgs(1)(cmd, args)
+		},
 		ValidArgsFunction: complete.Volumes(e, -1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if all {
+				var err error
+				if args, err = names(e); err != nil {
+					return err
+				}
+			}
 			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) { return Inspect(e, ref) })
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "All volumes")
 	return cmd
+}
+
+// names are those of all volumes.
+func names(e *engine.Engine) ([]string, error) {
+	svc, err := e.Containers()
+	if err != nil {
+		return nil, err
+	}
+	list, err := svc.Volumes().List()
+	var names []string
+	for _, v := range list {
+		names = append(names, v.Name)
+	}
+	return names, err
 }
 
 // Inspect returns what is known of the volume called name.
@@ -147,12 +177,8 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 				return err
 			}
 			if all {
-				list, err := svc.Volumes().List()
-				if err != nil {
+				if args, err = names(e); err != nil {
 					return err
-				}
-				for _, v := range list {
-					args = append(args, v.Name)
 				}
 			}
 			return remove(cmd.Context(), s.Out, svc, args, force)
