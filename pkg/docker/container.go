@@ -32,6 +32,9 @@ type Container struct {
 	Mounts          []MountPoint
 	Config          *ContainerConfig
 	NetworkSettings *NetworkSettings
+
+	// What Podman's templates name: not in the JSON, which is Docker's.
+	ImageName string `json:"-"`
 }
 
 // State is how a container does.
@@ -48,6 +51,9 @@ type State struct {
 	StartedAt  string
 	FinishedAt string
 	Health     *Health `json:",omitempty"`
+
+	ConmonPid     int  `json:"-"` // Podman's word for the monitor
+	StoppedByUser bool `json:"-"`
 }
 
 // Health is what a container's probes found.

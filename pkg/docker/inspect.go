@@ -41,6 +41,7 @@ func NewContainer(f ContainerFacts) *Container {
 		Platform: "linux", AppArmorProfile: rec.Request.Security.AppArmor,
 		HostConfig: hostConfig(f), GraphDriver: containerDriver(f), SizeRw: f.SizeRw, SizeRootFs: f.SizeRootFs,
 		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(f),
+		ImageName: rec.ImageRef,
 	}
 	switch rec.Request.LogDriver {
 	case "local", "journald", "syslog":
@@ -65,9 +66,10 @@ func newState(c *container.Container) *State {
 		Status: string(status), Running: status == container.Running || status == container.Paused || status == container.Restarting,
 		Paused: status == container.Paused, Restarting: status == container.Restarting, Dead: status == container.Dead,
 		StartedAt: stamp(c.StartedAt()), FinishedAt: stamp(time.Time{}),
+		StoppedByUser: c.Settings != nil && c.Settings.StoppedByUser,
 	}
 	if c.Running() {
-		s.Pid = c.State.PID
+		s.Pid, s.ConmonPid = c.State.PID, c.State.MonitorPID
 	}
 	if plan.Health(c.Record.Request, c.Record.Image) != nil {
 		s.Health = &Health{Status: "starting", Log: []HealthResult{}}

@@ -23,6 +23,7 @@ import (
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/storage"
 	"cais.dev/cais/pkg/units"
+	"cais.dev/cais/pkg/volume"
 )
 
 // info is what info prints, with Docker's names. What cais does not have is
@@ -82,6 +83,46 @@ type info struct {
 	Warnings           []string
 	ClientInfo         clientInfo
 	NetworkEngine      string // how containers get out, with what the kernel has for it
+
+	// What Podman's templates name: not in the JSON, which is Docker's.
+	Host  host  `json:"-"`
+	Store store `json:"-"`
+}
+
+// host is what `podman info` says of the machine.
+type host struct {
+	Arch, OS, Kernel, Hostname      string
+	CPUs                            int
+	MemTotal                        int64
+	CgroupManager, CgroupsVersion   string
+	NetworkBackend, DatabaseBackend string
+	LogDriver, EventLogger          string
+	ServiceIsRemote                 bool
+	OCIRuntime                      struct{ Name, Path, Version string }
+	Security                        struct{ Rootless, SeccompEnabled, AppArmorEnabled, SELinuxEnabled bool }
+}
+
+// store is what it says of images and containers.
+type store struct {
+	GraphDriverName, GraphRoot, RunRoot, VolumePath string
+	ImageStore                                      struct{ Number int }
+	ContainerStore                                  struct{ Number, Running, Paused, Stopped int }
+}
+
+// forPodman fills both from what is known.
+func (i *info) forPodman(root string, o storage.Options) {
+	h := &i.Host
+	h.Arch, h.OS, h.Kernel, h.Hostname, h.CPUs, h.MemTotal = runtime.GOARCH, i.OSType, i.KernelVersion, i.Name, i.NCPU, i.MemTotal
+	h.CgroupManager, h.CgroupsVersion = i.CgroupDriver, "v"+i.CgroupVersion
+	h.NetworkBackend, h.DatabaseBackend, h.LogDriver, h.EventLogger = "cais", "files", i.LoggingDriver, "file"
+	h.OCIRuntime.Name, h.OCIRuntime.Version = i.DefaultRuntime, i.ClientInfo.Version
+	h.OCIRuntime.Path, _ = os.Executable() // only shown
+	h.Security.Rootless, h.Security.SeccompEnabled = o.Rootless, true
+	s := &i.Store
+	s.GraphDriverName, s.GraphRoot, s.RunRoot, s.VolumePath = i.Driver, o.GraphRoot, o.RunRoot, volume.In(root).Root
+	s.ImageStore.Number = i.Images
+	s.ContainerStore.Number, s.ContainerStore.Running = i.Containers, i.ContainersRunning
+	s.ContainerStore.Paused, s.ContainerStore.Stopped = i.ContainersPaused, i.ContainersStopped
 }
 
 type plugins struct {
@@ -213,7 +254,9 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	}
 	i.NetworkEngine = networkEngine(filepath.Join(paths.Run, "net"), o.Rootless)
 	i.ID = identity(paths.Root, i.Name)
-	return i, count(ctx, e, i)
+	err = count(ctx, e, i)
+	i.forPodman(paths.Root, o)
+	return i, err
 }
 
 // count counts containers and images.
