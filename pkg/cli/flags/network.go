@@ -171,6 +171,9 @@ func macAddress(s string) (string, error) {
 	if err != nil || len(mac) != 6 {
 		return "", fmt.Errorf("%s is not a valid mac address", s)
 	}
+	if mac[0]&1 != 0 || slices.Max(mac) == 0 { // the kernel gives it to no interface
+		return "", fmt.Errorf("%s is not a valid mac address: it is no interface's own", s)
+	}
 	return mac.String(), nil
 }
 

@@ -231,6 +231,9 @@ func (c *Conn) Get(m *Message, each func(typ uint16, body []byte)) error {
 // Batch sends messages between a begin and an end of nfnetlink, all or none of
 // which take effect.
 func (c *Conn) Batch(messages ...*Message) error {
+	if len(messages) == 0 {
+		return nil
+	}
 	const begin, end, subsys = 16, 17, 10 // NFNL_MSG_BATCH_BEGIN, _END, NFNL_SUBSYS_NFTABLES
 	edge := func(typ uint16) *Message {
 		return New("nftables", typ, 0).Raw(0, 0, subsys>>8, subsys)

@@ -23,6 +23,8 @@ type hostBridge struct {
 	maps   [2]string     // our tables, by family; "": none
 	ready  map[string]bool
 	noFIB  bool // rules cannot ask for routes: no CONFIG_NFT_FIB_INET
+
+	noPortFIB bool // nor those of ports: no CONFIG_NFT_FIB_IPV4, _IPV6
 }
 
 // markPublished is on packets to a published port of a network that is routed.
@@ -354,29 +356,48 @@ func (p *Plane) mapPorts() error {
 	if p.br == nil {
 		return nil
 	}
-	b := p.br
-	var batch []*netlink.Message
-	for f, family := range []byte{nft.IP, nft.IP6} {
-		rules := p.portRules(f, family)
-		if b.maps[f] != "" {
-			batch = append(batch, nft.DeleteTable(family, b.maps[f]))
-			b.maps[f] = ""
+	batch, names := p.portTables()
+	err := p.br.filter.Batch(batch...)
+	if netlink.Is(err, syscall.ENOENT) && !p.br.noPortFIB { // nothing of it was done
+		p.br.noPortFIB = true
+		for i := range p.net.Ports {
+			if w := &p.net.Ports[i]; w.Proto == "sctp" && zero(w.HostIP) { // which no relay speaks
+				return errs.WithHint(errs.E("publish SCTP ports at all addresses", errs.Unsupported, err),
+					"The kernel needs nft_fib_ipv4 and nft_fib_ipv6. Or publish at one address: '-p IP:PORT:PORT/sctp'.")
+			}
 		}
-		if len(rules) == 0 || len(p.ifs) == 0 {
+		p.note("the kernel's rules do not know this machine's addresses (nft_fib_ipv4, nft_fib_ipv6): " +
+			"ports of all addresses are relayed, and clients appear with the gateway's address")
+		batch, names = p.portTables()
+		err = p.br.filter.Batch(batch...)
+	}
+	if err != nil {
+		return errs.WithHint(errs.E("map the published ports", errs.Unsupported, err),
+			"The kernel needs nf_tables with NAT (Linux 5.2). '--network host' works without.")
+	}
+	p.br.maps = names
+	return nil
+}
+
+// portTables replace the tables of the ports by others, whose names they return.
+func (p *Plane) portTables() (batch []*netlink.Message, names [2]string) {
+	for f, family := range []byte{nft.IP, nft.IP6} {
+		if was := p.br.maps[f]; was != "" {
+			batch = append(batch, nft.DeleteTable(family, was))
+		}
+		rules := p.portRules(f, family)
+		if len(rules) == 0 {
 			continue
 		}
 		n := "cais-" + short(p.ifs[0].w.Endpoint)
-		b.maps[f] = n
+		names[f] = n
 		batch = append(batch, nft.Table(family, n, nft.Owner, true),
 			nft.Base(family, n, "pre", "nat", nft.Prerouting, -100, nft.Accept),
 			nft.Base(family, n, "out", "nat", nft.Output, -100, nft.Accept),
 			nft.Base(family, n, "routed", "filter", nft.Forward, -10, nft.Accept))
 		batch = append(batch, rules...)
 	}
-	if len(batch) == 0 {
-		return nil
-	}
-	return b.filter.Batch(batch...)
+	return batch, names
 }
 
 // portRules are the port maps of one family.
@@ -389,8 +410,8 @@ func (p *Plane) portRules(f int, family byte) []*netlink.Message {
 	var rules []*netlink.Message
 	for i := range p.net.Ports {
 		w := &p.net.Ports[i]
-		if len(w.HostIP) != size || len(w.To) != size || loopback(w.HostIP) || len(p.ifs) == 0 {
-			continue
+		if len(w.HostIP) != size || len(w.To) != size || loopback(w.HostIP) || len(p.ifs) == 0 || zero(w.HostIP) && p.br.noPortFIB {
+			continue // the relay at the port's socket does it
 		}
 		n := "cais-" + short(p.ifs[0].w.Endpoint)
 		proto := byte(6)

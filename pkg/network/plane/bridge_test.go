@@ -129,15 +129,19 @@ func (here) Dial(network, address string) (net.Conn, error) {
 	return net.DialTimeout(network, address, 3*time.Second)
 }
 
-func TestPublishRelay(t *testing.T) { testPublish(t, Relay) }
+func TestPublishRelay(t *testing.T) { testPublish(t, Relay, "") }
 
-func TestPublishBridge(t *testing.T) { testPublish(t, Bridge) }
+func TestPublishBridge(t *testing.T) { testPublish(t, Bridge, "") }
+
+// TestPublishWithoutFIB: where rules do not know the host's addresses the relay
+// serves ports, and speaks as the gateway.
+func TestPublishWithoutFIB(t *testing.T) { testPublish(t, Bridge, "fib") }
 
 // TestPublishStack does the same with cais-netstack: asked for, and because the
 // kernel cannot relay.
 func TestPublishStack(t *testing.T) {
 	buildStack(t)
-	testPublish(t, Netstack)
+	testPublish(t, Netstack, "")
 }
 
 func TestStackInstead(t *testing.T) {
@@ -176,16 +180,20 @@ func buildStack(t *testing.T) {
 	t.Setenv(stackEnv, exe)
 }
 
-func testPublish(t *testing.T, engine string) {
+func testPublish(t *testing.T, engine, without string) {
 	if !nettest.Alone(t) {
 		return
 	}
 	world := nettest.World(t)
 	dir := t.TempDir()
 	n := network(dir, 2)
-	n.Engine, n.Program = engine, os.Getenv(stackEnv)
+	n.Engine, n.Program, n.Without = engine, os.Getenv(stackEnv), without
 	b := start(t, n, publish(t, n, 8080)...)
 	serve(b)
+	seen4, seen6 := nettest.World4, nettest.World6
+	if without != "" {
+		seen4, seen6 = "172.31.0.1", "fd31::1"
+	}
 	other := start(t, func() *wire.Net { n := network(dir, 3); n.Engine, n.Program = engine, os.Getenv(stackEnv); return n }())
 	far := network(dir, 4)
 	far.Engine, far.Program = engine, os.Getenv(stackEnv)
@@ -205,8 +213,8 @@ func testPublish(t *testing.T, engine string) {
 		address string
 		want    string // "": anything
 	}{
-		{world, "the world", nettest.Host4, nettest.World4},
-		{world, "the world", nettest.Host6, nettest.World6},
+		{world, "the world", nettest.Host4, seen4},
+		{world, "the world", nettest.Host6, seen6},
 		{here{}, "the host", nettest.Host4, ""},
 		{here{}, "the host", nettest.Host6, ""},
 		{here{}, "the host's loopback", "127.0.0.1", "172.31.0.1"},

@@ -112,6 +112,7 @@ func (p *Plane) Prepare(n *wire.Net, held []int) error {
 			return err
 		}
 		p.br.noFIB = n.Without == "fib"
+		p.br.noPortFIB = p.br.noFIB
 		p.r = relay.New(p.config(hostSockets, false))
 	default:
 		return errs.New(errs.Unsupported, "this monitor knows no network engine "+strconv.Quote(n.Engine))
