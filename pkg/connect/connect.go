@@ -23,6 +23,17 @@ func ModeEndpoint(id string) string {
 	return string(b)
 }
 
+// ModeEvents are what the host's network or none hears when a container in it
+// starts or ends. The other networks' are the monitor's.
+func ModeEvents(action string, rec *container.Record, settings *container.Settings) []string {
+	mode := rec.Request.Network
+	driver := map[string]string{network.Host: network.DriverHost, network.None: network.DriverNull}[mode]
+	if driver == "" || len(settings.Networks) > 0 {
+		return nil
+	}
+	return []string{head(action, rec.ID, &network.Network{ID: network.BuiltinID(mode), Name: mode, Driver: driver})}
+}
+
 // Connect adds a network to a container: at once if it runs, else from its next
 // start on, which its network hears of only then.
 func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attachment) error {

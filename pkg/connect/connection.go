@@ -77,11 +77,35 @@ func attachable(n *network.Network, a plan.Attachment) error {
 func (s *Service) CheckLinks(req plan.Request) error {
 	for _, l := range req.Links {
 		name, _, _ := strings.Cut(l, ":")
-		if _, err := s.store.Find(name); err != nil {
-			return errs.E("could not get container for "+name, errs.KindOf(err), err)
+		if _, err := s.linkTarget(name); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// linkTarget is the container that a --link leads to: of one that is in another's
+// network, that other.
+func (s *Service) linkTarget(name string) (*container.Container, error) {
+	for range 16 { // one in its own network cannot be made
+		id, err := s.store.Find(name)
+		if err != nil {
+			return nil, errs.E("could not get container for "+name, errs.KindOf(err), err)
+		}
+		c, err := s.store.Load(id)
+		if err != nil {
+			return nil, err
+		}
+		mode, owner, shares := strings.Cut(c.Record.Request.Network, ":")
+		switch {
+		case mode == network.Host:
+			return nil, errs.New(errs.Invalid, "conflicting options: host type networking can't be used with links. This would result in undefined behavior")
+		case mode != "container" || !shares:
+			return c, nil
+		}
+		name = owner
+	}
+	return nil, errs.New(errs.Conflict, "too many containers share the network of "+name)
 }
 
 // Connection is a container's network before its monitor has it: addresses are

@@ -109,11 +109,7 @@ func (s *Service) hostsOf(req plan.Request, nets []*network.Network, box *networ
 
 // linked is the container of a --link, and where it is on the default network.
 func (s *Service) linked(name, alias string) (*container.Container, *network.Endpoint, error) {
-	id, err := s.store.Find(name)
-	if err != nil {
-		return nil, nil, errs.E("could not get container for "+name, errs.KindOf(err), err)
-	}
-	c, err := s.store.Load(id)
+	c, err := s.linkTarget(name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +118,7 @@ func (s *Service) linked(name, alias string) (*container.Container, *network.End
 		return nil, nil, err
 	}
 	for _, e := range eps {
-		if e.Container == id && e.IP.IsValid() {
+		if e.Container == c.ID && e.IP.IsValid() {
 			return c, e, nil
 		}
 	}

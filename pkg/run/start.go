@@ -15,6 +15,7 @@ import (
 
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/cgroup"
+	"cais.dev/cais/pkg/connect"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/network"
@@ -397,7 +398,9 @@ func (s *Service) job(rec *container.Record, settings *container.Settings, spec 
 		Cleanup:    s.cleanupArgv(helperContainer, rec.ID),
 		CleanupEnv: s.cleanupEnv(),
 		Name:       settings.Name, Events: s.o.Events.Path, EventAttrs: eventAttrs(rec),
-		Freezer: freezer, StartEvents: mountEvents(rec, "mount"), EndEvents: mountEvents(rec, "unmount"),
+		Freezer:     freezer,
+		StartEvents: append(connect.ModeEvents("connect", rec, settings), mountEvents(rec, "mount")...),
+		EndEvents:   append(connect.ModeEvents("disconnect", rec, settings), mountEvents(rec, "unmount")...),
 	}, nil
 }
 
