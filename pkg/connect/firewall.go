@@ -126,7 +126,7 @@ func dropping(bridges []string) ([]network.Firewall, error) {
 	}
 	var list []network.Firewall
 	for _, ch := range chains {
-		f := network.Firewall{Name: "nftables' chain " + ch.String(), Fix: "nft insert rule " + ch.String() + " oifname BRIDGE accept; nft insert rule " + ch.String() + " iifname BRIDGE accept"}
+		f := network.Firewall{Name: "nftables' chain " + ch.String()}
 		looked := []chain{ch}
 		if ch.table == "filter" && ch.name == "FORWARD" {
 			f.Name, f.Fix = map[byte]string{nft.IP: "iptables", nft.IP6: "ip6tables"}[ch.family], "cais network reload --all"
@@ -137,10 +137,19 @@ func dropping(bridges []string) ([]network.Firewall, error) {
 				f.Bridges = append(f.Bridges, b)
 			}
 		}
-		if len(f.Bridges) > 0 {
-			f.Fix = strings.ReplaceAll(f.Fix, "BRIDGE", f.Bridges[0])
-			list = append(list, f)
+		if len(f.Bridges) == 0 {
+			continue
 		}
+		if f.Fix == "" {
+			var commands []string
+			for _, b := range f.Bridges {
+				for _, way := range []string{"iifname", "oifname"} {
+					commands = append(commands, "nft insert rule "+ch.String()+" "+way+" "+b+" accept")
+				}
+			}
+			f.Fix = strings.Join(commands, "; ")
+		}
+		list = append(list, f)
 	}
 	return list, nil
 }

@@ -3,6 +3,7 @@ package connect
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"slices"
@@ -111,6 +112,9 @@ func (s *Service) bindAll(c *Connection, p plan.Port, hosts []netip.Addr, port i
 			files = nil
 		}
 	}()
+	if p.Proto == "sctp" && port == 0 { // no socket asks the kernel for one
+		port = ephemeral()
+	}
 	for _, host := range hosts {
 		if s.taken(c, p.Proto, host, port) {
 			return files, nil, &portError{host, port, p.Proto, syscall.EADDRINUSE, true}
@@ -143,6 +147,15 @@ func (s *Service) bindAll(c *Connection, p plan.Port, hosts []netip.Addr, port i
 		return files, nil, &portError{hosts[0], port, p.Proto, syscall.EAFNOSUPPORT, false}
 	}
 	return files, bound, nil
+}
+
+// ephemeral is a random port of those that the kernel gives out itself.
+func ephemeral() int {
+	first, last := 32768, 60999
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		_, _ = fmt.Sscan(string(text), &first, &last) // else the kernel's defaults
+	}
+	return first + rand.IntN(max(last-first, 0)+1)
 }
 
 // gateway reports whether an address is that of a bridge of the container's, which
