@@ -68,9 +68,6 @@ func (s *Service) OpenBuild(ctx context.Context, id string) (b *Build, err error
 	if err := s.describe(c, rec, list, nets); err != nil {
 		return nil, err
 	}
-	for i, h := range c.held {
-		c.Net.Interfaces[i].Held = c.number(h.File)
-	}
 	b = &Build{c: c}
 	ipv6 := slices.ContainsFunc(c.box.Endpoints, func(e network.Endpoint) bool { return e.IP6.IsValid() })
 	b.Resolv, _ = s.resolv(rec.Request, s.ownNames(rec, nets), ipv6).Text() // without a server names are unknown, as they are here

@@ -158,7 +158,7 @@ func (s *Service) reconnect(ctx context.Context, ref string, change func(*contai
 
 // replug brings the network of a container that runs to what its settings say.
 func (s *Service) replug(ctx context.Context, c *container.Container) (err error) {
-	list, dir := c.Settings.Networks, s.store.Dir(c.ID)
+	dir := s.store.Dir(c.ID)
 	old := network.ReadSandbox(dir)
 	if old == nil || old.Engine == "" {
 		err := errs.New(errs.Conflict, "container "+c.Name()+" runs without a network that could be changed")
@@ -168,11 +168,34 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 	if err != nil {
 		return err
 	}
-	nets, err := s.definitions(ctx, list)
+	nets, err := s.definitions(ctx, c.Settings.Networks)
 	if err != nil {
 		return err
 	}
 	con := &Connection{box: network.Sandbox{Engine: old.Engine, Ports: old.Ports}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, con.Abandon())
+			return
+		}
+		con.Close()
+	}()
+	if err := s.rejoin(ctx, con, c, hostname, nets, old); err != nil {
+		return err
+	}
+	if err := session.Network(ctx, dir, wire.Marshal(con.Net), con.Files); err != nil {
+		return err
+	}
+	if err := s.etcNetwork(c.Record, nets, &con.box, hostname); err != nil {
+		return err
+	}
+	return network.WriteSandbox(dir, &con.box)
+}
+
+// rejoin decides on the network of a container that runs: what it has stays, what
+// it lacks is held.
+func (s *Service) rejoin(ctx context.Context, con *Connection, c *container.Container, hostname string, nets []*network.Network, old *network.Sandbox) (err error) {
+	list := c.Settings.Networks
 	var fresh []plan.Attachment
 	var freshNets []*network.Network
 	for i, a := range list {
@@ -184,43 +207,23 @@ func (s *Service) replug(ctx context.Context, c *container.Container) (err error
 	if con.held, err = s.hold(ctx, c.Record, c.Name(), hostname, fresh, freshNets, nil); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, con.Abandon())
-			return
-		}
-		con.Close()
-	}()
+	held := con.held // in the order of list
 	for _, a := range list {
 		if e := old.Endpoint(a.ID); e != nil {
 			con.box.Endpoints = append(con.box.Endpoints, *e)
 			continue
 		}
-		i := slices.IndexFunc(con.held, func(h *network.Held) bool { return h.Network == a.ID })
-		con.box.Endpoints = append(con.box.Endpoints, con.held[i].Endpoint)
+		con.box.Endpoints = append(con.box.Endpoints, held[0].Endpoint)
+		held = held[1:]
 	}
 	if err := s.describe(con, c.Record, list, nets); err != nil {
 		return err
 	}
-	for i := range con.Net.Interfaces {
-		for _, h := range con.held {
-			if h.Network == con.Net.Interfaces[i].Network {
-				con.Net.Interfaces[i].Held = con.number(h.File)
-			}
-		}
-	}
 	if len(old.Ports) > 0 {
 		s.keepPorts(con, nets, old)
-	} else if err := s.publish(con, c.Record, nets); err != nil { // they went with the last network
-		return explain(err)
+		return nil
 	}
-	if err := session.Network(ctx, dir, wire.Marshal(con.Net), con.Files); err != nil {
-		return err
-	}
-	if err := s.etcNetwork(c.Record, nets, &con.box, hostname); err != nil {
-		return err
-	}
-	return network.WriteSandbox(dir, &con.box)
+	return explain(s.publish(con, c.Record, nets)) // they went with the last network
 }
 
 // hostname is the name that a container has for itself.

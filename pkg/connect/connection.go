@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/network"
-	"cais.dev/cais/pkg/network/dns"
 	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
 )
@@ -71,41 +69,6 @@ func attachable(n *network.Network, a plan.Attachment) error {
 		}
 	}
 	return nil
-}
-
-// CheckLinks finds the containers of --link on the default network.
-func (s *Service) CheckLinks(req plan.Request) error {
-	for _, l := range req.Links {
-		name, _, _ := strings.Cut(l, ":")
-		if _, err := s.linkTarget(name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// linkTarget is the container that a --link leads to: of one that is in another's
-// network, that other.
-func (s *Service) linkTarget(name string) (*container.Container, error) {
-	for range 16 { // one in its own network cannot be made
-		id, err := s.store.Find(name)
-		if err != nil {
-			return nil, errs.E("could not get container for "+name, errs.KindOf(err), err)
-		}
-		c, err := s.store.Load(id)
-		if err != nil {
-			return nil, err
-		}
-		mode, owner, shares := strings.Cut(c.Record.Request.Network, ":")
-		switch {
-		case mode == network.Host:
-			return nil, errs.New(errs.Invalid, "conflicting options: host type networking can't be used with links. This would result in undefined behavior")
-		case mode != "container" || !shares:
-			return c, nil
-		}
-		name = owner
-	}
-	return nil, errs.New(errs.Conflict, "too many containers share the network of "+name)
 }
 
 // Connection is a container's network before its monitor has it: addresses are
@@ -171,9 +134,6 @@ func (s *Service) Prepare(ctx context.Context, rec *container.Record, settings *
 	}
 	if err := s.describe(c, rec, list, nets); err != nil {
 		return c, err
-	}
-	for i, h := range c.held {
-		c.Net.Interfaces[i].Held = c.number(h.File)
 	}
 	if err := s.publish(c, rec, nets); err != nil {
 		return c, explain(err)
@@ -255,7 +215,7 @@ func names(id, name, hostname string, n *network.Network, a plan.Attachment) []s
 	return list
 }
 
-// describe makes what the monitor is told, but for descriptors and ports.
+// describe makes what the monitor is told, but for ports.
 func (s *Service) describe(c *Connection, rec *container.Record, list []plan.Attachment, nets []*network.Network) error {
 	c.Net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir(), Without: s.env(withoutEnv), Program: netstack()}
 	var candidates []network.Candidate
@@ -271,6 +231,11 @@ func (s *Service) describe(c *Connection, rec *container.Record, list []plan.Att
 			return err
 		}
 		ipv6 = ipv6 || e.IP6.IsValid()
+		for _, h := range c.held {
+			if h.ID == e.ID {
+				w.Held = c.number(h.File)
+			}
+		}
 		c.Net.NoHost = c.Net.NoHost || o.NoHost
 		c.Net.HostLoopback = c.Net.HostLoopback || o.HostLoopback
 		c.Net.Interfaces = append(c.Net.Interfaces, w)
@@ -386,50 +351,4 @@ func bridgeName(n *network.Network, o network.Options) string {
 		return "cais0"
 	}
 	return "br-" + container.ShortID(n.ID)
-}
-
-// ownNames reports whether the container asks a name server of its own: on
-// networks with names, behind the relay, which no server on the host's loopback
-// interface can be reached through, and where the host has no other server.
-func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool {
-	if len(nets) == 0 {
-		return false
-	}
-	given := slices.ContainsFunc(rec.Request.DNS, func(text string) bool {
-		a, err := netip.ParseAddr(text)
-		return err == nil && !a.IsLoopback()
-	})
-	if s.engine() != engineBridge && !given || slices.ContainsFunc(nets, (*network.Network).Named) {
-		return true
-	}
-	_, ok := s.resolv(rec.Request, false, false).Text()
-	return !ok
-}
-
-func (s *Service) nameConfig(rec *container.Record, list []plan.Attachment, nets []*network.Network) *dns.Config {
-	c := &dns.Config{Dir: filepath.Join(s.nets().RunDir(), "ep"), Resolv: "/etc/resolv.conf", NoForward: true}
-	for i, n := range nets {
-		if n.Named() {
-			c.Networks = append(c.Networks, dns.Network{ID: n.ID, Name: n.Name})
-		}
-		c.NoForward = c.NoForward && n.Internal
-		for _, l := range list[i].Links {
-			target, alias, _ := strings.Cut(l, ":")
-			c.Links = append(c.Links, dns.Link{Alias: alias, Target: target})
-		}
-	}
-	for _, text := range rec.Request.DNS {
-		if a, err := netip.ParseAddr(text); err == nil {
-			c.Servers = append(c.Servers, a.WithZone("").AsSlice())
-		}
-	}
-	for _, n := range nets {
-		for _, a := range n.Servers {
-			if len(rec.Request.DNS) == 0 {
-				c.Servers = append(c.Servers, a.AsSlice())
-			}
-		}
-	}
-	c.NoSingle = s.resolv(rec.Request, true, false).Ndots() > 0
-	return c
 }

@@ -15,8 +15,8 @@ import (
 	"syscall"
 
 	"cais.dev/cais/pkg/container"
-	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/network"
+	"cais.dev/cais/pkg/network/dns"
 	"cais.dev/cais/pkg/run/plan"
 )
 
@@ -25,6 +25,52 @@ import (
 func (s *Service) resolv(req plan.Request, own, ipv6 bool) network.Resolv {
 	text, _ := os.ReadFile("/etc/resolv.conf") // unreadable is empty: names are still answered
 	return network.Resolv{Host: string(text), Servers: req.DNS, Search: req.DNSSearch, Options: req.DNSOptions, Own: own, NoIPv6: !ipv6}
+}
+
+// ownNames reports whether the container asks a name server of its own: on
+// networks with names, behind the relay, which no server on the host's loopback
+// interface can be reached through, and where the host has no other server.
+func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool {
+	if len(nets) == 0 {
+		return false
+	}
+	given := slices.ContainsFunc(rec.Request.DNS, func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err == nil && !a.IsLoopback()
+	})
+	if s.engine() != engineBridge && !given || slices.ContainsFunc(nets, (*network.Network).Named) {
+		return true
+	}
+	_, ok := s.resolv(rec.Request, false, false).Text()
+	return !ok
+}
+
+func (s *Service) nameConfig(rec *container.Record, list []plan.Attachment, nets []*network.Network) *dns.Config {
+	c := &dns.Config{Dir: filepath.Join(s.nets().RunDir(), "ep"), Resolv: "/etc/resolv.conf", NoForward: true}
+	for i, n := range nets {
+		if n.Named() {
+			c.Networks = append(c.Networks, dns.Network{ID: n.ID, Name: n.Name})
+		}
+		c.NoForward = c.NoForward && n.Internal
+		for _, l := range list[i].Links {
+			target, alias, _ := strings.Cut(l, ":")
+			c.Links = append(c.Links, dns.Link{Alias: alias, Target: target})
+		}
+	}
+	for _, text := range rec.Request.DNS {
+		if a, err := netip.ParseAddr(text); err == nil {
+			c.Servers = append(c.Servers, a.WithZone("").AsSlice())
+		}
+	}
+	for _, n := range nets {
+		for _, a := range n.Servers {
+			if len(rec.Request.DNS) == 0 {
+				c.Servers = append(c.Servers, a.AsSlice())
+			}
+		}
+	}
+	c.NoSingle = s.resolv(rec.Request, true, false).Ndots() > 0
+	return c
 }
 
 // maxEtc is the longest file of a container's in /etc that is read again: the
@@ -105,53 +151,6 @@ func (s *Service) hostsOf(req plan.Request, nets []*network.Network, box *networ
 		h.Links = append(h.Links, linkLine(c, e, alias))
 	}
 	return h, nil
-}
-
-// linked is the container of a --link, and where it is on the default network.
-func (s *Service) linked(name, alias string) (*container.Container, *network.Endpoint, error) {
-	c, err := s.linkTarget(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	eps, err := s.nets().Endpoints(network.BuiltinID(network.Bridge))
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, e := range eps {
-		if e.Container == c.ID && e.IP.IsValid() {
-			return c, e, nil
-		}
-	}
-	return nil, nil, errs.New(errs.Conflict, "Cannot link to a non running container: /"+name+" AS "+alias)
-}
-
-// linkLine is the line of a --link in /etc/hosts.
-func linkLine(c *container.Container, e *network.Endpoint, alias string) network.HostLine {
-	var list []string
-	for _, n := range []string{alias, c.Record.Request.Hostname, container.ShortID(c.ID), e.Name} {
-		if n != "" && !slices.Contains(list, n) {
-			list = append(list, n)
-		}
-	}
-	return network.HostLine{IP: e.IP, Names: strings.Join(list, " ")}
-}
-
-// LinkEnv adds the variables of --link to a process's environment. Another
-// container that does not run now has none to give.
-func (s *Service) LinkEnv(env []string, req plan.Request, name string) []string {
-	if len(req.Links) == 0 {
-		return env
-	}
-	var links []plan.Link
-	for _, l := range req.Links {
-		other, alias, _ := strings.Cut(l, ":")
-		c, e, err := s.linked(other, alias)
-		if err != nil {
-			continue // at a start, hostsOf has refused it
-		}
-		links = append(links, plan.Link{Owner: name, Alias: alias, IP: e.IP.String(), Request: c.Record.Request, Image: c.Record.Image})
-	}
-	return plan.WithLinks(env, links)
 }
 
 // readEtc reads a file of the container's; one that is too long is not looked at.
