@@ -200,11 +200,14 @@ func (n *Network) checkBridge(all []*Network) error {
 	return nil
 }
 
-// checkParent refuses a second network on an interface.
+// checkParent refuses a second network on an interface, and any on the loopback one.
 func (n *Network) checkParent(all []*Network) error {
 	parent := n.Options["parent"]
 	if n.Driver != DriverMacvlan && n.Driver != DriverIPvlan || parent == "" {
 		return nil
+	}
+	if parent == "lo" {
+		return invalid("loopback interface is not a valid %s parent link", n.Driver)
 	}
 	for _, o := range all {
 		if o.Driver == n.Driver && o.Options["parent"] == parent {

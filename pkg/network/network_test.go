@@ -63,6 +63,7 @@ func TestDecide(t *testing.T) {
 		{name: "macvlan without root", r: CreateRequest{Name: "new", Driver: "macvlan", Rootless: true}, err: "a network with driver macvlan needs root"},
 		{name: "macvlan mode", r: CreateRequest{Name: "new", Driver: "macvlan", Options: map[string]string{"macvlan_mode": "foo"}}, err: "requested macvlan mode 'foo' is not valid, 'bridge' mode is the macvlan driver default"},
 		{name: "ipvlan mode", r: CreateRequest{Name: "new", Driver: "ipvlan", Options: map[string]string{"ipvlan_mode": "foo"}}, err: "requested ipvlan mode 'foo' is not valid, 'l2' mode is the ipvlan driver default"},
+		{name: "parent lo", r: CreateRequest{Name: "new", Driver: "macvlan", Options: map[string]string{"parent": "lo"}}, err: "loopback interface is not a valid macvlan parent link"},
 		{name: "mtu", r: CreateRequest{Name: "new", Options: map[string]string{OptMTU: "abc"}}, err: `failed to parse com.docker.network.driver.mtu value: abc (strconv.Atoi: parsing "abc": invalid syntax)`},
 		{name: "icc", r: CreateRequest{Name: "new", Options: map[string]string{OptICC: "foo"}}, err: `failed to parse com.docker.network.bridge.enable_icc value: foo (strconv.ParseBool: parsing "foo": invalid syntax)`},
 		{name: "no family", r: CreateRequest{Name: "new", NoIPv4: true}, err: "IPv4 or IPv6 must be enabled"},
