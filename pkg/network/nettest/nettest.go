@@ -32,7 +32,7 @@ func Alone(t testing.TB) bool {
 	if b, ok := t.(*testing.B); ok {
 		kind = "-test.bench=^" + b.Name() + "$"
 	}
-	args := []string{kind, "-test.v", "-test.timeout=120s"}
+	args := []string{kind, "-test.v", "-test.timeout=8m"}
 	if _, ok := t.(*testing.B); ok {
 		args = append(args, "-test.run=^$")
 	}

@@ -20,8 +20,8 @@ import (
 	"cais.dev/cais/pkg/network/sock"
 )
 
-// TestBurst: thousands of connections at once, and a thousand that idle, lose
-// nothing.
+// TestBurst: a thousand connections at once, which then idle, lose nothing. (`make
+// bench` has three thousand.)
 func TestBurst(t *testing.T) {
 	if !nettest.Alone(t) {
 		return
@@ -39,8 +39,8 @@ func TestBurst(t *testing.T) {
 		to   string
 		n    int
 	}{
-		{"out", b.Place, nettest.Addr(nettest.World4, 7), 3000},
-		{"in", world, nettest.Addr(nettest.Host4, 8080), 3000},
+		{"out", b.Place, nettest.Addr(nettest.World4, 7), 1000},
+		{"in", world, nettest.Addr(nettest.Host4, 8080), 1000},
 	} {
 		var conns []net.Conn
 		var lost atomic.Int64
@@ -56,12 +56,13 @@ func TestBurst(t *testing.T) {
 			conns = append(conns, c)
 			wg.Go(func() {
 				msg := []byte("hello")
-				if _, err := c.Write(msg); err != nil {
-					lost.Add(1)
-					return
+				_, err := c.Write(msg)
+				if err == nil {
+					_, err = io.ReadFull(c, msg)
 				}
-				if _, err := io.ReadFull(c, msg); err != nil || string(msg) != "hello" {
+				if err != nil || string(msg) != "hello" {
 					lost.Add(1)
+					t.Logf("%s: %q, %v", tt.name, msg, err)
 				}
 			})
 		}
@@ -69,7 +70,7 @@ func TestBurst(t *testing.T) {
 		if lost.Load() != 0 || len(conns) != tt.n {
 			t.Errorf("%s: %d of %d connections lost", tt.name, lost.Load(), tt.n)
 		}
-		// A thousand that idle are still there later.
+		// Those that idle are still there later.
 		for i, c := range conns {
 			if i%3 == 0 {
 				if _, err := c.Write([]byte("again")); err != nil {
@@ -209,7 +210,7 @@ func begin(t *testing.T, from *nettest.Place, to string, n int) []*os.File {
 }
 
 // patience is for what never comes, however busy the machine is.
-const patience = 5 * time.Minute
+const patience = 3 * time.Minute
 
 func established(t *testing.T, files []*os.File) {
 	t.Helper()
