@@ -198,6 +198,10 @@ func (s *Service) filesOf(ctx context.Context, ref string) (*container.Container
 		}
 		return c, &filesJob{IDs: c.Record.IDs, PID: c.State.PID, PIDStart: c.State.PIDStart}, func() {}, nil
 	}
+	if c.Status() == container.Exited && c.Record.AutoRemove() { // about to go; its overlay, which was volatile, is not mounted twice
+		free()
+		return nil, nil, nil, errs.New(errs.NotFound, "no such container: "+ref)
+	}
 	job, err := s.mountOf(ctx, c, l)
 	if err != nil {
 		free()

@@ -8,6 +8,7 @@ import (
 
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/wire"
+	"cais.dev/cais/pkg/sys/raw"
 )
 
 // client is one connection.
@@ -189,6 +190,9 @@ func (c *client) exec(packet []byte, fds []int) {
 		return
 	}
 	p, err := c.m.startExec(&e, fds)
+	if err != nil && raw.Wait(c.m.main.pidfd, 0) { // it ended meanwhile: the kernel's word is ENOMEM, or ESRCH
+		err = errs.New(errs.Conflict, "the container is not running")
+	}
 	if err != nil {
 		c.refuse(err)
 		return
