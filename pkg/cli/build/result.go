@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -454,17 +455,28 @@ func (j *job) removeID() error {
 	return nil
 }
 
-// note adds the image, or the list of images, and its names to the events.
+// note adds the image, with its labels, or the list of images, and its names to the
+// events.
 func (x *exporter) note(id string) {
 	if !slices.ContainsFunc(x.j.outputs, stored) {
 		return
 	}
-	list := []events.Event{{Type: events.Image, Action: "create", ID: id, Attributes: map[string]string{"name": id}}}
+	var c oci.Image
+	if !x.j.several() {
+		_ = json.Unmarshal(x.images[0].config, &c) // our own
+	}
+	event := func(action, name string) events.Event {
+		attrs := map[string]string{}
+		maps.Copy(attrs, c.Config.Labels)
+		attrs["name"] = name
+		return events.Event{Type: events.Image, Action: action, ID: id, Attributes: attrs}
+	}
+	list := []events.Event{event("create", id)}
 	for _, n := range x.names() {
 		if ref, err := oci.Parse(n); err == nil {
 			n = ref.Familiar()
 		}
-		list = append(list, events.Event{Type: events.Image, Action: "tag", ID: id, Attributes: map[string]string{"name": n}})
+		list = append(list, event("tag", n))
 	}
 	x.j.e.Note(list...)
 }
