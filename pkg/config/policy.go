@@ -33,6 +33,13 @@ func (r *requirement) UnmarshalJSON(raw []byte) error {
 		return err
 	}
 	r.raw = bytes.Clone(raw)
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return err
+	}
+	if r.Type == "insecureAcceptAnything" && len(keys) > 1 { // what else it says could forbid
+		return fmt.Errorf("the requirement %s has more than its type", raw)
+	}
 	return nil
 }
 

@@ -70,7 +70,7 @@ func TestReadPolicy(t *testing.T) {
 	if p, err := ReadPolicy(a.Env, a.Root); err != nil || p.Check("docker", "h.x/a") != nil {
 		t.Errorf("the user's is not first: %v, %v", p, err)
 	}
-	for _, text := range []string{"", "{", `{"default":"x"}`, `{"default":[{"type":"insecureAcceptAnything"}],"transport":{}}`} {
+	for _, text := range []string{"", "{", `{"default":"x"}`, `{"default":[{"type":"insecureAcceptAnything"}],"transport":{}}`, `{"default":[{"type":"insecureAcceptAnything","keyPath":"/k"}]}`} {
 		a = source(map[string]string{"/etc/containers/policy.json": text}, nil)
 		if _, err := ReadPolicy(a.Env, a.Root); errs.KindOf(err) != errs.Invalid {
 			t.Errorf("policy %q: %v, want Invalid", text, err)
