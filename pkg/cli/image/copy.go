@@ -48,7 +48,8 @@ func parsePlace(s string) (place, error) {
 		}
 		return p, nil
 	case ok && (transport == "docker-daemon" || transport == "ostree" || transport == "atomic" || transport == "tarball" || transport == "sif"):
-		return place{}, errs.New(errs.Unsupported, "transport "+transport+" is not supported by cais")
+		err := errs.New(errs.Unsupported, "transport "+transport+" is not supported by cais")
+		return place{}, errs.WithHint(err, "Go by an archive: 'docker save IMAGE | cais load' takes one from a Docker daemon, 'cais save IMAGE | docker load' gives it one.")
 	}
 	return place{transport: "containers-storage", name: s}, nil
 }
