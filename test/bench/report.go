@@ -67,7 +67,7 @@ func (b *bench) report(path string) error {
 	p("# Benchmarks\n")
 	p("Made by `make bench`; ratios of one interleaved run, medians, storage on tmpfs.")
 	p("A ratio compares equal work on this machine at the same time; the absolute times")
-	p("beside it are only good for that. podman and buildah build once.\n")
+	p("beside it are only good for that. podman and buildah build once, others push and save once.\n")
 	p("%s, %s.\n", time.Now().UTC().Format("2006-01-02"), machine())
 	p("| figure | measured | target | | what is compared |")
 	p("|---|---|---|---|---|")
