@@ -45,7 +45,11 @@ func (b *build) makeCgroup(ctx context.Context) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := h.Path(b.req.CgroupParent, "build-"+s.ID)
+	name := "build-" + s.ID
+	if b.req.CgroupParent != "" { // there the name stays as it is, and what is not named as ours is never removed
+		name = "cais-" + name
+	}
+	path, err := h.Path(b.req.CgroupParent, name)
 	if err != nil {
 		return nil, err
 	}

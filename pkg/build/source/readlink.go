@@ -14,7 +14,7 @@ func (t *Tree) Readlink(m *Match, e *Entry) (string, error) {
 	name := path.Join(m.Path, e.Rel)
 	fd, err := t.below(name, unix.O_PATH)
 	if err != nil {
-		return "", err
+		return "", gone(name, err)
 	}
 	defer unix.Close(fd)
 	target, _, err := readLink(fd)

@@ -3,6 +3,7 @@ package source
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -136,7 +137,11 @@ git add .; GIT_COMMITTER_DATE=@1000000000 git commit -q -m 1
 git tag -a v1 -m v1; git branch side
 echo two >f; git commit -q -a -m 2
 touch .git/git-daemon-export-ok
-git rev-parse HEAD~1 HEAD`
+git rev-parse HEAD~1 HEAD
+git init -q -b main ../super.git; cd ../super.git
+printf '[submodule "part"]\npath = part\nurl = ../r.git\n' >.gitmodules
+git add .gitmodules; git update-index --add --cacheinfo 160000,$(git -C ../r.git rev-parse HEAD),part; git commit -q -m 1
+touch .git/git-daemon-export-ok`
 	out, err := exec.Command("sh", "-c", script).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -169,7 +174,7 @@ func TestGit(t *testing.T) {
 	env := append(os.Environ(), "GIT_DIR=/nonexistent") // of a hook that calls us
 	get := func(op graph.Git) (string, *Opened, error) {
 		t.Helper()
-		op.URL = address
+		op.URL = cmp.Or(op.URL, address)
 		s := newSources(t, Options{Dir: dir, Environ: env})
 		o, err := s.Open(t.Context(), &op, nil)
 		if err != nil {
@@ -220,6 +225,12 @@ func TestGit(t *testing.T) {
 	}
 	if got, _, err := get(graph.Git{KeepDir: true}); err != nil || !strings.Contains(got, " .git/HEAD ") {
 		t.Error(got, err)
+	}
+	super := strings.Replace(address, "/r.git", "/super.git", 1)
+	for _, without := range []bool{false, true} {
+		if got, _, err := get(graph.Git{URL: super, NoSubmodules: without}); err != nil || strings.Contains(got, " part/d/e ") == without {
+			t.Errorf("without submodules %v: %s, %v", without, got, err)
+		}
 	}
 	for _, c := range []struct {
 		op   graph.Git

@@ -156,7 +156,7 @@ func (t *Tree) hashOne(ctx context.Context, name string, e *Entry, buf []byte) e
 		}
 		now, err := t.stat(name)
 		if err != nil {
-			return err
+			return gone(name, err)
 		}
 		now.Rel = e.Rel
 		*e = *now
@@ -171,7 +171,7 @@ func (t *Tree) read(ctx context.Context, name string, e *Entry, buf []byte) erro
 	}
 	fd, err := t.below(name, flags)
 	if err != nil {
-		return err
+		return gone(name, err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()

@@ -270,7 +270,7 @@ func (t *Tree) Open(m *Match, e *Entry) (*os.File, error) {
 	name := path.Join(m.Path, e.Rel)
 	fd, err := t.below(name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return nil, err
+		return nil, gone(name, err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	if err := t.Same(f, e); err != nil {
@@ -322,6 +322,17 @@ var errChanged = errors.New("it changed while it was read")
 func changed(name string) error {
 	return errs.WithHint(errs.E("file "+name+" of the build context", errs.Conflict, errChanged),
 		"Leave the files alone while the build reads them, or keep what changes out with .dockerignore.")
+}
+
+// gone makes err, of a file that was looked at before, say that it changed if it is not
+// there any more or is a link now.
+func gone(name string, err error) error {
+	for _, e := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP} {
+		if errors.Is(err, e) {
+			return changed(name)
+		}
+	}
+	return err
 }
 
 // Dir opens a directory of the tree, "" being the root, with O_PATH.

@@ -281,6 +281,17 @@ func TestChanged(t *testing.T) {
 	if _, err := tree.Sum(t.Context(), ms, false); err != nil { // it holds still now
 		t.Error(err)
 	}
+	for _, then := range []func() error{
+		func() error { return os.Symlink("/etc/passwd", filepath.Join(dir, "a")) },
+		func() error { return nil },
+	} {
+		if err := errors.Join(os.Remove(filepath.Join(dir, "a")), then()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tree.Open(&ms[0], e); !errors.Is(err, errChanged) {
+			t.Errorf("gone: %v", err)
+		}
+	}
 }
 
 func BenchmarkUnchanged(b *testing.B) {
