@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	library "go.podman.io/storage"
 	"go.podman.io/storage/pkg/archive"
@@ -112,7 +113,7 @@ func TestRecordOnce(t *testing.T) {
 	s.lib = alone{lib, t, filepath.Join(s.o.RunRoot, "cais-recording")}
 	for _, taken := range []bool{true, false} {
 		dir := newDir(t, s)
-		sum, err := changes.Tar(t.Context(), nil, dir, nil, changes.TarOptions{})
+		sum, err := changes.Tar(t.Context(), nil, dir, nil, changes.TarOptions{Time: time.Unix(1, 0)}) // both times the same tar
 		if err != nil {
 			t.Fatal(err)
 		}
