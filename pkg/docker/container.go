@@ -223,6 +223,7 @@ type Mount struct {
 
 	BindOptions   *BindOptions   `json:",omitempty"`
 	VolumeOptions *VolumeOptions `json:",omitempty"`
+	ImageOptions  *ImageOptions  `json:",omitempty"`
 	TmpfsOptions  *TmpfsOptions  `json:",omitempty"`
 }
 
@@ -241,6 +242,11 @@ type VolumeOptions struct {
 	Labels       map[string]string `json:",omitempty"`
 	Subpath      string            `json:",omitempty"`
 	DriverConfig *DriverConfig     `json:",omitempty"`
+}
+
+// ImageOptions are those of an image.
+type ImageOptions struct {
+	Subpath string `json:",omitempty"`
 }
 
 // DriverConfig says how a volume is made that does not exist.

@@ -304,6 +304,10 @@ func newMount(m plan.Mount) Mount {
 		if o.NoCopy || o.Labels != nil || o.Subpath != "" || o.DriverConfig != nil {
 			out.VolumeOptions = &o
 		}
+	case "image":
+		if m.Subpath != "" {
+			out.ImageOptions = &ImageOptions{m.Subpath}
+		}
 	case "tmpfs":
 		var o TmpfsOptions
 		for _, opt := range m.Options {

@@ -82,7 +82,7 @@ func (s *Service) imageMount(ctx context.Context, m plan.Mount) (plan.Volume, er
 	if err != nil {
 		return plan.Volume{}, err
 	}
-	v := plan.Volume{Type: "overlay", Source: "overlay"}
+	v := plan.Volume{Type: "overlay", Source: "overlay", Subpath: m.Subpath}
 	for _, dir := range append(layers, base) {
 		v.Options = append(v.Options, "lowerdir+="+dir)
 	}

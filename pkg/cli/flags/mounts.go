@@ -153,6 +153,7 @@ type mountReader struct {
 	create     bool
 	bind       bool // a bind option was given
 	volume     string
+	subpath    string // the key that it came by
 	tmpfs      bool
 	size, mode string
 }
@@ -254,10 +255,10 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 			return invalid("invalid value for %s: %s", key, val)
 		}
 		r.mode = val
-	case "volume-subpath":
-		r.volume, r.m.Subpath = key, val
-		if !filepath.IsLocal(val) {
-			return invalid("invalid mount config for type \"volume\": subpath must be a relative path within the volume: %s", val)
+	case "volume-subpath", "image-subpath", "subpath":
+		r.subpath, r.m.Subpath = key, val
+		if key == "volume-subpath" {
+			r.volume = key
 		}
 	case "volume-driver":
 		r.volume, r.m.Driver = key, val
@@ -293,7 +294,7 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 		default:
 			return invalid("invalid value for %s: %s (must be \"shared\" or \"private\")", key, val)
 		}
-	case "image-subpath", "notmpcopyup":
+	case "notmpcopyup":
 		return errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet")
 	default:
 		return invalid("unexpected key '%s' in '%s'", key, whole)
@@ -321,6 +322,12 @@ func (r *mountReader) finish() (plan.Mount, error) {
 		return m, invalid("cannot mix 'volume-*' options with mount type '%s'", m.Type)
 	case r.tmpfs && m.Type != "tmpfs":
 		return m, invalid("cannot mix 'tmpfs-*' options with mount type '%s'", m.Type)
+	case r.subpath == "image-subpath" && m.Type != "image":
+		return m, invalid("cannot mix 'image-*' options with mount type '%s'", m.Type)
+	case r.subpath != "" && m.Type != "volume" && m.Type != "image":
+		return m, invalid("unexpected key 'subpath' for mount type '%s'", m.Type)
+	case m.Subpath != "" && !filepath.IsLocal(m.Subpath):
+		return m, invalid("invalid mount config for type \"%[1]s\": subpath must be a relative path within the %[1]s: %s", m.Type, m.Subpath)
 	case m.Type == "image" && m.Source == "":
 		return m, invalid("invalid mount config for type \"image\": field Source must not be empty")
 	case m.Type == "tmpfs" && m.Source != "":

@@ -185,7 +185,9 @@ func TestLaterFlagsFailByName(t *testing.T) {
 		"--gpus all,options=a":                            "--gpus options=a is not supported",
 		"--gpus driver=intel":                             "--gpus driver=intel is not supported",
 		"--log-driver gelf":                               "--log-driver gelf is not supported",
-		"--mount type=image,src=a,dst=/b,image-subpath=c": "option image-subpath is not supported yet",
+		"--mount type=image,src=a,dst=/b,image-subpath=../c": "subpath must be a relative path within the image: ../c",
+		"--mount type=volume,src=a,dst=/b,image-subpath=c":   "cannot mix 'image-*' options with mount type 'volume'",
+		"--mount type=bind,src=/a,dst=/b,subpath=c":          "unexpected key 'subpath' for mount type 'bind'",
 		"--pod x": "--pod is not supported yet",
 	} {
 		_, _, err := parse(t, true, strings.Fields(args)...)

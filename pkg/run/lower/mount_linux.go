@@ -21,7 +21,7 @@ type mount struct {
 	attr           mountAttr
 	bind, rbind    bool
 	cgroup         bool
-	subpath        string   // below source, of a bind
+	subpath        string   // of a bind, below its source; else below the file system's root
 	data           []string // options of the file system itself
 	mode           bool     // data says which mode the file system's root has
 	k              kind
@@ -90,7 +90,7 @@ func (b *builder) parseMount(sm specs.Mount) (mount, error) {
 		if m.attr.option(o) {
 			continue
 		}
-		if below, ok := strings.CutPrefix(o, plan.Subpath); ok && m.bind {
+		if below, ok := strings.CutPrefix(o, plan.Subpath); ok {
 			m.subpath = below
 			continue
 		}
@@ -302,6 +302,9 @@ func (b *builder) mount(m *mount) {
 	}
 	at := b.target(m.what, m.target, m.k, m.fd, resolve)
 	b.Call(m.what, unix.SYS_MOVE_MOUNT, m.fd, "", at, "", movedByFD)
+	if m.subpath != "" && !m.bind {
+		b.mountBelow(m, at)
+	}
 	if m.attr.prop != 0 && m.attr.prop != unix.MS_PRIVATE && !m.bind {
 		b.setattr(m.what, m.fd, 0, attr{propagation: m.attr.prop})
 	}
@@ -313,6 +316,18 @@ func (b *builder) mount(m *mount) {
 		b.close(m.fd)
 	}
 	b.Free(mark)
+}
+
+// mountBelow covers m's whole file system, which is at at now, with what of it is
+// wanted: before Linux 6.15 a mount is copied only once it is in its place. A link in
+// it, which is somebody else's image, leads nowhere out of it.
+func (b *builder) mountBelow(m *mount, at wire.Arg) {
+	below := b.NewReg()
+	part := b.lookup(m.what+": cannot access path "+m.subpath, m.fd, m.subpath, unix.O_PATH, inRoot)
+	b.Call(m.what, unix.SYS_OPEN_TREE, part, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH).To(below)
+	b.Call(m.what, unix.SYS_MOVE_MOUNT, below, "", at, "", movedByFD)
+	b.close(part)
+	b.close(below)
 }
 
 // takeMode gives a tmpfs the mode of the directory that it covers: /tmp stays

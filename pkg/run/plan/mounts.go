@@ -167,19 +167,24 @@ func (b *builder) volume(m Mount) (specs.Mount, error) {
 	}
 	m.Source = v.Source
 	if v.Type != "" && v.Type != "bind" {
-		return specs.Mount{Destination: m.Target, Type: v.Type, Source: v.Source, Options: append(access(m), v.Options...)}, nil
+		sm := specs.Mount{Destination: m.Target, Type: v.Type, Source: v.Source, Options: append(access(m), v.Options...)}
+		return v.below(sm), nil
 	}
 	m.Options = slices.Concat(m.Options, v.Options)
 	m.ReadOnly = m.ReadOnly || slices.Contains(v.Options, "ro")
 	sm, err := b.bind(m)
-	if v.Subpath != "" {
-		sm.Options = append(sm.Options, Subpath+v.Subpath)
-	}
-	return sm, err
+	return v.below(sm), err
 }
 
-// Subpath begins the option of a bind mount that says what below its source is
-// mounted; it is resolved as if the source was the root.
+func (v Volume) below(m specs.Mount) specs.Mount {
+	if v.Subpath != "" {
+		m.Options = append(m.Options, Subpath+v.Subpath)
+	}
+	return m
+}
+
+// Subpath begins the option of a mount that says what below its root is mounted; it
+// is resolved as if that was the root.
 const Subpath = "x-cais.subpath="
 
 func access(m Mount) []string {
