@@ -92,16 +92,16 @@ type Request struct {
 
 // Store is what a new image is put into: [storage.Store].
 type Store interface {
-	StageDir(ctx context.Context, parent, dir string) (*storage.Staged, error)
+	StageDir(ctx context.Context, parent string, dir storage.Dir) (*storage.Staged, error)
 	StageLayer(ctx context.Context, src storage.LayerSource) (*storage.Staged, error)
 	CommitLayers(ctx context.Context, parent string, layers ...*storage.Staged) (string, error)
 	Discard(layers ...*storage.Staged) error
 	PutImage(ctx context.Context, spec storage.ImageSpec) (id string, err error)
 }
 
-// Directory makes an image of what the directory upper, an overlay's upper one,
-// changes in the request's base. The directory stays as it is.
-func Directory(ctx context.Context, st Store, req Request, upper string) (id string, err error) {
+// Directory makes an image of what a directory changes in the request's base. The
+// directory stays as it is.
+func Directory(ctx context.Context, st Store, req Request, upper storage.Dir) (id string, err error) {
 	parent := ""
 	if req.Base != nil {
 		parent = req.Base.TopLayer

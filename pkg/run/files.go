@@ -251,13 +251,12 @@ func (j *filesJob) do(ctx context.Context, answer func(filesAnswer) error) error
 // inside turns the owners that files have for us into those that the container
 // sees; nil: they are equal.
 func (j *filesJob) inside() func(uid, gid uint32) (int, int) {
-	if !j.IDs.Own() || j.IDs.Plain() {
+	inside := j.IDs.Inside()
+	if inside == nil {
 		return nil
 	}
-	back := plan.IDs{UIDs: plan.Turn(j.IDs.UIDs), GIDs: plan.Turn(j.IDs.GIDs)}
 	return func(uid, gid uint32) (int, int) {
-		u, _ := plan.Map(back.UIDs, uid) // what is nobody's there keeps its number
-		g, _ := plan.Map(back.GIDs, gid)
+		u, g := inside(uid, gid)
 		return int(u), int(g)
 	}
 }

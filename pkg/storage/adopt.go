@@ -82,7 +82,7 @@ func (s *Store) AdoptLayer(ctx context.Context, parent string, l NewLayer) (stri
 	if s.HasLayer(id) {
 		return id, nil
 	}
-	st, err := s.StageDir(ctx, parent, l.Dir)
+	st, err := s.StageDir(ctx, parent, Dir{Path: l.Dir})
 	if err != nil {
 		return "", err
 	}
@@ -92,19 +92,31 @@ func (s *Store) AdoptLayer(ctx context.Context, parent string, l NewLayer) (stri
 	return s.commit(ctx, parent, st)
 }
 
-// StageDir stages what the directory dir changes in the layer parent and all
-// below it: a copy, dir stays as it is. It may be a running container's.
-func (s *Store) StageDir(ctx context.Context, parent, dir string) (*Staged, error) {
-	lower, err := s.reader.LayerDirs(ctx, parent)
-	if err != nil {
-		return nil, err
+// Dir is an upper directory of overlay's. It may be a running container's.
+type Dir struct {
+	Path string
+	// Lower are the directories that it was mounted above, if they are not those of
+	// the layers, but copies for other owners.
+	Lower []string
+	Owner func(uid, gid uint32) (uint32, uint32) // whose a file is in the layer; nil: whose it is
+}
+
+// StageDir stages what a directory changes in the layer parent and all below it: a
+// copy, the directory stays as it is.
+func (s *Store) StageDir(ctx context.Context, parent string, dir Dir) (*Staged, error) {
+	lower := dir.Lower
+	if lower == nil {
+		var err error
+		if lower, err = s.reader.LayerDirs(ctx, parent); err != nil {
+			return nil, err
+		}
 	}
 	r, w := io.Pipe()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	packed := make(chan error, 1)
 	go func() {
-		_, err := changes.Tar(ctx, w, dir, lower, changes.TarOptions{})
+		_, err := changes.Tar(ctx, w, dir.Path, lower, changes.TarOptions{Owner: dir.Owner})
 		packed <- w.CloseWithError(err)
 	}()
 	st, err := s.StageLayer(ctx, LayerSource{Body: r, Unlimited: true})

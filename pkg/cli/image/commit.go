@@ -121,10 +121,6 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	if conf, err = commit.Change(ctx, conf, platform, o.changes); err != nil {
 		return "", err
 	}
-	if c.Record.IDs.Own() && !c.Record.IDs.Plain() {
-		err := errs.New(errs.Unsupported, "commit of a container with ids of its own (--userns, --uidmap) is not supported yet")
-		return "", errs.WithHint(err, "'cais export NAME | cais import - IMAGE' keeps its files, with the owners that it sees.")
-	}
 	r, err := e.Reader()
 	if err != nil {
 		return "", err
@@ -169,7 +165,11 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	if o.squash {
 		id, err = squashed(ctx, st, req, func(w io.Writer) error { return svc.Export(ctx, c.Record.ID, w) })
 	} else {
-		id, err = commit.Directory(ctx, st, req, filepath.Join(store.Dir(c.Record.ID), "upper"))
+		dir := storage.Dir{Path: filepath.Join(store.Dir(c.Record.ID), "upper")}
+		if dir.Owner = c.Record.IDs.Inside(); dir.Owner != nil {
+			dir.Lower = c.Record.Lower[:len(c.Record.Lower)-1] // without the mount points
+		}
+		id, err = commit.Directory(ctx, st, req, dir)
 	}
 	if err = errors.Join(err, st.Close()); err != nil {
 		return "", fmt.Errorf("commit container %s: %w", o.container, err)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,35 @@ func BenchmarkTar(b *testing.B) {
 	for b.Loop() {
 		if _, err := Tar(b.Context(), nil, dir, nil, TarOptions{TarSplit: io.Discard}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestTarOwner: a layer has the owners that its container saw, also those that file
+// capabilities are for.
+func TestTarOwner(t *testing.T) {
+	upper := dirs(t, []string{"a=1"})[0]
+	me := uint32(os.Getuid())
+	owner := func(uid, gid uint32) (uint32, uint32) { return uid - me + 7, gid - uint32(os.Getgid()) + 8 }
+	var blob bytes.Buffer
+	sum, err := Tar(t.Context(), &blob, upper, nil, TarOptions{Owner: owner})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := tar.NewReader(&blob).Next()
+	if err != nil || h.Uid != 7 || h.Gid != 8 || !slices.Equal(sum.UIDs, []uint32{7}) || !slices.Equal(sum.GIDs, []uint32{8}) {
+		t.Errorf("%+v %+v %v", h, sum, err)
+	}
+
+	p := &packer{o: TarOptions{Owner: func(uid, gid uint32) (uint32, uint32) { return uid - 0x10000, gid }}}
+	capability := "\x01\x00\x00%c\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10%s"
+	for value, want := range map[string]string{
+		fmt.Sprintf(capability, 3, "\x00\x00\x01\x00"): fmt.Sprintf(capability, 2, ""),
+		fmt.Sprintf(capability, 3, "\x01\x00\x01\x00"): fmt.Sprintf(capability, 3, "\x01\x00\x01\x00"), // another root's
+		fmt.Sprintf(capability, 2, ""):                 fmt.Sprintf(capability, 2, ""),
+	} {
+		if got := p.capability([]byte(value)); string(got) != want {
+			t.Errorf("%x: got %x, want %x", value, got, want)
 		}
 	}
 }

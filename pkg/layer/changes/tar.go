@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -30,6 +31,8 @@ type TarOptions struct {
 	Clamp time.Time
 	// Time is the time of all entries; zero: their own.
 	Time time.Time
+	// Owner says whose a file is in the tar; nil: whose it is.
+	Owner func(uid, gid uint32) (uint32, uint32)
 }
 
 // Summary is what Tar found.
@@ -203,6 +206,9 @@ func (p *packer) whiteout(name string) error {
 
 func (p *packer) write(it *item) error {
 	e, st := it.e, &it.e.Stat
+	if p.o.Owner != nil {
+		st.Uid, st.Gid = p.o.Owner(st.Uid, st.Gid)
+	}
 	mtime := time.Unix(st.Mtim.Sec, 0)
 	if !p.o.Clamp.IsZero() && mtime.After(p.o.Clamp) {
 		mtime = p.o.Clamp
@@ -218,6 +224,9 @@ func (p *packer) write(it *item) error {
 	for name, value := range e.Xattrs {
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}
+		}
+		if name == "security.capability" && p.o.Owner != nil {
+			value = p.capability(value)
 		}
 		h.PAXRecords[attr+name] = string(value)
 	}
@@ -246,6 +255,22 @@ func (p *packer) write(it *item) error {
 		h.Typeflag, h.Linkname, h.Size, h.PAXRecords, data = tar.TypeLink, e.Hard, 0, nil, nil
 	}
 	return p.header(h, data)
+}
+
+// capability gives a file's capabilities to the root of whoever unpacks it, if they
+// are those of the container's: struct vfs_ns_cap_data of linux/capability.h ends in
+// the id that they are for, vfs_cap_data without.
+func (p *packer) capability(value []byte) []byte {
+	const v2, v3, size, v3size = 2, 3, 20, 24
+	if len(value) != v3size || value[3] != v3 {
+		return value
+	}
+	if root, _ := p.o.Owner(binary.LittleEndian.Uint32(value[size:]), 0); root != 0 {
+		return value
+	}
+	value = slices.Clone(value[:size])
+	value[3] = v2
+	return value
 }
 
 type zeros struct{}

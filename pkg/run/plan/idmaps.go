@@ -162,6 +162,20 @@ func Map(maps []IDMap, id uint32) (uint32, bool) {
 	return id, len(maps) == 0
 }
 
+// Inside returns what turns the owners that files have for us into those that the
+// container sees; nil: they are equal. What is nobody's there keeps its number.
+func (i IDs) Inside() func(uid, gid uint32) (uint32, uint32) {
+	if !i.Own() || i.Plain() {
+		return nil
+	}
+	uids, gids := Turn(i.UIDs), Turn(i.GIDs)
+	return func(uid, gid uint32) (uint32, uint32) {
+		u, _ := Map(uids, uid)
+		g, _ := Map(gids, gid)
+		return u, g
+	}
+}
+
 // Turn is the map the other way round.
 func Turn(maps []IDMap) []IDMap {
 	out := make([]IDMap, len(maps))
