@@ -120,6 +120,7 @@ type State struct {
 	BootID       string    `json:"bootID"`
 	StartedAt    time.Time `json:"startedAt"`
 	RestartCount int       `json:"restartCount"`
+	Execs        []string  `json:"execs,omitempty"` // the ids of those that run
 }
 
 // Exit is how a container last ended.

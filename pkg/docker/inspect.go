@@ -43,6 +43,9 @@ func NewContainer(f ContainerFacts) *Container {
 		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(f),
 		ImageName: rec.ImageRef,
 	}
+	if c.State != nil && c.Running() {
+		out.ExecIDs = c.State.Execs
+	}
 	switch rec.Request.LogDriver {
 	case "local", "journald", "syslog":
 		out.LogPath = "" // as Docker says it: the file is the driver's own

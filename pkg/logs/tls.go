@@ -32,7 +32,7 @@ func (t TLS) Config() (*tls.Config, error) {
 	if t.CA != "" {
 		pem, err := os.ReadFile(t.CA)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("could not read CA certificate %q: %w", t.CA, err)
 		}
 		if c.RootCAs, err = x509.SystemCertPool(); err != nil {
 			c.RootCAs = x509.NewCertPool() // a machine without any
@@ -44,7 +44,7 @@ func (t TLS) Config() (*tls.Config, error) {
 	if t.Cert != "" || t.Key != "" {
 		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("could not load X509 key pair (is the key encrypted?): %w", err)
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}

@@ -198,6 +198,8 @@ func (c *client) exec(packet []byte, fds []int) {
 		return
 	}
 	p.resize(e.Attach.Rows, e.Attach.Cols)
+	c.m.execs = append(c.m.execs, p)
+	c.m.writeExecs(p)
 	running := wire.Marshal(&wire.Running{PID: p.pid, StartedAt: c.m.now.UnixNano()})
 	if e.Detach {
 		c.last(running)
@@ -206,7 +208,6 @@ func (c *client) exec(packet []byte, fds []int) {
 		c.join(p, e.Attach)
 		c.push(running)
 	}
-	c.m.execs = append(c.m.execs, p)
 	p.watch()
 }
 

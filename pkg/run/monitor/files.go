@@ -58,6 +58,7 @@ type state struct {
 	boot               string
 	started            time.Time
 	restarts           int
+	execs              []string
 }
 
 func (s state) json() []byte {
@@ -77,6 +78,14 @@ func (s state) json() []byte {
 	b = s.started.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","restartCount":`...)
 	b = strconv.AppendInt(b, int64(s.restarts), 10)
+	before := `,"execs":["`
+	for _, id := range s.execs {
+		b = append(append(b, before...), id...)
+		before = `","`
+	}
+	if len(s.execs) > 0 {
+		b = append(b, `"]`...)
+	}
 	return append(b, '}')
 }
 
@@ -89,11 +98,27 @@ func (m *monitor) writeState(status string) error {
 	if m.main != nil {
 		s.pid, s.pidStart = m.main.pid, startTime(m.main.pid)
 	}
+	for _, e := range m.execs {
+		if e.id != "" {
+			s.execs = append(s.execs, e.id)
+		}
+	}
 	err := replace(m.job.RunDir, "state.json", s.json())
 	if err != nil {
 		m.note(err.Error())
 	}
 	return err
+}
+
+// writeExecs is writeState once an exec has begun or ended.
+func (m *monitor) writeExecs(p *proc) {
+	switch {
+	case p.id == "" || m.main == nil: // a probe; or all have ended, and what comes now is written by itself
+	case m.paused:
+		_ = m.writeState("paused") // noted
+	default:
+		_ = m.writeState("running") // noted
+	}
 }
 
 // settings reads what concerns a monitor from the text of settings.json: whether

@@ -45,6 +45,8 @@ func TestStateIsContainers(t *testing.T) {
 			t.Errorf("%q: process %d runs, want none", text, pid)
 		}
 	}
+	compare(t, state{status: "running", started: start, execs: []string{"a", "b"}}.json(), new(container.State),
+		&container.State{Version: 1, Status: container.Running, StartedAt: start, Execs: []string{"a", "b"}})
 	compare(t, state{status: "restarting", started: start}.json(), new(container.State),
 		&container.State{Version: 1, Status: container.Restarting, StartedAt: start})
 }

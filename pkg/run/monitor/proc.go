@@ -155,14 +155,15 @@ func (p *proc) exited(code int) {
 	if p.id != "" {
 		p.m.tell("exec_die", "execID", p.id, "exitCode", strconv.Itoa(code))
 	}
-	p.announce(&wire.Exited{Code: code})
-	p.close()
 	for i, e := range p.m.execs {
 		if e == p {
 			p.m.execs = append(p.m.execs[:i], p.m.execs[i+1:]...)
 			break
 		}
 	}
+	p.m.writeExecs(p)
+	p.announce(&wire.Exited{Code: code})
+	p.close()
 }
 
 // announce tells p's clients that it has ended, as the last thing they hear.
