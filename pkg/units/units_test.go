@@ -39,6 +39,7 @@ func TestDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "Less than a second", time.Second: "1 second", 59 * time.Second: "59 seconds", 61 * time.Second: "About a minute",
 		5 * time.Minute: "5 minutes", 61 * time.Minute: "About an hour", 47 * time.Hour: "47 hours", 2 * day: "2 days",
+		-56 * 365 * day: "Less than a second", 56 * 365 * day: "56 years", // a clock was set while it ran
 		13 * day: "13 days", 15 * day: "2 weeks", 70 * day: "2 months", 800 * day: "2 years",
 	} {
 		if got := Duration(d); got != want {

@@ -59,6 +59,33 @@ func TestLineIsDockers(t *testing.T) {
 	}
 }
 
+// TestClock: a host's clock may be at 1970, and may be set either way.
+func TestClock(t *testing.T) {
+	var c clock
+	for _, now := range []time.Time{
+		time.Unix(0, 0), time.Unix(0, 5), time.Unix(1e9, 1), time.Unix(0, 7), time.Unix(1e9-1, 999_999_999), time.Unix(-1, 1), time.Unix(1e10, 0),
+	} {
+		if got, want := string(c.append(nil, now)), now.UTC().Format("2006-01-02T15:04:05.000000000Z"); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// TestLookAfterClock: what others did to the file is seen, whichever way the clock goes.
+func TestLookAfterClock(t *testing.T) {
+	w := open(t, Options{})
+	s := w.Stream("stdout")
+	for _, second := range []int64{1e9, 0, 1, 1e9} {
+		if err := os.Remove(w.o.Path); err != nil {
+			t.Fatal(err)
+		}
+		s.Write([]byte("line\n"), time.Unix(second, 0))
+		if got := entries(t, w.o.Path); len(got) != 1 || got[0].Time.Unix() != second {
+			t.Errorf("at %d: %v", second, got)
+		}
+	}
+}
+
 func TestStreamSplits(t *testing.T) {
 	long := strings.Repeat("x", MaxLine)
 	tests := []struct {
