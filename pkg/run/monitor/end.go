@@ -68,6 +68,9 @@ func (m *monitor) withdraw() {
 		m.lingerAt = time.Now().Add(linger)
 	}
 	m.removeCgroups()
+	if m.log != nil {
+		m.log.CompressEnded(false) // what is not done stays as it is: in a moment, the files may be another monitor's
+	}
 	if m.job.RunDir != "" && m.alive >= 0 {
 		_ = syscall.Unlink(m.job.RunDir + "/state.json") // it may not have come to be
 	}
