@@ -182,9 +182,9 @@ func TestFlagMistakes(t *testing.T) {
 
 func TestLaterFlagsFailByName(t *testing.T) {
 	for args, want := range map[string]string{
-		"--gpus all,options=a":                            "--gpus options=a is not supported",
-		"--gpus driver=intel":                             "--gpus driver=intel is not supported",
-		"--log-driver gelf":                               "--log-driver gelf is not supported",
+		"--gpus all,options=a": "--gpus options=a is not supported",
+		"--gpus driver=intel":  "--gpus driver=intel is not supported",
+		"--log-driver gelf":    "--log-driver gelf is not supported",
 		"--mount type=image,src=a,dst=/b,image-subpath=../c": "subpath must be a relative path within the image: ../c",
 		"--mount type=volume,src=a,dst=/b,image-subpath=c":   "cannot mix 'image-*' options with mount type 'volume'",
 		"--mount type=bind,src=/a,dst=/b,subpath=c":          "unexpected key 'subpath' for mount type 'bind'",
