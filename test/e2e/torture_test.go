@@ -112,7 +112,7 @@ func (s *store) killAny(rnd *rand.Rand) {
 }
 
 // othersDid is what a command may say when other terminals do the same, or kill.
-var othersDid = regexp.MustCompile(`(?m)^Error: (` + strings.Join([]string{
+var othersDid = regexp.MustCompile(`(?m)^(Error|ERROR: failed to build: failed to solve): (` + strings.Join([]string{
 	`no such (container|object|image|volume): \S+`,
 	`network \S+ not found`, `repository \S+ not found: name unknown`, `An image does not exist locally with the tag: \S+`,
 	`network with name n\d already exists`, `endpoint with name c\d already exists in network n\d`,
