@@ -231,7 +231,7 @@ type node struct {
 	children []node
 	later    string // what it is, for commands that are not here yet
 
-	instead string // what to do until then
+	instead string // of a later one, or of one that never comes: what to do
 }
 
 // constructor makes one command.

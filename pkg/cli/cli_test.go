@@ -45,8 +45,8 @@ func TestMainReports(t *testing.T) {
 		{"cais version x", 1, "", "Error: 'cais version' accepts no arguments\n\nUsage:  cais version [OPTIONS]\n\nRun 'cais version --help' for more information\n"},
 		{"cais --bogus version", 125, "", "Error: unknown flag: --bogus\n\nRun 'cais --help' for more information\n"},
 		{"cais version --help", 0, "Usage:  cais version [OPTIONS]\n\nShow version information\n", ""},
-		{"cais swarm init", 1, "", "Error: \"docker swarm\" is not supported by cais\n"},
-		{"cais compose up -d --bogus", 1, "", "Error: cais compose (several containers from one file) is not in this version of cais yet\n"},
+		{"cais swarm init", 1, "", "Error: \"docker swarm\" is not supported by cais\nHint: "},
+		{"cais compose up -d --bogus", 1, "", "Error: cais compose (several containers from one file) is not in this version of cais yet\nHint: "},
 		{"cais -H tcp://x:1 version", 125, "", "Error: --host tcp://x:1: cais has no daemon"},
 		{"cais -H unix:///a/docker.sock -H unix:///b/docker.sock version", 125, "", `Error: invalid argument "unix:///b/docker.sock" for "-H, --host" flag: specify only one -H`},
 		{"cais -H unix:///x/y version", 125, "", "Error: --host unix:///x/y: cais has no daemon"},
@@ -82,6 +82,9 @@ func TestTree(t *testing.T) {
 			if is {
 				ways++
 			}
+		}
+		if n.later != "" && n.instead == "" {
+			t.Errorf("%s: what to do instead?", name)
 		}
 		if ways != 1 || n.new != nil && n.of == "" || n.children != nil && n.short == "" {
 			t.Errorf("%s: incomplete node %+v", name, n)

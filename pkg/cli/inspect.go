@@ -10,6 +10,7 @@ import (
 	"cais.dev/cais/pkg/cli/container"
 	"cais.dev/cais/pkg/cli/image"
 	"cais.dev/cais/pkg/cli/network"
+	"cais.dev/cais/pkg/cli/secret"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/cli/volume"
 	"cais.dev/cais/pkg/engine"
@@ -23,7 +24,7 @@ type kind struct {
 }
 
 // newInspect makes "inspect", which finds what a name means: a container, else
-// an image, else a volume.
+// an image, a network, a volume, a secret.
 func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	var format, only string
 	var size, latest bool
@@ -56,8 +57,8 @@ func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
 	f.BoolVarP(&size, "size", "s", false, "Show a container's sizes too")
 	f.BoolVarP(&latest, "latest", "l", false, "The container made last")
-	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container, image, network or volume")
-	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image", "network", "volume"))
+	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container, image, network, volume or secret")
+	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image", "network", "volume", "secret"))
 	return cmd
 }
 
@@ -73,12 +74,13 @@ func kindsOf(e *engine.Engine, only string, size bool) ([]kind, error) {
 		}},
 		{"network", func(ctx context.Context, ref string) (any, error) { return network.Inspect(ctx, e, ref) }},
 		{"volume", func(_ context.Context, ref string) (any, error) { return volume.Inspect(e, ref) }},
+		{"secret", func(_ context.Context, ref string) (any, error) { return secret.Inspect(e, ref, false) }},
 	}
 	switch only {
 	case "":
 		return all, nil
-	case "secret", "config", "plugin", "node", "service", "task":
-		return nil, ui.Later("inspect --type " + only)
+	case "config", "plugin", "node", "service", "task":
+		return nil, ui.Later("inspect --type "+only, noSwarm)
 	}
 	for _, k := range all {
 		if k.name == only {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,6 +12,17 @@ import (
 // never marks commands that need Docker's swarm or its plugins: they will not
 // come.
 const never = "never"
+
+// What to do instead of several commands.
+const (
+	noSwarm    = "cais works on one machine: 'cais run --restart always' keeps a container running, 'cais secret' has its secrets."
+	noRemote   = "Run cais on the other machine: 'ssh HOST cais ...'."
+	noFreezing = "'cais pause' freezes a container in memory."
+	noMounting = "'cais cp' copies files of a container that does not run, too; 'cais image mount' shows an image's."
+	noBake     = "'cais build' each of them: steps that they share are done once."
+	noSocket   = "'podman system service' serves the same images to clients of Docker's socket."
+	noTrust    = "Edit /etc/containers/policy.json or ~/.config/containers/policy.json, see containers-policy.json(5)."
+)
 
 // later is a command that Docker has and cais does not have yet: it says what
 // it would be and fails, whatever its flags are.
@@ -32,11 +42,8 @@ func later(n node) *cobra.Command {
 func laterError(cmd *cobra.Command, n node) error {
 	path := cmd.CommandPath()
 	if n.later == never {
-		return errs.E("", errs.Unsupported, errors.New(`"docker `+strings.TrimPrefix(path, cmd.Root().Name()+" ")+`" is not supported by cais`))
-	}
-	err := errs.E("", errs.Unsupported, ui.Later(path+" ("+n.later+")"))
-	if n.instead != "" {
+		err := errs.New(errs.Unsupported, `"docker `+strings.TrimPrefix(path, cmd.Root().Name()+" ")+`" is not supported by cais`)
 		return errs.WithHint(err, n.instead)
 	}
-	return err
+	return ui.Later(path+" ("+n.later+")", n.instead)
 }

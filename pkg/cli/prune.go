@@ -42,7 +42,7 @@ func newSystemPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if external {
-				return ui.Later("system prune --external")
+				return ui.Later("system prune --external", "'podman system prune --external' removes other tools' containers.")
 			}
 			o.filters = e.PruneFilters(o.filters)
 			if err := o.check(); err != nil {
@@ -186,7 +186,7 @@ func newCheck(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if max != "" {
-				return ui.Later("system check --max")
+				return ui.Later("system check --max", "'cais system check' without it looks whatever the age.")
 			}
 			if force && !repair {
 				return ui.Exit(ui.CodeUsage, errors.New("--force goes with --repair"))

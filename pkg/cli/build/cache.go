@@ -75,7 +75,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 			}
 			o.Keep = max(keep, most, reserved)
 			if free > 0 {
-				return ui.Later("builder prune --min-free-space")
+				return ui.Later("builder prune --min-free-space", "Say how much may stay: --keep-storage.")
 			}
 			if code, entered, err := e.EnterUserNS(cmd.Context()); entered || err != nil {
 				return ended(code, err)

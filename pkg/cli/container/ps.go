@@ -47,11 +47,11 @@ func NewPs(e *engine.Engine, s ui.Streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case watch:
-				return ui.Later("ps --watch")
+				return ui.Later("ps --watch", "'watch cais ps' does it; 'cais events' tells what changes.")
 			case namespaces:
-				return ui.Later("ps --ns")
+				return ui.Later("ps --ns", "'lsns -p PID' shows them; 'cais inspect -f {{.State.Pid}}' tells the pid.")
 			case pod:
-				return ui.Later("ps --pod")
+				return ui.Later("ps --pod", "There are no pods: leave it out.")
 			}
 			if !cmd.Flags().Changed("format") {
 				o.table.Format = e.ClientFormat("psFormat")
@@ -337,7 +337,7 @@ func sortBy(list []*container.Container, by string) error {
 		slices.Reverse(list)
 		return nil
 	case "size":
-		return ui.Later("ps --sort size")
+		return ui.Later("ps --sort size", "'cais ps --size' shows the sizes: sort its lines.")
 	}
 	key, ok := keys[by]
 	if !ok {

@@ -41,7 +41,7 @@ func NewRm(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Containers(e, -1, nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.link {
-				return ui.Later("rm --link")
+				return ui.Later("rm --link", "'cais network disconnect' takes a container out of a network.")
 			}
 			o.args, o.timed = args, cmd.Flags().Changed("time")
 			svc, err := e.Healed(cmd.Context())

@@ -35,7 +35,7 @@ func NewStart(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Containers(e, -1, stopped),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.checkpoint != "" || o.dir != "" {
-				return ui.Later("start --checkpoint")
+				return ui.Later("start --checkpoint", "'cais pause' freezes a container in memory.")
 			}
 			o.args = args
 			svc, err := e.Healed(cmd.Context())

@@ -612,7 +612,8 @@ func (f *RunFlags) setImage(r *plan.Request, o *RunOptions, env Env) error {
 		}
 	}
 	if trust, err := f.fs.GetBool("disable-content-trust"); err != nil || !trust {
-		return errs.New(errs.Unsupported, "--disable-content-trust=false is not supported: there is no content trust, which Docker has given up, too")
+		err := errs.New(errs.Unsupported, "--disable-content-trust=false is not supported: there is no content trust, which Docker has given up, too")
+		return errs.WithHint(err, "Let policy.json ask for signatures, see containers-policy.json(5).")
 	}
 	r.Platform = o.Platform
 	if f.fs.Changed("tls-verify") {

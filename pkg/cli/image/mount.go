@@ -214,7 +214,7 @@ func NewTree(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Images(e, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if whatRequires {
-				return ui.Later("image tree --whatrequires")
+				return ui.Later("image tree --whatrequires", "'cais images -a --filter since=IMAGE' lists what was made after it.")
 			}
 			r, err := e.Reader()
 			if err != nil {

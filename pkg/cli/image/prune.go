@@ -38,7 +38,7 @@ func NewPrune(e *engine.Engine, s ui.Streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case external:
-				return ui.Later("image prune --external")
+				return ui.Later("image prune --external", "'podman image prune --external' removes other tools' containers.")
 			}
 			o.Filters = e.PruneFilters(o.Filters)
 			if _, err := o.parse(); err != nil {

@@ -53,13 +53,13 @@ func NewPull(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.Images(e, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !trust {
-				return ui.Later("pull --disable-content-trust=false (Docker's content trust, which Docker has given up)")
+				return ui.Later("pull --disable-content-trust=false (Docker's content trust, which Docker has given up)", "Let policy.json ask for signatures, see containers-policy.json(5).")
 			}
 			if len(keys) > 0 {
-				return ui.Later("pull --decryption-key")
+				return ui.Later("pull --decryption-key", "'skopeo copy --decryption-key' to 'containers-storage:' decrypts on the way.")
 			}
 			if cmd.Flags().Changed("retry") || cmd.Flags().Changed("retry-delay") {
-				return ui.Later("pull --retry: cais tries again by itself; setting how often")
+				return ui.Later("pull --retry: cais tries again by itself; setting how often", "Leave it out.")
 			}
 			o.refs, o.names = args, e.PullNames
 			if credsFD > 2 { // a command that needs the image began this one

@@ -60,13 +60,13 @@ func NewPush(e *engine.Engine, s ui.Streams) *cobra.Command {
 				if i < 2 {
 					hint = "'skopeo copy --" + name + "' from 'containers-storage:' encrypts on the way."
 				}
-				return errs.WithHint(ui.Later("push --"+name), hint)
+				return ui.Later("push --"+name, hint)
 			}
 			if cmd.Flags().Changed("retry") || cmd.Flags().Changed("retry-delay") {
-				return ui.Later("push --retry: cais tries again by itself; setting how often")
+				return ui.Later("push --retry: cais tries again by itself; setting how often", "Leave it out.")
 			}
 			if !trust {
-				return ui.Later("push --disable-content-trust=false (Docker's content trust, which Docker has given up)")
+				return ui.Later("push --disable-content-trust=false (Docker's content trust, which Docker has given up)", "'cosign sign' signs what was pushed.")
 			}
 			if cmd.Flags().Changed("tls-verify") {
 				o.registry.TLSVerify = &o.tlsVerify
@@ -144,7 +144,7 @@ func parseCompression(kind string, level int, force bool) (push.Compression, err
 	switch kind {
 	case "", "gzip", "zstd":
 	case "zstd:chunked":
-		return c, errs.WithHint(ui.Later("--compression-format zstd:chunked"), "Use zstd; 'skopeo copy --dest-compress-format zstd:chunked --dest-force-compress-format' makes it of what was pushed.")
+		return c, ui.Later("--compression-format zstd:chunked", "Use zstd; 'skopeo copy --dest-compress-format zstd:chunked --dest-force-compress-format' makes it of what was pushed.")
 	default:
 		return c, fmt.Errorf("invalid --compression-format %q: want gzip or zstd", kind)
 	}

@@ -235,7 +235,7 @@ func (g *globals) kill() *cobra.Command {
 	_ = cmd.Flags().MarkHidden("regex")
 	cmd.RunE = g.do(func(cmd *cobra.Command, r *ociruntime.Runtime, args []string) error {
 		if regex {
-			return ui.Later("oci kill --regex")
+			return ui.Later("oci kill --regex", "Signal one container after the other.")
 		}
 		sig := syscall.SIGTERM
 		if len(args) > 1 && args[1] == "0" { // only asks whether it is there
@@ -269,7 +269,7 @@ func (g *globals) ps() *cobra.Command {
 	cmd.Flags().StringVarP(&format, "format", "f", "table", "`Format`: table, json")
 	cmd.RunE = g.do(func(_ *cobra.Command, r *ociruntime.Runtime, args []string) error {
 		if len(args) > 1 {
-			return ui.Later("oci ps with options of ps")
+			return ui.Later("oci ps with options of ps", "'oci ps --format json' prints the pids, for ps -p.")
 		}
 		pids, err := r.Ps(args[0])
 		if err != nil {
@@ -307,6 +307,6 @@ func (g *globals) pause(paused bool) *cobra.Command {
 // checkpoint is a command that needs criu.
 func (g *globals) checkpoint(name string) *cobra.Command {
 	return &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true, RunE: func(*cobra.Command, []string) error {
-		return ui.Later("oci " + name)
+		return ui.Later("oci "+name, "'cais oci pause' freezes a container in memory.")
 	}}
 }

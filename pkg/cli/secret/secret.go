@@ -124,26 +124,11 @@ func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              ui.MinArgs(1),
 		ValidArgsFunction: complete.Secrets(e, -1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			store, err := open(e)
-			if err != nil {
-				return err
-			}
 			if pretty {
 				format = "ID:              {{.ID}}\nName:            {{.Spec.Name}}\nDriver:          {{.Spec.Driver.Name}}\n" +
 					"Created at:      {{.CreatedAt}}\nUpdated at:      {{.UpdatedAt}}"
 			}
-			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) {
-				sec, err := store.Find(ref)
-				if err != nil {
-					return nil, err
-				}
-				v := &shown{ID: sec.ID, CreatedAt: sec.Created, UpdatedAt: sec.Updated}
-				v.Spec.Name, v.Spec.Labels, v.Spec.Driver.Name = sec.Name, sec.Labels, driver
-				if data {
-					v.SecretData = string(sec.Data)
-				}
-				return v, nil
-			})
+			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) { return Inspect(e, ref, data) })
 		},
 	}
 	f := cmd.Flags()
@@ -152,6 +137,24 @@ func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.BoolVar(&data, "showsecret", false, "Show the secret itself, too")
 	cmd.MarkFlagsMutuallyExclusive("pretty", "format")
 	return cmd
+}
+
+// Inspect returns what is known of the secret that ref means; what it is only with data.
+func Inspect(e *engine.Engine, ref string, data bool) (any, error) {
+	store, err := open(e)
+	if err != nil {
+		return nil, err
+	}
+	sec, err := store.Find(ref)
+	if err != nil {
+		return nil, err
+	}
+	v := &shown{ID: sec.ID, CreatedAt: sec.Created, UpdatedAt: sec.Updated}
+	v.Spec.Name, v.Spec.Labels, v.Spec.Driver.Name = sec.Name, sec.Labels, driver
+	if data {
+		v.SecretData = string(sec.Data)
+	}
+	return v, nil
 }
 
 // NewExists makes "secret exists", which answers with its exit code.

@@ -40,7 +40,7 @@ func NewLogin(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if secret != "" {
-				return ui.Later("login --secret")
+				return ui.Later("login --secret", "Give the password on stdin: --password-stdin.")
 			}
 			f := cmd.Flags()
 			if f.Changed("tls-verify") {

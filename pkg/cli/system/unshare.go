@@ -25,7 +25,7 @@ func NewUnshare(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if network {
-				return ui.Later("unshare --rootless-netns")
+				return ui.Later("unshare --rootless-netns", "'cais run --rm -it --network NAME IMAGE' is in a network of containers.")
 			}
 			if len(args) == 0 {
 				args = []string{shell(e.Getenv)}

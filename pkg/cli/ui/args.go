@@ -149,7 +149,7 @@ func distance(a, b string) int {
 }
 
 // Later is the error of something that Docker or Podman has and cais does not
-// have yet: it is named, never accepted and ignored.
-func Later(what string) error {
-	return fmt.Errorf("%s is not in this version of cais yet", what)
+// have yet: it is named, never accepted and ignored. instead is what to do until then.
+func Later(what, instead string) error {
+	return errs.WithHint(errs.New(errs.Unsupported, what+" is not in this version of cais yet"), instead)
 }

@@ -274,7 +274,7 @@ func NewLs(e *engine.Engine, s ui.Streams) *cobra.Command {
 		ValidArgsFunction: complete.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cluster {
-				return ui.Later("volume ls --cluster")
+				return ui.Later("volume ls --cluster", "There is no swarm: leave it out.")
 			}
 			if !cmd.Flags().Changed("format") {
 				o.table.Format = e.ClientFormat("volumesFormat")
