@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/network/netlink"
+	"cais.dev/cais/pkg/network/nettest"
 )
 
 func TestDecide(t *testing.T) {
@@ -405,9 +407,58 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// What the host reaches by a table of its own, as VPNs have them, and the addresses of
+// devices that are down are avoided; what a table leaves to others is not.
 func TestReadHost(t *testing.T) {
-	h := ReadHost()
-	if slices.ContainsFunc(h.Routes, func(p netip.Prefix) bool { return p.Bits() <= 1 }) {
-		t.Error(h.Routes)
+	if !nettest.Alone(t) {
+		return
 	}
+	c, err := netlink.Dial(netlink.FamilyRoute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	do := func(m ...*netlink.Message) {
+		t.Helper()
+		if err := c.Do(m...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const down = 1 // a new namespace's loopback
+	do(netlink.AddBridge("br0", nil, 1500))
+	up, err := netlink.Index("br0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := func(table, kind, second, third, bits byte) {
+		t.Helper()
+		m := netlink.New("add the route", syscall.RTM_NEWROUTE, syscall.NLM_F_CREATE).
+			Raw(syscall.AF_INET, bits, 0, 0, table, syscall.RTPROT_BOOT, syscall.RT_SCOPE_LINK, kind, 0, 0, 0, 0)
+		if bits > 0 {
+			m.Attr(syscall.RTA_DST, 172, second, third, 0)
+		}
+		if kind == syscall.RTN_UNICAST {
+			m.U32(syscall.RTA_OIF, uint32(up))
+		}
+		do(m)
+	}
+	want := func(pool string) {
+		t.Helper()
+		h := ReadHost()
+		if p, err := free4(h, nil); err != nil || p.String() != pool {
+			t.Errorf("%v %v, want %s; %+v", p, err, pool, h)
+		}
+	}
+	want("172.17.0.0/16")
+	route(52, syscall.RTN_UNICAST, 0, 0, 0)
+	route(52, 9, 17, 0, 16) // RTN_THROW
+	want("172.17.0.0/16")
+	route(52, syscall.RTN_UNICAST, 17, 3, 24)
+	want("172.18.0.0/16")
+	do(netlink.AddAddress(down, []byte{172, 18, 4, 1}, 24))
+	want("172.19.0.0/16")
+	route(syscall.RT_TABLE_MAIN, syscall.RTN_UNICAST, 16, 0, 12)
+	want("192.168.0.0/20")
+	do(netlink.AddAddress(down, []byte{192, 168, 1, 1}, 16))
+	want("172.19.0.0/16") // a pool of a wide route, rather than none
 }

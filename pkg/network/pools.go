@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,7 +17,8 @@ import (
 
 // HostView is what a new subnet must not hide from containers.
 type HostView struct {
-	Routes  []netip.Prefix // of this machine, but the default ones
+	Routes  []netip.Prefix // of this machine, in all its tables, but the default ones
+	Wide    []netip.Prefix // those that cover many pools
 	Servers []netip.Addr   // its name servers
 	IPv6    bool           // it has an IPv6 default route
 }
@@ -24,20 +27,25 @@ type HostView struct {
 // left out: it is advice, not a condition.
 func ReadHost() HostView {
 	var h HostView
-	eachLine("/proc/net/route", func(f []string) {
-		if len(f) < 8 || f[0] == "Iface" {
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs { // of devices that are down, too, which have no routes
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			h.add(p)
+		}
+	}
+	var to netip.Addr
+	eachLine("/proc/net/fib_trie", func(f []string) { // /proc/net/route is of the main table alone
+		if len(f) == 2 && f[0] == "|--" {
+			to, _ = netip.ParseAddr(f[1])
+		}
+		if len(f) < 3 || f[2] == "THROW" { // this table says nothing about it
 			return
 		}
-		addr, e1 := hex.DecodeString(f[1])
-		mask, e2 := hex.DecodeString(f[7])
-		if e1 != nil || e2 != nil || len(addr) != 4 || len(mask) != 4 {
-			return
+		if bits, ok := strings.CutPrefix(f[0], "/"); ok {
+			if n, err := strconv.Atoi(bits); err == nil {
+				h.add(netip.PrefixFrom(to, n))
+			}
 		}
-		bits := 0
-		for m := binary.LittleEndian.Uint32(mask); m != 0; m &= m - 1 {
-			bits++
-		}
-		h.add(netip.PrefixFrom(netip.AddrFrom4([4]byte{addr[3], addr[2], addr[1], addr[0]}), bits))
 	})
 	eachLine("/proc/net/ipv6_route", func(f []string) {
 		if len(f) < 10 {
@@ -66,8 +74,11 @@ func ReadHost() HostView {
 // add notes a route. The halves of the address space that a VPN puts over the
 // default route say no more than that one.
 func (h *HostView) add(p netip.Prefix) {
-	if p.Bits() > 1 {
+	switch {
+	case p.Bits() >= 16:
 		h.Routes = append(h.Routes, p.Masked())
+	case p.Bits() > 1:
+		h.Wide = append(h.Wide, p.Masked())
 	}
 }
 
@@ -84,17 +95,7 @@ func eachLine(path string, do func(fields []string)) {
 
 // hides reports whether a network with subnet p would hide something of the host.
 func (h HostView) hides(p netip.Prefix) bool {
-	for _, r := range h.Routes {
-		if r.Overlaps(p) {
-			return true
-		}
-	}
-	for _, s := range h.Servers {
-		if p.Contains(s) {
-			return true
-		}
-	}
-	return false
+	return overlaps(h.Routes, p) || slices.ContainsFunc(h.Servers, p.Contains)
 }
 
 // defaultPools are Docker's, in its order.
@@ -110,10 +111,14 @@ func defaultPools() []netip.Prefix {
 }
 
 // free4 returns the first default pool that neither the host nor a network uses.
+// Where wide routes, such as a VPN's for all private addresses, leave none, it is the
+// first of which nothing narrower is known.
 func free4(h HostView, taken []netip.Prefix) (netip.Prefix, error) {
-	for _, p := range defaultPools() {
-		if !h.hides(p) && !overlaps(taken, p) {
-			return p, nil
+	for _, wide := range [][]netip.Prefix{h.Wide, nil} {
+		for _, p := range defaultPools() {
+			if !h.hides(p) && !overlaps(wide, p) && !overlaps(taken, p) {
+				return p, nil
+			}
 		}
 	}
 	err := errs.New(errs.Conflict, "all predefined address pools have been fully subnetted")
@@ -143,12 +148,7 @@ func newULA() netip.Prefix {
 }
 
 func overlaps(taken []netip.Prefix, p netip.Prefix) bool {
-	for _, t := range taken {
-		if t.Overlaps(p) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(taken, p.Overlaps)
 }
 
 // subnets are all subnets of the networks.
