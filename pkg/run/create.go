@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,6 +178,7 @@ type decided struct {
 	rootGID  int
 	secrets  [][]byte   // as the request has them
 	passwd   string     // /etc/passwd of the container's own; "": the image's
+	group    string     // likewise, of /etc/group
 	mapped   *lock.Lock // keeps ids and the image's copy until the record does; may be nil
 }
 
@@ -257,6 +259,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 		return nil, err
 	}
 	d.keepID(&req, host, config.WorkingDir, &in)
+	d.entries(req, cmp.Or(req.Workdir, config.WorkingDir), &in)
 	if lower, err = s.mapped(ctx, lower, in.IDs); err != nil {
 		return nil, err
 	}
@@ -296,8 +299,10 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if d.files, err = etcFiles(req, hostname); err != nil {
 		return nil, err
 	}
-	if d.passwd != "" {
-		d.files[passwdFile] = d.passwd
+	for name, text := range map[string]string{passwdFile: d.passwd, groupFile: d.group} {
+		if text != "" {
+			d.files[name] = text
+		}
 	}
 	if req.Timezone != "" {
 		if d.files[localtimeFile], err = zone(req.Timezone); err != nil {
@@ -358,8 +363,11 @@ func (s *Service) fill(ctx context.Context, p *decided) error {
 	if err := writeEtc(dir, p.files); err != nil {
 		return err
 	}
-	if p.passwd != "" {
-		if err := s.own(ctx, p.record.IDs, 0, 0, filepath.Join(dir, passwdFile)); err != nil {
+	for _, name := range []string{passwdFile, groupFile} {
+		if p.files[name] == "" {
+			continue
+		}
+		if err := s.own(ctx, p.record.IDs, 0, 0, filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}

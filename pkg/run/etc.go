@@ -17,6 +17,7 @@ import (
 const (
 	hostnameFile  = "hostname"
 	passwdFile    = "passwd"
+	groupFile     = "group"
 	localtimeFile = "localtime"
 )
 

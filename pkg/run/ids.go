@@ -125,12 +125,31 @@ func (d *decided) keepID(req *plan.Request, host plan.Host, workdir string, in *
 	if req.User == "" {
 		req.User = user
 	}
-	if line != "" {
-		text := string(in.Passwd)
+	d.addEntries(line, "", in)
+}
+
+// entries adds what names a user of whom only the number is known.
+func (d *decided) entries(req plan.Request, workdir string, in *plan.Inputs) {
+	if workdir == "" {
+		workdir = "/"
+	}
+	user, group := plan.Entries(req, workdir, in.Passwd, in.Group)
+	d.addEntries(user, group, in)
+}
+
+// addEntries gives the container a passwd and a group of its own, with these lines.
+func (d *decided) addEntries(user, group string, in *plan.Inputs) {
+	add := func(line string, file *[]byte, own *string) {
+		if line == "" {
+			return
+		}
+		text := string(*file)
 		if text != "" && !strings.HasSuffix(text, "\n") {
 			text += "\n"
 		}
-		d.passwd = text + line
-		in.Passwd = []byte(d.passwd)
+		*own = text + line
+		*file = []byte(*own)
 	}
+	add(user, &in.Passwd, &d.passwd)
+	add(group, &in.Group, &d.group)
 }

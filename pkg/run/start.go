@@ -425,8 +425,8 @@ func (s *Service) etcMounts(own string, req plan.Request) []lower.File {
 		taken[path.Clean(m.Target)] = true
 	}
 	var files []lower.File
-	for _, name := range []string{network.HostsFile, hostnameFile, network.ResolvFile, passwdFile, localtimeFile} {
-		if name == passwdFile || name == localtimeFile {
+	for _, name := range []string{network.HostsFile, hostnameFile, network.ResolvFile, passwdFile, groupFile, localtimeFile} {
+		if name == passwdFile || name == groupFile || name == localtimeFile {
 			dir = own
 		}
 		source := filepath.Join(dir, name)

@@ -28,10 +28,7 @@ pod-id-file string share a container's namespaces with --network, --ipc and --pi
 init-ctr string run it before the others
 requires list start the other container first
 rootfs bool make an image of the directory: tar -C DIR -c . | cais import -
-passwd bool the image's file is used as it is: mount another with -v FILE:/etc/passwd
-passwd-entry string the image's file is used as it is: mount another with -v FILE:/etc/passwd
-group-entry string the image's file is used as it is: mount another with -v FILE:/etc/group
-hostuser list the image's file is used as it is: mount another with -v FILE:/etc/passwd
+hostuser list name the container's user with --passwd-entry, or mount a file with -v FILE:/etc/passwd
 cgroup-conf list the limits' own flags are there
 preserve-fds string only stdin, stdout and stderr are handed on
 preserve-fd list only stdin, stdout and stderr are handed on

@@ -240,6 +240,23 @@ func (f *RunFlags) files() {
 	fs.BoolVar(&r.ReadOnly, "read-only", false, "Mount the root file system read-only")
 	fs.BoolVar(&f.readOnlyTmpfs, "read-only-tmpfs", false, "With --read-only, mount a tmpfs at /run, /tmp and /var/tmp")
 	fs.StringVar(&r.ImageVolume, "image-volume", "", "What the image's volumes are: bind, anonymous, tmpfs, ignore")
+	define(fs, "passwd", "", "bool", "Let /etc/passwd and group have entries for a --user that is only a number; false: nor for keep-id", func(s string) error {
+		on, err := strconv.ParseBool(s)
+		r.Passwd = strconv.FormatBool(on)
+		return err
+	})
+	fs.Lookup("passwd").NoOptDefVal = "true"
+	entry := func(flag, usage string, to *string) {
+		define(fs, flag, "", "string", usage, func(s string) error {
+			if strings.ContainsAny(s, "\n\x00") {
+				return fmt.Errorf("%s must be one line", flag)
+			}
+			*to = s
+			return nil
+		})
+	}
+	entry("passwd-entry", "Entry of /etc/passwd for such a user, with $USERNAME, $UID, $GID, $NAME and $HOME", &r.PasswdEntry)
+	entry("group-entry", "Entry of /etc/group for his group, with $GROUPNAME, $GID and $USERLIST", &r.GroupEntry)
 	fs.StringVar(&r.Timezone, "tz", "", "Time `zone` of the container: a name, or local")
 	fs.BoolVar(&r.NoHosts, "no-hosts", false, "Leave /etc/hosts as the image has it")
 	fs.BoolVar(&r.NoHostname, "no-hostname", false, "Leave /etc/hostname as the image has it")

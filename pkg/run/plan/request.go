@@ -50,11 +50,17 @@ type Request struct {
 	Health          *oci.Healthcheck `json:"health,omitempty"`          // what overrides the image's
 	HealthOnFailure string           `json:"healthOnFailure,omitempty"` // none, kill, stop, restart
 
-	ReadOnly     bool              `json:"readOnly,omitempty"`
-	Mounts       []Mount           `json:"mounts,omitempty"`
-	ShmSize      int64             `json:"shmSize,omitempty"`     // bytes; 0: 64 MiB
-	ImageVolume  string            `json:"imageVolume,omitempty"` // "" (anonymous volumes), tmpfs, ignore
-	Timezone     string            `json:"timezone,omitempty"`    // "local", or a name below /usr/share/zoneinfo
+	ReadOnly    bool    `json:"readOnly,omitempty"`
+	Mounts      []Mount `json:"mounts,omitempty"`
+	ShmSize     int64   `json:"shmSize,omitempty"`     // bytes; 0: 64 MiB
+	ImageVolume string  `json:"imageVolume,omitempty"` // "" (anonymous volumes), tmpfs, ignore
+	// Passwd is "true" or "false" if --passwd was given. PasswdEntry and GroupEntry are
+	// lines for the container's user, without newlines.
+	Passwd      string `json:"passwd,omitempty"`
+	PasswdEntry string `json:"passwdEntry,omitempty"`
+	GroupEntry  string `json:"groupEntry,omitempty"`
+
+	Timezone     string            `json:"timezone,omitempty"` // "local", or a name below /usr/share/zoneinfo
 	StorageOpt   map[string]string `json:"storageOpt,omitempty"`
 	VolumesFrom  []string          `json:"volumesFrom,omitempty"` // as typed: container[:ro]
 	VolumeDriver string            `json:"volumeDriver,omitempty"`

@@ -367,8 +367,8 @@ func KeepID(req Request, host Host, name, workdir string, passwd []byte) (user, 
 	if id, entry, err := findUser(strconv.Itoa(int(uid)), passwd); err != nil || entry != "" || id.uid != uid {
 		return user, ""
 	}
-	if name == "" || strings.ContainsAny(name+workdir, ":\n\x00") {
+	if req.Passwd == "false" || name == "" || strings.ContainsAny(name+workdir, ":\n\x00") {
 		return user, ""
 	}
-	return user, fmt.Sprintf("%s:*:%d:%d:%s:%s:/bin/sh\n", name, uid, gid, name, workdir)
+	return user, req.passwdEntry(name, name, uid, gid, workdir)
 }
