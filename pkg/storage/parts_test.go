@@ -10,13 +10,17 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/layer/chunked"
 	"cais.dev/cais/pkg/oci"
 )
 
@@ -231,7 +235,11 @@ func TestHostileParts(t *testing.T) {
 		"tar-split of files that are not": {func(p *parted) {
 			p.resplit(t, `{"type":1,"name":"../../../../../../etc/passwd","size":9,"payload":"","position":0}`+"\n")
 		}, "has no"},
-		"a blob that ends too soon": {func(p *parted) { p.blob = p.blob[:1<<20] }, "asked for"},
+		"tar-split that fills the disk with copies of what is here": {func(p *parted) {
+			p.resplit(t, strings.Repeat(`{"type":1,"name":"a","size":1048576,"payload":"","position":0}`+"\n", 2))
+		}, "out of the tar's order"},
+		"a file that would be read again for each of its names": {set("b", "name", "./a"), "the same file"},
+		"a blob that ends too soon":                             {func(p *parted) { p.blob = p.blob[:1<<20] }, "asked for"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -270,8 +278,7 @@ func (p *parted) resplit(t *testing.T, split string) {
 	p.retail(t, from, keep, packed(t, split))
 }
 
-// Files that were changed are not taken, and what unpacks to absurd sizes
-// is refused as in any other.
+// Files that were changed are not taken.
 func TestPartsOfChangedFiles(t *testing.T) {
 	s := openStore(t)
 	a := random(1, 1<<20)
@@ -296,9 +303,65 @@ func TestPartsOfChangedFiles(t *testing.T) {
 	if st, err := s.StageParts(ctx, LayerSource{DiffID: string(sha(p.tar))}, p.d, p.get); st != nil || !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v, %v", st, err)
 	}
-	d := &differ{src: LayerSource{packed: 1 << 20}}
+	clean(t, s)
+}
+
+// What unpacks to absurd sizes is refused as in any other layer: by what came of the
+// blob, whose size is only claimed, and of files that are here.
+func TestPartsAreLimited(t *testing.T) {
+	d := &differ{src: LayerSource{most: new(atomic.Int64)}}
+	for _, factor := range []int64{1, limitFactor} {
+		if _, err := io.Copy(io.Discard, allow(io.NopCloser(strings.NewReader("12345")), d.src.most, factor)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := d.src.most.Load(); got != 5+5*limitFactor {
+		t.Errorf("may unpack to %d bytes", got)
+	}
 	if err := d.limit(limitSize+1, limitSize+1); errs.KindOf(err) != errs.Invalid {
-		t.Errorf("%d bytes of %d packed: %v", limitSize+1, d.src.packed, err)
+		t.Errorf("%d bytes, of which 10 are explained: %v", limitSize+1, err)
+	}
+}
+
+// A tar-split that unpacks to hundreds of gigabytes of nothing can be interrupted.
+func TestEndlessTarSplit(t *testing.T) {
+	s := openStore(t)
+	a := random(1, 1<<20)
+	put(t, s, "docker.io/library/old:1", gzLayer(t, entry{Name: "a", Body: a}))
+	p := newParted(t, entry{Name: "a", Body: a}, entry{Name: "b", Body: random(2, 300<<10)})
+	at := strings.Split(p.d.Annotations[note+"tarsplit-position"], ":")
+	from, err1 := strconv.Atoi(at[0])
+	length, err2 := strconv.Atoi(at[1])
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	nothing := packed(t, strings.Repeat(`{"type":2,"payload":""}`+"\n", 4<<20))
+	p.blob = slices.Concat(p.blob[:from+length], bytes.Repeat(nothing, 48<<20/len(nothing)))
+	p.d.Size = int64(len(p.blob))
+	p.d.Annotations[note+"tarsplit-position"] = fmt.Sprintf("%d:%d:1", from, len(p.blob)-from)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	src := LayerSource{DiffID: string(sha(p.tar)), Progress: func(int64) { cancel() }}
+	if st, err := s.StageParts(ctx, src, p.d, p.get); st != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", st, err)
 	}
 	clean(t, s)
+}
+
+// Looking for files that are here ends when nobody waits for it.
+func TestHoldsEnds(t *testing.T) {
+	s := openStore(t)
+	img := put(t, s, "docker.io/library/old:1", gzLayer(t, entry{Name: "a", Body: "text"}))
+	dir, err := unix.Open(s.reader.LayerDir(img.TopLayer), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	for _, want := range []bool{true, false} {
+		if got := holds(ctx, dir, chunked.File{Name: "a", Size: 4, Digest: oci.Digest([]byte("text"))}); got != want {
+			t.Errorf("%v, want %v", got, want)
+		}
+		cancel()
+	}
 }

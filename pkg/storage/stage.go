@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	digest "github.com/opencontainers/go-digest"
 	library "go.podman.io/storage"
@@ -28,7 +29,7 @@ type LayerSource struct {
 	Size       int64  // what the manifest says of Body's length; checked and not exceeded; <= 0: unknown
 	Body       io.Reader
 	Unlimited  bool              // no limit on what it may unpack to
-	packed     int64             // of the blob whose tar Body is; 0: Body is the blob; see StageParts
+	most       *atomic.Int64     // what it may unpack to, growing as it is read; nil: as of Body; see StageParts
 	twin       string            // a directory that this very tar was unpacked into; see StageTwin
 	twinOf     string            // whose files those are
 	Progress   func(bytes int64) // called now and then with the bytes of tar unpacked so far; may be nil
@@ -179,10 +180,11 @@ func (d *differ) ApplyDiff(dest string, _ *archive.TarOptions, o *graphdriver.Di
 
 // limit stops what unpacks to absurd sizes.
 func (d *differ) limit(unpacked, compressed int64) error {
-	if d.src.packed > 0 {
-		compressed = d.src.packed
+	most := limitFactor * compressed
+	if d.src.most != nil {
+		most = d.src.most.Load()
 	}
-	if d.src.Unlimited || unpacked <= limitSize || unpacked <= limitFactor*compressed {
+	if d.src.Unlimited || unpacked <= limitSize || unpacked <= most {
 		return nil
 	}
 	err := errs.New(errs.Invalid, fmt.Sprintf("it unpacks to more than %d GiB, over %d times its compressed size", limitSize>>30, limitFactor))
