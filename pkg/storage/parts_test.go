@@ -358,6 +358,7 @@ func TestHoldsEnds(t *testing.T) {
 	}
 	defer unix.Close(dir)
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	for _, want := range []bool{true, false} {
 		if got := holds(ctx, dir, chunked.File{Name: "a", Size: 4, Digest: oci.Digest([]byte("text"))}); got != want {
 			t.Errorf("%v, want %v", got, want)

@@ -50,10 +50,10 @@ func cgroupView(mountinfo, own string, procs []string, isDir func(string) bool) 
 		if !ok || strings.Count(name, "/") > 1 {
 			continue
 		}
-		m := CgroupMount{Name: strings.TrimPrefix(name, "/"), Source: at}
+		m := CgroupMount{Name: strings.TrimPrefix(name, "/"), Source: at, Shared: true}
 		below := func(p string) bool { return p == at || strings.HasPrefix(p, at+"/") }
 		if i := slices.IndexFunc(procs, func(p string) bool { return below(filepath.Dir(p)) && !(m.Name == "" && r[0] != "cgroup2") }); i >= 0 {
-			m.Source = filepath.Dir(procs[i])
+			m.Source, m.Shared = filepath.Dir(procs[i]), false
 		} else if p := path.Join(at, startOf(start, m.Name, r[0], r[2])); isDir(p) {
 			m.Source = p
 		}

@@ -65,10 +65,10 @@ func TestCgroupView(t *testing.T) {
 		want         []CgroupMount
 	}{
 		{"v2", v2, []string{"/sys/fs/cgroup/a/c/cgroup.procs"}, []CgroupMount{{Source: "/sys/fs/cgroup/a/c"}}},
-		{"v2 without one", v2, nil, []CgroupMount{{Source: "/sys/fs/cgroup/u"}}},
+		{"v2 without one", v2, nil, []CgroupMount{{Source: "/sys/fs/cgroup/u", Shared: true}}},
 		{"hybrid", hybrid, []string{"/sys/fs/cgroup/cpu,cpuacct/c/cgroup.procs"}, []CgroupMount{
-			{Name: "unified", Source: "/sys/fs/cgroup/unified/u"}, {Name: "cpu,cpuacct", Source: "/sys/fs/cgroup/cpu,cpuacct/c"},
-			{Name: "memory", Source: "/sys/fs/cgroup/memory/m"}, {Name: "systemd", Source: "/sys/fs/cgroup/systemd/s"},
+			{Name: "unified", Source: "/sys/fs/cgroup/unified/u", Shared: true}, {Name: "cpu,cpuacct", Source: "/sys/fs/cgroup/cpu,cpuacct/c"},
+			{Name: "memory", Source: "/sys/fs/cgroup/memory/m", Shared: true}, {Name: "systemd", Source: "/sys/fs/cgroup/systemd/s", Shared: true},
 			{Name: "cpu", Link: "cpu,cpuacct"}, {Name: "cpuacct", Link: "cpu,cpuacct"}}},
 	}
 	for _, tt := range tests {

@@ -99,6 +99,7 @@ type CgroupMount struct {
 	Name   string // below the mount's target: "memory", "cpu,cpuacct"; "" if it is the target itself
 	Source string // the directory on the host
 	Link   string // instead of Source: a symbolic link to this name
+	Shared bool   // it is not the container's own
 }
 
 // ExecOptions are what the lowering of an exec must know.

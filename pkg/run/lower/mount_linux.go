@@ -20,7 +20,7 @@ type mount struct {
 	target         string
 	attr           mountAttr
 	bind, rbind    bool
-	cgroup         bool
+	cgroup, own    bool     // own: cgroups that are not the container's are read-only
 	subpath        string   // of a bind, below its source; else below the file system's root
 	data           []string // options of the file system itself
 	mode           bool     // data says which mode the file system's root has
@@ -95,6 +95,8 @@ func (b *builder) parseMount(sm specs.Mount) (mount, error) {
 			continue
 		}
 		switch o {
+		case plan.OwnCgroups:
+			m.own = true
 		case "bind":
 		case "rbind":
 			m.rbind = true
@@ -347,7 +349,7 @@ func (b *builder) takeMode(m *mount, at wire.Arg) {
 // if there are several.
 func (b *builder) openCgroups(m *mount) {
 	if len(b.o.Cgroups) == 1 && b.o.Cgroups[0].Name == "" {
-		m.source = b.o.Cgroups[0].Source
+		m.source, m.attr = b.o.Cgroups[0].Source, m.cgroupAttr(b.o.Cgroups[0])
 		m.attr.setRec |= m.attr.set
 		b.openBind(m)
 		return
@@ -363,10 +365,18 @@ func (b *builder) openCgroups(m *mount) {
 			m.parts = append(m.parts, wire.Arg{})
 			continue
 		}
-		part := mount{what: "mount the cgroup " + c.Name, source: c.Source, attr: m.attr}
+		part := mount{what: "mount the cgroup " + c.Name, source: c.Source, attr: m.cgroupAttr(c)}
 		b.openBind(&part)
 		m.parts = append(m.parts, part.fd)
 	}
+}
+
+func (m *mount) cgroupAttr(c CgroupMount) mountAttr {
+	a := m.attr
+	if m.own && c.Shared {
+		a.set |= unix.MOUNT_ATTR_RDONLY
+	}
+	return a
 }
 
 func (b *builder) mountCgroups(m *mount) {

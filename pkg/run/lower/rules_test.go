@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cais.dev/cais/pkg/run/launch"
+	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/run/wire"
 )
 
@@ -118,6 +120,40 @@ func TestMasksAndReadOnly(t *testing.T) {
 	if !strings.Contains(out, "character special file 1:3") || !strings.Contains(out, "done") || strings.Count(out, "Read-only file system") < 4 {
 		t.Errorf("got %q", out)
 	}
+}
+
+// Who may write to his cgroups may not write to those that are the machine's, too.
+func TestOnlyOwnCgroupsAreWritable(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	for name, cgroups := range map[string][]CgroupMount{
+		"v1": {{Name: "own", Source: t.TempDir()}, {Name: "shared", Source: t.TempDir(), Shared: true}},
+		"v2": {{Source: t.TempDir(), Shared: true}},
+	} {
+		for _, option := range []string{plan.OwnCgroups, "rw"} { // rw: --privileged
+			c := sh(t, "cd /sys/fs/cgroup; for d in "+cgroupNames(cgroups)+"; do mkdir $d/x && echo made $d; done; true")
+			c.o.Cgroups = cgroups
+			i := slices.IndexFunc(c.spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
+			c.spec.Mounts[i].Options = []string{option}
+			out := mustRun(t, c)
+			for _, cg := range cgroups {
+				if made := strings.Contains(out, "made ./"+cg.Name+"\n"); made == (cg.Shared && option == plan.OwnCgroups) {
+					t.Errorf("%s, %s: %+v: %q", name, option, cg, out)
+				}
+				if err := os.RemoveAll(filepath.Join(cg.Source, "x")); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+func cgroupNames(list []CgroupMount) (names string) {
+	for _, c := range list {
+		names += " ./" + c.Name
+	}
+	return names
 }
 
 // A masked file is the host's null device, and root in a container that has no

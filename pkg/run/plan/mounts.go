@@ -114,11 +114,18 @@ func ShmOf(path string) string {
 }
 
 func (b *builder) cgroupAccess() string {
-	if b.req.Privileged || b.req.Security.WritableCgroups {
+	switch {
+	case b.req.Privileged:
 		return "rw"
+	case b.req.Security.WritableCgroups:
+		return OwnCgroups
 	}
 	return "ro"
 }
+
+// OwnCgroups is the option of the cgroups' mount by which only those are writable
+// that the container has for itself: with cgroup v1 it has some of the machine's, too.
+const OwnCgroups = "x-cais.own"
 
 // userMounts returns the request's mounts and the directories of volumes,
 // parents first.
