@@ -49,19 +49,61 @@ type TableOptions struct {
 // Uses reports whether printing in this format needs the field named name, so
 // that a command can spare itself what is expensive to find out. It is true if
 // in doubt.
-func (t Table[T]) Uses(o TableOptions, name string) bool {
+func (t Table[T]) Uses(o TableOptions, name string) bool { return t.of(nil).uses(o, name) }
+
+// Write prints the rows. A template that names a field which rows do not have
+// is an error even if there are no rows.
+func (t Table[T]) Write(w io.Writer, rows []T, o TableOptions) error {
+	buf := bufio.NewWriter(w) // else each cell is a system call
+	return errors.Join(t.of(rows).write(buf, o), buf.Flush())
+}
+
+// Rows are what a template sees of the rows, for one that is given all of them.
+func (t Table[T]) Rows(rows []T) []any { return t.of(rows).rows() }
+
+// of is the table with its rows, of whatever type: all that follows is compiled
+// once and not for each list.
+func (t Table[T]) of(rows []T) list {
+	l := list{typ: t.Type, columns: t.Columns, quiet: t.Quiet, raw: t.Raw, n: len(rows)}
+	for _, f := range t.Fields {
+		l.fields = append(l.fields, field{f.Name, f.Header, f.Extra, func(i int) any { return f.Value(rows[i]) }})
+	}
+	if t.Label != nil {
+		l.label = func(i int, key string) string { return t.Label(rows[i], key) }
+	}
+	return l
+}
+
+// list is a Table with n rows, which are known by their index.
+type list struct {
+	typ     string
+	fields  []field
+	columns []string
+	quiet   string
+	raw     []RawField
+	n       int
+	label   func(row int, key string) string // nil if rows have none
+}
+
+type field struct {
+	name, header string
+	extra        bool
+	value        func(row int) any
+}
+
+func (t list) uses(o TableOptions, name string) bool {
 	kind, text := split(o.Format)
 	switch {
 	case kind == "json":
 		return true
 	case kind == "raw":
-		return !o.Quiet && slices.ContainsFunc(t.Raw, func(f RawField) bool { return f.Name == name })
+		return !o.Quiet && slices.ContainsFunc(t.raw, func(f RawField) bool { return f.Name == name })
 	case text != "":
 		return strings.Contains(text, name) || usesAll(text)
 	case o.Quiet:
-		return t.Quiet == name
+		return t.quiet == name
 	}
-	return slices.Contains(t.Columns, name)
+	return slices.Contains(t.columns, name)
 }
 
 // usesAll reports whether a template may use a whole row, as {{json .}} does.
@@ -102,69 +144,62 @@ func anyNode(n parse.Node, is func(parse.Node) bool) bool {
 	return false
 }
 
-// Write prints the rows. A template that names a field which rows do not have
-// is an error even if there are no rows.
-func (t Table[T]) Write(w io.Writer, rows []T, o TableOptions) error {
-	buf := bufio.NewWriter(w) // else each cell is a system call
-	return errors.Join(t.write(buf, rows, o), buf.Flush())
-}
-
-func (t Table[T]) write(w io.Writer, rows []T, o TableOptions) error {
+func (t list) write(w io.Writer, o TableOptions) error {
 	kind, text := split(o.Format)
 	switch kind {
 	case "json":
-		return t.json(w, rows)
+		return t.json(w)
 	case "raw":
-		return t.raw(w, rows, o.Quiet)
+		return t.lines(w, o.Quiet)
 	}
 	if text != "" {
-		return t.template(w, rows, text, kind == "table", o)
+		return t.template(w, text, kind == "table", o)
 	}
 	if o.Quiet {
-		f := t.field(t.Quiet)
-		for _, r := range rows {
-			if _, err := fmt.Fprintln(w, f.Value(r)); err != nil {
+		f := t.field(t.quiet)
+		for r := range t.n {
+			if _, err := fmt.Fprintln(w, f.value(r)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	return t.table(w, rows, o)
+	return t.table(w, o)
 }
 
-func (t Table[T]) field(name string) Field[T] {
-	i := slices.IndexFunc(t.Fields, func(f Field[T]) bool { return f.Name == name })
-	return t.Fields[i]
+func (t list) field(name string) field {
+	i := slices.IndexFunc(t.fields, func(f field) bool { return f.name == name })
+	return t.fields[i]
 }
 
 // NewTabWriter returns a writer with the widths of Docker's tables.
 func NewTabWriter(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 10, 1, 3, ' ', 0) }
 
 // table is the form without any template: the one that must be quick.
-func (t Table[T]) table(w io.Writer, rows []T, o TableOptions) error {
+func (t list) table(w io.Writer, o TableOptions) error {
 	tw := NewTabWriter(w)
-	columns := make([]Field[T], len(t.Columns))
-	for i, name := range t.Columns {
+	columns := make([]field, len(t.columns))
+	for i, name := range t.columns {
 		columns[i] = t.field(name)
 	}
 	cells := make([]string, len(columns))
 	if !o.NoHeading {
 		for i, f := range columns {
-			cells[i] = f.Header
+			cells[i] = f.header
 		}
 		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
-	for _, r := range rows {
+	for r := range t.n {
 		for i, f := range columns {
-			cells[i] = OneLine(fmt.Sprint(f.Value(r)))
+			cells[i] = OneLine(fmt.Sprint(f.value(r)))
 		}
 		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
 	return tw.Flush()
 }
 
-func (t Table[T]) json(w io.Writer, rows []T) error {
-	for _, r := range rows {
+func (t list) json(w io.Writer) error {
+	for r := range t.n {
 		line, err := json.Marshal(t.row(r, t.plain()).fields)
 		if err != nil {
 			return err
@@ -176,16 +211,16 @@ func (t Table[T]) json(w io.Writer, rows []T) error {
 	return nil
 }
 
-func (t Table[T]) raw(w io.Writer, rows []T, quiet bool) error {
-	if len(t.Raw) == 0 {
+func (t list) lines(w io.Writer, quiet bool) error {
+	if len(t.raw) == 0 {
 		return errors.New("this list has no raw form")
 	}
-	for _, r := range rows {
-		for _, f := range t.Raw {
-			if quiet && f.Name != t.Quiet {
+	for r := range t.n {
+		for _, f := range t.raw {
+			if quiet && f.Name != t.quiet {
 				continue
 			}
-			line := strings.TrimSuffix(fmt.Sprintf("%s: %v", f.Key, t.field(f.Name).Value(r)), " ")
+			line := strings.TrimSuffix(fmt.Sprintf("%s: %v", f.Key, t.field(f.Name).value(r)), " ")
 			if _, err := fmt.Fprintln(w, line); err != nil {
 				return err
 			}
@@ -204,40 +239,39 @@ type templateRow struct {
 }
 
 // plain are the fields that Docker has, too.
-func (t Table[T]) plain() []Field[T] {
-	return slices.DeleteFunc(slices.Clone(t.Fields), func(f Field[T]) bool { return f.Extra })
+func (t list) plain() []field {
+	return slices.DeleteFunc(slices.Clone(t.fields), func(f field) bool { return f.extra })
 }
 
-// Rows are what a template sees of the rows, for one that is given all of them.
-func (t Table[T]) Rows(rows []T) []any {
-	list := make([]any, len(rows))
-	for i, r := range rows {
-		list[i] = t.row(r, t.plain()).data()
+func (t list) rows() []any {
+	all := make([]any, t.n)
+	for r := range t.n {
+		all[r] = t.row(r, t.plain()).data()
 	}
-	return list
+	return all
 }
 
-func (t Table[T]) row(r T, fields []Field[T]) templateRow {
+func (t list) row(r int, fields []field) templateRow {
 	m := make(map[string]any, len(fields))
 	for _, f := range fields {
-		m[f.Name] = f.Value(r)
+		m[f.name] = f.value(r)
 	}
 	var label func(string) string
-	if t.Label != nil {
-		label = func(key string) string { return t.Label(r, key) }
+	if t.label != nil {
+		label = func(key string) string { return t.label(r, key) }
 	}
 	return templateRow{m, label}
 }
 
 // header is the row of headers. .Label "com.example.some-key" is headed by
 // "some key".
-func (t Table[T]) header() templateRow {
-	m := make(map[string]any, len(t.Fields))
-	for _, f := range t.Fields {
-		m[f.Name] = f.Header
+func (t list) header() templateRow {
+	m := make(map[string]any, len(t.fields))
+	for _, f := range t.fields {
+		m[f.name] = f.header
 	}
 	var label func(string) string
-	if t.Label != nil {
+	if t.label != nil {
 		label = func(key string) string {
 			last := key[strings.LastIndexByte(key, '.')+1:]
 			return strings.NewReplacer("-", " ", "_", " ").Replace(last)
@@ -281,7 +315,7 @@ func (r templateRow) data() any {
 	return m
 }
 
-func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o TableOptions) error {
+func (t list) template(w io.Writer, text string, table bool, o TableOptions) error {
 	lines, err := newTemplate(text, functions)
 	if err != nil {
 		return err
@@ -304,10 +338,10 @@ func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o Tab
 		}
 	}
 	all := usesAll(text)
-	fields := slices.DeleteFunc(slices.Clone(t.Fields), func(f Field[T]) bool {
-		return (!all || f.Extra) && !strings.Contains(text, f.Name)
+	fields := slices.DeleteFunc(slices.Clone(t.fields), func(f field) bool {
+		return (!all || f.extra) && !strings.Contains(text, f.name)
 	})
-	for _, r := range rows {
+	for r := range t.n {
 		var line bytes.Buffer
 		if err := lines.Strict().Execute(&line, t.row(r, fields).data()); err != nil {
 			if e := t.unknown(err); e != nil {
@@ -325,10 +359,10 @@ func (t Table[T]) template(w io.Writer, rows []T, text string, table bool, o Tab
 
 // unknown is the error for a field that rows do not have, in the words that
 // Docker's rows, which are structs, give; nil if err is another one.
-func (t Table[T]) unknown(err error) error {
+func (t list) unknown(err error) error {
 	before, key, ok := strings.Cut(err.Error(), "map has no entry for key ")
 	if !ok {
 		return nil
 	}
-	return fmt.Errorf("template parsing error: %scan't evaluate field %s in type %s", before, strings.Trim(key, `"`), t.Type)
+	return fmt.Errorf("template parsing error: %scan't evaluate field %s in type %s", before, strings.Trim(key, `"`), t.typ)
 }
