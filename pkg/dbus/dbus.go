@@ -15,6 +15,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Body is the arguments of a call while they are written.
@@ -87,9 +88,11 @@ type Conn struct {
 	conn   net.Conn
 	r      *bufio.Reader
 	serial uint32
+	free   func() bool // of ctx
 }
 
-// Dial connects with the socket at path, as who this process is.
+// Dial connects with the socket at path, as who this process is. The connection ends
+// with ctx: who is there may never answer.
 func Dial(ctx context.Context, path string) (*Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
@@ -97,18 +100,14 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{conn: conn, r: bufio.NewReader(conn)}
-	if err := c.begin(ctx); err != nil {
-		return nil, errors.Join(err, conn.Close())
+	c.free = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // long ago: what waits, ends
+	if err := c.begin(); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
-func (c *Conn) begin(ctx context.Context) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := c.conn.SetDeadline(deadline); err != nil {
-			return err
-		}
-	}
+func (c *Conn) begin() error {
 	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))
 	if _, err := c.conn.Write([]byte("\x00AUTH EXTERNAL " + uid + "\r\n")); err != nil {
 		return err
@@ -122,7 +121,10 @@ func (c *Conn) begin(ctx context.Context) error {
 }
 
 // Close ends the connection.
-func (c *Conn) Close() error { return c.conn.Close() }
+func (c *Conn) Close() error {
+	c.free()
+	return c.conn.Close()
+}
 
 // Do makes a call and returns what its answer has.
 func (c *Conn) Do(call Call) ([]byte, error) {

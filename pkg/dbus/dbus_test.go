@@ -1,9 +1,13 @@
 package dbus
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,10 +81,67 @@ func TestDo(t *testing.T) {
 	}
 }
 
+// Who waits for a bus that says nothing, or only what nobody asked for, can stop.
+func TestBusThatNeverAnswers(t *testing.T) {
+	for name, say := range map[string]string{"at first": "", "later": "OK 0\r\n", "but signals": "OK 0\r\n" + "l\x04\x00\x01" + strings.Repeat("\x00", 12)} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "s")
+			l, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				_, _ = conn.Write([]byte(say))
+				buf := make([]byte, 1<<10)
+				_, _ = conn.Read(buf) // it has asked
+				cancel()
+				_, _ = io.Copy(io.Discard, conn)
+			}()
+			c, err := Dial(ctx, path)
+			if err == nil {
+				defer c.Close()
+				_, err = c.Do(Call{Member: "X"})
+			}
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%v, want that it ended", err)
+			}
+		})
+	}
+}
+
 func TestText(t *testing.T) {
 	for in, want := range map[string]string{"": "", "\x01": "", "\xff\xff\xff\xffabc": "", "\x02\x00\x00\x00ab\x00": "ab"} {
 		if got := Text([]byte(in)); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
+}
+
+// FuzzReceive reads what a bus may say: it ends, and takes no more than it may.
+func FuzzReceive(f *testing.F) {
+	call := Call{To: "a", Path: "/", Interface: "a", Member: "b", Signature: "s"}
+	call.Body.Text("text")
+	f.Add([]byte(call.message(1)))
+	f.Add([]byte("l\x03\x00\x01\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xffabcd"))
+	f.Add([]byte("l\x02\x00\x01\xff\xff\xff\xff\x01\x00\x00\x00\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		for {
+			_, body, err := receive(r)
+			if err != nil {
+				return
+			}
+			if len(body) > len(b) || len(Text(body)) > max(0, len(body)-4) {
+				t.Fatalf("%d bytes and a text of %d, of %d", len(body), len(Text(body)), len(b))
+			}
+		}
+	})
 }
