@@ -36,8 +36,11 @@ func ReadCerts(e Env, root fs.FS, certDir, registry string) (Certs, error) {
 			continue
 		}
 		entries, err := fs.ReadDir(root, strings.TrimPrefix(path.Clean(dir), "/"))
-		if errors.Is(err, fs.ErrNotExist) && certDir == "" {
-			continue
+		if errors.Is(err, fs.ErrNotExist) {
+			if certDir == "" {
+				continue
+			}
+			return Certs{}, errs.New(errs.NotFound, "the directory of certificates "+dir+" does not exist")
 		}
 		if err != nil {
 			return Certs{}, errs.WithHint(errs.E("read certificates in "+dir, errs.Denied, err), "Make the directory readable, or remove it.")

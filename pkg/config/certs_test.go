@@ -21,7 +21,7 @@ func TestReadCerts(t *testing.T) {
 		{name: "client", files: map[string]string{etc + "client.cert": "x", etc + "client.key": "y"}, clients: 1, where: etc},
 		{name: "client without key", files: map[string]string{etc + "client.cert": "x"}, where: etc, kind: errs.Invalid},
 		{name: "named", dir: "/c", files: map[string]string{"/c/ca.crt": "x", etc + "b.crt": "y"}, cas: 1, where: "/c/"},
-		{name: "named is missing", dir: "/c", kind: errs.Denied},
+		{name: "named is missing", dir: "/c", kind: errs.NotFound},
 		{name: "another port's", files: map[string]string{"/etc/docker/certs.d/h.x/ca.crt": "x"}},
 	}
 	for _, tt := range tests {

@@ -228,7 +228,7 @@ func hostConfig(f ContainerFacts) *HostConfig {
 		NetworkMode: networkMode(req), PortBindings: portBindings(req), PublishAllPorts: req.PublishAll, AutoRemove: req.AutoRemove,
 		RestartPolicy: RestartPolicy{Name: first(f.Container.Settings.Restart.Name, "no"), MaximumRetryCount: f.Container.Settings.Restart.Max},
 		Annotations:   req.Annotations, CapAdd: capNames(req.CapAdd), CapDrop: capNames(req.CapDrop),
-		CgroupnsMode: "host", DNS: notNil(req.DNS), DNSOptions: notNil(req.DNSOptions), DNSSearch: notNil(req.DNSSearch),
+		CgroupnsMode: first(req.CgroupNSMode, "host"), DNS: notNil(req.DNS), DNSOptions: notNil(req.DNSOptions), DNSSearch: notNil(req.DNSSearch),
 		ExtraHosts: req.AddHosts, Links: hostLinks(req.Links, f.Container.Name()),
 		GroupAdd: req.GroupAdd, IpcMode: first(req.IPCMode, "private"), OomScoreAdj: req.OOMScoreAdj, PidMode: privateless(req.PIDMode),
 		Privileged: req.Privileged, ReadonlyRootfs: req.ReadOnly, SecurityOpt: req.SecurityOpt, StorageOpt: req.StorageOpt,

@@ -277,16 +277,17 @@ func (c *Client) base(b base) (*http.Transport, error) {
 	}
 	dialer := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
-		TLSClientConfig:       conf,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: time.Minute,
-		IdleConnTimeout:       30 * time.Second,
-		MaxIdleConnsPerHost:   8,
-		DisableCompression:    true, // the digest is of what the registry keeps
-		ReadBufferSize:        64 << 10,
-		Protocols:             new(http.Protocols),
+		Proxy:                  http.ProxyFromEnvironment,
+		OnProxyConnectResponse: throughProxy,
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        conf,
+		TLSHandshakeTimeout:    15 * time.Second,
+		ResponseHeaderTimeout:  time.Minute,
+		IdleConnTimeout:        30 * time.Second,
+		MaxIdleConnsPerHost:    8,
+		DisableCompression:     true, // the digest is of what the registry keeps
+		ReadBufferSize:         64 << 10,
+		Protocols:              new(http.Protocols),
 	}
 	// A connection for each layer: on a bad line one lost packet then stops one
 	// layer, not all, and a reset is one layer's to resume.

@@ -1,12 +1,14 @@
 package registry
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -152,6 +154,9 @@ func (c *Client) explain(s *session, err error) error {
 
 // connectionHint knows what to do about a connection that could not be made.
 func connectionHint(s *session, err error) (errs.Kind, string) {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == proxyConnect {
+		return errs.Unavailable, "This is of the proxy that HTTPS_PROXY names, not of the registry: check its address, or name hosts that need none in NO_PROXY."
+	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return errs.Denied, fmt.Sprintf("Put the authority's certificate into /etc/containers/certs.d/%s/ca.crt or ~/.config/containers/certs.d/%s/ca.crt.", s.host, s.host)
 	}
@@ -180,6 +185,22 @@ func connectionHint(s *session, err error) (errs.Kind, string) {
 	return errs.Unavailable, ""
 }
 
+// proxyConnect is what net/http calls the way to a proxy.
+const proxyConnect = "proxyconnect"
+
+// throughProxy refuses when the proxy does: net/http would say the answer's text
+// only, as if it were the registry's.
+func throughProxy(_ context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	err := errs.New(errs.Denied, fmt.Sprintf("the proxy %s does not connect to %s: %s", proxy.Host, req.Host, resp.Status))
+	if resp.StatusCode == http.StatusProxyAuthRequired {
+		return errs.WithHint(err, "Put a user and the password into it: HTTPS_PROXY="+proxy.Scheme+"://USER:PASSWORD@"+proxy.Host+".")
+	}
+	return errs.WithHint(err, "HTTPS_PROXY names it: check the address and the proxy's rules, or name hosts that need none in NO_PROXY.")
+}
+
 func insecureHint(host string) string {
 	return fmt.Sprintf("If %s is to be used without TLS, say so in registries.conf: [[registry]] location = %q, insecure = true.", host, host)
 }
@@ -187,7 +208,7 @@ func insecureHint(host string) string {
 // plainCause leaves out the request's line and the other attempts: the host is
 // named already.
 func plainCause(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == proxyConnect) {
 		return op
 	}
 	if cert, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {

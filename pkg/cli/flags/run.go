@@ -272,7 +272,7 @@ func (f *RunFlags) namespaces() {
 	list(fs, &r.GIDMaps, "gidmap", "", "Map group ids of the container: CONTAINER:HOST[:SIZE] (default: as --uidmap)")
 	fs.StringVar(&r.SubUIDName, "subuidname", "", "Map the user ids that /etc/subuid gives to NAME")
 	fs.StringVar(&r.SubGIDName, "subgidname", "", "Map the group ids that /etc/subgid gives to NAME")
-	fs.StringVar(&r.CgroupNSMode, "cgroupns", "", "Cgroup namespace: host, private")
+	fs.StringVar(&r.CgroupNSMode, "cgroupns", "", "Cgroup namespace: host, private, container:NAME")
 	fs.StringVar(&r.CgroupParent, "cgroup-parent", "", "Cgroup below which the container's is made")
 	fs.StringVar(&r.Cgroups, "cgroups", "", "enabled, disabled")
 }

@@ -35,7 +35,7 @@ func parsePlace(s string) (place, error) {
 		return place{transport: "docker", name: strings.TrimPrefix(s, "docker://")}, nil
 	case ok && transport == "containers-storage":
 		if strings.HasPrefix(rest, "[") {
-			return place{}, errs.WithHint(errs.New(errs.Unsupported, "containers-storage:[…] names another store, which cais does not open beside its own"), "Use cais --root and an archive.")
+			return place{}, errs.WithHint(errs.New(errs.Unsupported, "containers-storage:[…] names another store, which cais does not open beside its own"), "Use an archive with cais --root, or 'cais image scp' for another user's.")
 		}
 		return place{transport: transport, name: rest}, nil
 	case ok && (transport == "oci" || transport == "oci-archive" || transport == "docker-archive" || transport == "dir"):
@@ -50,6 +50,9 @@ func parsePlace(s string) (place, error) {
 	case ok && (transport == "docker-daemon" || transport == "ostree" || transport == "atomic" || transport == "tarball" || transport == "sif"):
 		err := errs.New(errs.Unsupported, "transport "+transport+" is not supported by cais")
 		return place{}, errs.WithHint(err, "Go by an archive: 'docker save IMAGE | cais load' takes one from a Docker daemon, 'cais save IMAGE | docker load' gives it one.")
+	case strings.Contains(s, "::"):
+		err := errs.New(errs.Unsupported, fmt.Sprintf("%q is the store of another user or machine, which image copy does not reach", s))
+		return place{}, errs.WithHint(err, "Use 'cais image scp', which copies between stores; copy into or out of this one by a second command.")
 	}
 	return place{transport: "containers-storage", name: s}, nil
 }

@@ -99,12 +99,12 @@ func scp(ctx context.Context, e *engine.Engine, s ui.Streams, from, to end) (err
 	var said bytes.Buffer
 	save.Stdout, save.Stderr = w, s.Err
 	load.Stdin, load.Stdout, load.Stderr = r, io.MultiWriter(s.Out, &said), s.Err
-	err = save.Start()
+	err = start(save)
 	if err == nil {
-		if err = load.Start(); err != nil {
+		if err = start(load); err != nil {
 			_ = r.Close()
 			_ = save.Cancel()
-			err = errors.Join(err, save.Wait())
+			_ = save.Wait() // it was ended here
 		}
 	}
 	_, _ = r.Close(), w.Close()
@@ -132,6 +132,15 @@ func scp(ctx context.Context, e *engine.Engine, s ui.Streams, from, to end) (err
 	}
 	tag.Stderr = s.Err
 	return failed("tag", tag.Run())
+}
+
+// start starts cmd. Only sudo and ssh may be missing.
+func start(cmd *exec.Cmd) error {
+	err := cmd.Start()
+	if errors.Is(err, exec.ErrNotFound) {
+		return errs.WithHint(errs.New(errs.NotFound, cmd.Args[0]+" is not installed"), "Install it; root needs neither sudo nor ssh to copy between users of this machine.")
+	}
+	return err
 }
 
 // failed is what a command that has told its error leaves to say.

@@ -101,7 +101,7 @@ func checkMode(flag, mode string, words []string) error {
 	if p, ok := strings.CutPrefix(mode, "ns:"); ok && strings.HasPrefix(p, "/") {
 		return nil
 	}
-	if name, ok := strings.CutPrefix(mode, "container:"); ok && flag != "cgroupns" {
+	if name, ok := strings.CutPrefix(mode, "container:"); ok {
 		if name == "" {
 			return errs.New(errs.Invalid, fmt.Sprintf("--%s: invalid container format container:<name|id>", flag))
 		}

@@ -305,9 +305,6 @@ func needed(passwd, group []byte) uint32 {
 			}
 		}
 	}
-	if top > 1024 {
-		return 65536
-	}
 	return top
 }
 

@@ -28,6 +28,7 @@ func TestDecideIDs(t *testing.T) {
 		{"nomap", Request{UserNS: "nomap"}, user(), IDInputs{}, []IDMap{{0, 1, 65536}}},
 		{"private", Request{UserNS: "private"}, user(), IDInputs{}, []IDMap{{0, 0, 1}, {1, 1, 65536}}},
 		{"auto", Request{UserNS: "auto:size=10"}, user(), IDInputs{Taken: []IDs{{UIDs: []IDMap{{0, 1, 100}}, GIDs: []IDMap{{0, 1, 100}}}}}, []IDMap{{0, 101, 10}}},
+		{"auto for the image's users", Request{UserNS: "auto"}, user(), IDInputs{Passwd: []byte("a:x:2000:1::/:\nnobody:x:65534:65534::/:\n")}, []IDMap{{0, 1, 2001}}},
 		{"auto with a hole", Request{UserNS: "auto:size=10,uidmapping=5:0:1,gidmapping=5:0:1"}, user(), IDInputs{}, []IDMap{{5, 0, 1}, {0, 1, 5}, {6, 6, 4}}},
 		{"explicit", Request{UIDMaps: []string{"0:1:10", "10:@100100:5"}}, user(), IDInputs{}, []IDMap{{0, 1, 10}, {10, 101, 5}}},
 		{"names", Request{SubUIDName: "x", SubGIDName: "x"}, Host{}, IDInputs{SubUIDs: []IDMap{{0, 5000, 10}}, SubGIDs: []IDMap{{0, 5000, 10}}}, []IDMap{{0, 5000, 10}}},
