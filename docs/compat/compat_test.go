@@ -169,7 +169,7 @@ func beyond(cmd *cobra.Command, dockers string) []string {
 		known = append(known, long)
 	}
 	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-		if !slices.Contains(known, f.Name) && !f.Hidden && !later(f) && f.Name != "help" {
+		if !slices.Contains(known, f.Name) && !f.Hidden && f.Name != "help" {
 			more = append(more, "`--"+f.Name+"`")
 		}
 	})

@@ -35,6 +35,9 @@ func NewExec(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Short:             "Run another command in a running container",
 		ValidArgsFunction: complete.Containers(e, 1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.Refused(cmd.Flags()); err != nil {
+				return ui.FlagError(cmd, err)
+			}
 			svc, err := e.Containers()
 			if err != nil {
 				return err

@@ -31,6 +31,9 @@ func NewUpdate(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Args:              sel.args,
 		ValidArgsFunction: complete.Containers(e, -1, nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.Refused(cmd.Flags()); err != nil {
+				return ui.FlagError(cmd, err)
+			}
 			if cmd.Flags().NFlag() == 0 {
 				return errors.New("you must provide one or more flags when using this command")
 			}

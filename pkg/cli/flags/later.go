@@ -10,8 +10,7 @@ import (
 
 // later are the flags that Docker and podman have and cais does not yet. They
 // are defined, so that they read as they do there, and refused by name when
-// used: nothing is accepted and ignored. A type of "bool" takes no value; a
-// name after a comma is its short form; "!" hides a spelling from help.
+// used: nothing is accepted and ignored.
 const later = `
 storage-opt list a quota on the container's own layer needs project quotas
 health-startup-cmd string give the container time with --health-start-period
@@ -46,27 +45,27 @@ rdt-class string it needs a runtime that knows resctrl
 interface-name string name it with --network NAME:interface_name=
 `
 
-// defineLater adds those flags to fs.
-func defineLater(fs *pflag.FlagSet) {
-	for line := range strings.Lines(strings.TrimSpace(later)) {
+// Refuse defines flags that another engine has for a command, a line each: name, type
+// and what to do instead. [Refused] is to be asked whether one was used.
+func Refuse(fs *pflag.FlagSet, list string) {
+	for line := range strings.Lines(strings.TrimSpace(list)) {
 		f := strings.SplitN(strings.TrimSpace(line), " ", 3)
-		name, short, _ := strings.Cut(f[0], ",")
-		hidden := strings.HasPrefix(name, "!")
-		name = strings.TrimPrefix(name, "!")
-		define(fs, name, short, f[1], "Not supported yet: "+f[2], func(string) error { return nil })
-		flag := fs.Lookup(name)
-		flag.Hidden = hidden
+		define(fs, f[0], "", f[1], notYet+f[2], func(string) error { return nil })
+		flag := fs.Lookup(f[0])
+		flag.Hidden = true
 		if f[1] == "bool" {
 			flag.NoOptDefVal = "true"
 		}
 	}
 }
 
-// usedLater returns the error for the first of those flags that was used.
-func usedLater(fs *pflag.FlagSet) error {
+const notYet = "Not supported yet: "
+
+// Refused returns the error for the first of those flags that was used.
+func Refused(fs *pflag.FlagSet) error {
 	var err error
 	fs.Visit(func(f *pflag.Flag) {
-		reason, ok := strings.CutPrefix(f.Usage, "Not supported yet: ")
+		reason, ok := strings.CutPrefix(f.Usage, notYet)
 		if v, mine := f.Value.(*value); err == nil && ok && mine && (v.kind != "bool" || v.text != "false") {
 			err = errs.New(errs.Unsupported, fmt.Sprintf("--%s is not supported yet: %s", f.Name, reason))
 		}

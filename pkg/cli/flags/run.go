@@ -81,7 +81,7 @@ func Run(fs *pflag.FlagSet, run bool) *RunFlags {
 	f.namespaces()
 	f.security()
 	f.resources()
-	defineLater(fs)
+	Refuse(fs, later)
 	return f
 }
 
@@ -396,7 +396,7 @@ func Limits(fs *pflag.FlagSet, r *plan.Resources) {
 // image and the command. A mistake is Invalid, with Docker's words.
 func (f *RunFlags) Request(args []string, env Env) (plan.Request, RunOptions, error) {
 	r, o := f.req, f.o
-	if err := usedLater(f.fs); err != nil {
+	if err := Refused(f.fs); err != nil {
 		return r, o, err
 	}
 	for _, step := range []func(*plan.Request, *RunOptions, Env) error{
