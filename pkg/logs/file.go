@@ -1,7 +1,6 @@
 package logs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -123,42 +122,26 @@ func (f *file) seek(at int64) error {
 
 func (f *file) failed(err error) error { return fmt.Errorf("read %s: %w", f.Name(), err) }
 
-// back is [back] for a compressed file: its lines are counted first.
+// back is [back] for a compressed file, which can only be read forwards.
 func (f *file) back(n int) (offset int64, found int, err error) {
 	buf := make([]byte, 64<<10)
-	lines := func(each func(end int64) bool) error {
-		for at := int64(0); ; {
-			k, err := f.readAt(buf, at)
-			for from := 0; ; {
-				i := bytes.IndexByte(buf[from:k], '\n')
-				if i < 0 {
-					break
-				}
-				from += i + 1
-				if !each(at + int64(from)) {
-					return nil
-				}
-			}
-			at += int64(k)
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
+	begins := []int64{0} // of the last lines, and where the last of them ends
+	for at := int64(0); ; {
+		k, err := f.readAt(buf, at)
+		for i, b := range buf[:k] {
+			if b == '\n' {
+				begins = append(begins, at+int64(i)+1)
+				begins = begins[max(0, len(begins)-n-1):]
 			}
 		}
+		at += int64(k)
+		switch {
+		case errors.Is(err, io.EOF):
+			return begins[0], len(begins) - 1, nil
+		case err != nil:
+			return 0, 0, err
+		}
 	}
-	all := 0
-	if err := lines(func(int64) bool { all++; return true }); err != nil || all <= n {
-		return 0, all, err
-	}
-	nr := 0
-	err = lines(func(end int64) bool {
-		nr++
-		offset = end
-		return nr < all-n
-	})
-	return offset, n, err
 }
 
 // Compress writes what in holds to out, which gets its time too, by which readers
