@@ -390,17 +390,17 @@ func (s *Service) fill(ctx context.Context, p *decided) error {
 // add one to each container that they start, and the directory that -v makes
 // instead would be in the way of a daemon that comes later.
 func leaveSocket(req *plan.Request) (left []plan.Warning) {
-	var mounts []plan.Mount
-	for _, m := range req.Mounts {
-		if m.CreateSrc && filepath.Base(m.Source) == "docker.sock" {
-			if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
-				left = append(left, plan.Warning{Flag: "volume", Text: m.Source + " is not there, and is not mounted: no daemon of Docker's runs, and cais has none"})
-				continue
-			}
+	req.Mounts = slices.DeleteFunc(slices.Clone(req.Mounts), func(m plan.Mount) bool {
+		if !m.CreateSrc || filepath.Base(m.Source) != "docker.sock" {
+			return false
 		}
-		mounts = append(mounts, m)
-	}
-	req.Mounts = mounts
+		_, err := os.Stat(m.Source)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+		left = append(left, plan.Warning{Flag: "volume", Text: m.Source + " is not there, and is not mounted: no daemon of Docker's runs, and cais has none"})
+		return true
+	})
 	return left
 }
 
@@ -480,30 +480,6 @@ func others(req plan.Request) map[string]string {
 		}
 	}
 	return ids
-}
-
-// Dependents returns the ids of the containers that share namespaces of the one
-// that ref means, and of those that share theirs.
-func (s *Service) Dependents(ctx context.Context, ref string) ([]string, error) {
-	c, err := s.Find(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	all, err := s.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ids := []string{c.ID}
-	for i := 0; i < len(ids); i++ {
-		for _, other := range all {
-			for _, id := range others(other.Record.Request) {
-				if id == ids[i] && !slices.Contains(ids, other.ID) {
-					ids = append(ids, other.ID)
-				}
-			}
-		}
-	}
-	return ids[1:], nil
 }
 
 // namespaces returns the paths of the namespaces of other containers that req

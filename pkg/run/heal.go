@@ -17,7 +17,8 @@ import (
 // their exit record, and their restart policy its say; half made and half
 // removed ones go, with their names, run directories and notes in the store.
 // Every command that makes, starts, names or removes something calls it; it costs a
-// look at each container, which those that change what one does are spared. What cannot be put right now is logged and left for the next one.
+// look at each container, which those that change what one does are spared. What
+// cannot be put right now is logged and left for the next one.
 func (s *Service) Heal(ctx context.Context) {
 	if err := s.heal(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("some leftovers stay", "error", err)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -119,6 +120,30 @@ func (s *Service) removeLocked(ctx context.Context, c *container.Container, volu
 
 // full reports whether there was no room on the disk.
 func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// Dependents returns the ids of the containers that share namespaces of the one
+// that ref means, and of those that share theirs.
+func (s *Service) Dependents(ctx context.Context, ref string) ([]string, error) {
+	c, err := s.Find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ids := []string{c.ID}
+	for i := 0; i < len(ids); i++ {
+		for _, other := range all {
+			for _, id := range others(other.Record.Request) {
+				if id == ids[i] && !slices.Contains(ids, other.ID) {
+					ids = append(ids, other.ID)
+				}
+			}
+		}
+	}
+	return ids[1:], nil
+}
 
 func (s *Service) releaseNames(c *container.Container) error {
 	if c.Settings.Name != "" {
