@@ -35,6 +35,7 @@ func (b *bench) commands() map[string]func(*testscript.TestScript, bool, []strin
 		"dockerregistry": b.dockerRegistry,
 		"dockerd":        b.dockerd,
 		"push":           b.push,
+		"webserver":      webserver,
 		"syslogtls":      syslogTLS,
 		"smalldisk":      b.smallDisk,
 		"broken":         b.markBroken,
@@ -66,6 +67,13 @@ func (b *bench) registry(ts *testscript.TestScript, neg bool, args []string) {
 	srv := httptest.NewServer(h)
 	ts.Defer(srv.Close)
 	ts.Setenv("REGISTRY", strings.TrimPrefix(srv.URL, "http://"))
+}
+
+// webserver DIR serves the files below a directory to this machine; its address is $WEB.
+func webserver(ts *testscript.TestScript, neg bool, args []string) {
+	srv := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[0]))))
+	ts.Defer(srv.Close)
+	ts.Setenv("WEB", strings.TrimPrefix(srv.URL, "http://"))
 }
 
 // dockerRegistry [USER] starts Debian's registry for this script; with a user, the

@@ -401,7 +401,12 @@ func (g *git) checkout(ctx context.Context, work, commit, full string) error {
 	}
 	if !g.op.NoSubmodules {
 		if _, err := os.Lstat(filepath.Join(work, ".gitmodules")); err == nil {
-			if _, err := g.run(ctx, work, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"); err != nil {
+			update := []string{"submodule", "--quiet", "update", "--init", "--recursive"}
+			_, err := g.run(ctx, work, append(update, "--depth=1")...)
+			if err != nil && ctx.Err() == nil { // a server of plain files gives all or nothing
+				_, err = g.run(ctx, work, update...)
+			}
+			if err != nil {
 				return err
 			}
 		}
