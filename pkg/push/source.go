@@ -52,11 +52,23 @@ type Compression struct {
 	Kind  compress.Kind // None: no wish
 	Level int           // 0: the kind's own
 	Force bool          // compress again what is compressed otherwise
+	Plain bool          // with None: what is not compressed stays so
 }
+
+// Writer compresses to w.
+func (c Compression) Writer(w io.Writer) (io.WriteCloser, error) {
+	return compress.Writer(w, c.kind(), c.Level)
+}
+
+// LayerType is OCI's media type of a layer that Writer wrote.
+func (c Compression) LayerType() string { return layerType(oci.TypeOCIManifest, c.kind()) }
 
 // wants reports whether a layer in form kind is good as it is.
 func (c Compression) wants(kind compress.Kind) bool {
-	if c.Kind == compress.None || !c.Force {
+	switch {
+	case c.Plain:
+		return kind == compress.None || !c.Force
+	case c.Kind == compress.None || !c.Force:
 		return kind != compress.None
 	}
 	return kind == c.Kind
@@ -64,7 +76,7 @@ func (c Compression) wants(kind compress.Kind) bool {
 
 // kind is what layers are compressed to.
 func (c Compression) kind() compress.Kind {
-	if c.Kind == compress.None {
+	if c.Kind == compress.None && !c.Plain {
 		return compress.Gzip
 	}
 	return c.Kind

@@ -124,7 +124,7 @@ func pack(ctx context.Context, l layer, c Compression, w io.Writer) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, tar.Close()) }()
-	z, err := compress.Writer(w, c.kind(), c.Level)
+	z, err := c.Writer(w)
 	if err != nil {
 		return err
 	}

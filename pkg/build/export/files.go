@@ -1,12 +1,15 @@
 package export
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,8 +48,53 @@ func (f Files) Tar(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer m.Close()
-	_, err = changes.Tar(ctx, w, name, nil, changes.TarOptions{Clamp: f.Time})
+	_, err = changes.Tar(ctx, w, name, nil, changes.TarOptions{Time: f.Time})
 	return err
+}
+
+// TarOf writes several results' files as one tar, each below the directory that it is
+// called by.
+func TarOf(ctx context.Context, w io.Writer, parts map[string]Files) error {
+	out := tar.NewWriter(w)
+	for _, dir := range slices.Sorted(maps.Keys(parts)) {
+		r, pw := io.Pipe()
+		go func() { pw.CloseWithError(parts[dir].Tar(ctx, pw)) }()
+		err := below(out, dir, parts[dir].Time, tar.NewReader(r))
+		r.CloseWithError(err) // the writer ends, and its files are closed
+		if err != nil {
+			return err
+		}
+	}
+	return out.Close()
+}
+
+// below copies a tar's members to places below dir.
+func below(out *tar.Writer, dir string, t time.Time, in *tar.Reader) error {
+	if t.IsZero() {
+		t = time.Unix(0, 0)
+	}
+	if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: t}); err != nil {
+		return err
+	}
+	for {
+		h, err := in.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		h.Name = dir + "/" + h.Name
+		if h.Typeflag == tar.TypeLink {
+			h.Linkname = dir + "/" + h.Linkname
+		}
+		if err := out.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			return err
+		}
+	}
 }
 
 // Directory writes the files into the directory dest, which is made if need be:

@@ -3,6 +3,7 @@ package export
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -103,5 +104,24 @@ func TestTar(t *testing.T) {
 	b.Reset()
 	if err := (Files{}).Tar(t.Context(), &b); err != nil || b.Len() != 1024 {
 		t.Error("no files at all:", err, b.Len())
+	}
+}
+
+// Several results are one tar, each below its name, hard links too.
+func TestTarOf(t *testing.T) {
+	parts := map[string]Files{
+		"b": {Dirs: []string{trees.Make(t, "f=1", "h&f")}, Time: time.Unix(1, 0)},
+		"a": {},
+	}
+	var out bytes.Buffer
+	if err := TarOf(t.Context(), &out, parts); err != nil {
+		t.Fatal(err)
+	}
+	got, r := "", tar.NewReader(&out)
+	for h, err := r.Next(); err == nil; h, err = r.Next() {
+		got += fmt.Sprintf("%s %s %d\n", h.Name, h.Linkname, h.ModTime.Unix())
+	}
+	if want := "a/  0\nb/  1\nb/f  1\nb/h b/f 1\n"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }

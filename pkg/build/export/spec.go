@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"cais.dev/cais/pkg/errs"
+	"cais.dev/cais/pkg/oci"
 )
 
 // Spec is one --output.
@@ -31,39 +32,106 @@ type CacheSpec struct {
 
 // keys are what Attrs may have, by type; with "?" those that are true or false.
 func keys(kind string) []string {
-	image := []string{
-		"name", "compression", "compression-level", "force-compression?", "oci-mediatypes?", "oci-artifact?", "rewrite-timestamp?",
-		"name-canonical?", "dangling-name-prefix", "buildinfo?", "attestation-inline?",
-	}
+	image := []string{"name", "compression", "compression-level", "force-compression?", "oci-mediatypes?", "rewrite-timestamp?", "name-canonical?"}
 	switch kind {
 	case "image":
 		return append(image, "push?", "push-by-digest?", "registry.insecure?", "unpack?", "store?")
 	case "oci", "docker":
-		return append(image, "tar?", "context")
+		return append(image, "tar?")
 	case "local":
-		return []string{"platform-split?", "mode", "attestation-prefix"}
+		return []string{"platform-split?", "mode"}
 	}
-	return []string{"platform-split?", "attestation-prefix"}
+	return []string{"platform-split?"}
+}
+
+// without reports whether a key is one of BuildKit's for what is not here, and refuses
+// it unless it says no.
+// name-canonical and unpack are not among them: an image is found by its name with its
+// digest, and its layers are unpacked, in any case.
+func without(k, v string) (is bool, err error) {
+	next := ""
+	switch k {
+	case "attestation-inline", "attestation-prefix", "oci-artifact", "buildinfo":
+		next = "No attestations are made. Leave it out."
+	case "context":
+		next = "There is one store. Leave it out."
+	case "dangling-name-prefix":
+		next = "Give a name with name= or -t, or take the image's id from --iidfile."
+	}
+	if yes, err := strconv.ParseBool(v); next == "" || err == nil && !yes {
+		return next != "", nil
+	}
+	return true, errs.WithHint(errs.New(errs.Unsupported, k+" of an output is not supported"), next)
 }
 
 // Check refuses keys that mean nothing to the type and values that the key does
 // not have.
 func (s Spec) Check() error {
-	known := keys(s.Type)
-	for _, k := range slices.Sorted(maps.Keys(s.Attrs)) {
-		v := s.Attrs[k]
+	attrs := maps.Clone(s.Attrs)
+	for k := range s.Attrs {
 		if strings.HasPrefix(k, "annotation") && s.Type != "local" && s.Type != "tar" {
 			if _, err := parseAnnotationKey(k); err != nil {
 				return err
 			}
+			delete(attrs, k)
+		}
+	}
+	return check("output type "+s.Type, keys(s.Type), attrs)
+}
+
+// Check refuses keys that mean nothing to the type and values that the key does
+// not have; to says that the cache is written.
+func (c CacheSpec) Check(to bool) error {
+	known := []string{"mode"} // which says what is kept: a reader takes all that is there
+	attrs := maps.Clone(c.Attrs)
+	switch {
+	case c.Type == "registry":
+		known = append(known, "ref", "registry.insecure?")
+	case c.Type == "local" && to:
+		known = append(known, "dest")
+	case c.Type == "local":
+		known = append(known, "src", "digest")
+	default:
+		known = nil
+	}
+	if to && known != nil {
+		known = append(known, "compression", "compression-level", "force-compression?", "ignore-error?", "oci-mediatypes?", "image-manifest?")
+	}
+	if mode, ok := attrs["mode"]; ok && known != nil {
+		if mode != "min" && mode != "max" {
+			return errs.New(errs.Invalid, fmt.Sprintf("unsupported mode %q of a cache: it is min or max", mode))
+		}
+		delete(attrs, "mode")
+	}
+	if err := check("a cache of type "+c.Type, known, attrs); err != nil {
+		return err
+	}
+	for _, k := range []string{"oci-mediatypes", "image-manifest"} {
+		if !flag(attrs, k, true) {
+			return errs.WithHint(errs.New(errs.Unsupported, k+"=false of a cache is not supported"), "A cache is an OCI image's manifest. Leave it out.")
+		}
+	}
+	return nil
+}
+
+// check checks the keys that what has, of which those that are true or false end in "?".
+func check(what string, known []string, attrs map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(attrs)) {
+		v := attrs[k]
+		if is, err := without(k, v); err != nil {
+			return err
+		} else if is {
 			continue
 		}
-		flag := slices.Contains(known, k+"?")
-		if !flag && !slices.Contains(known, k) {
-			names := strings.ReplaceAll(strings.Join(known, ", "), "?", "")
-			return errs.WithHint(errs.New(errs.Invalid, fmt.Sprintf("unknown key %q of output type %s", k, s.Type)), "It has "+names+".")
+		yesNo := slices.Contains(known, k+"?")
+		if !yesNo && !slices.Contains(known, k) {
+			hint := "Leave it out."
+			if len(known) > 0 {
+				hint = "It has " + strings.ReplaceAll(strings.Join(known, ", "), "?", "") + "."
+			}
+			return errs.WithHint(errs.New(errs.Invalid, fmt.Sprintf("unknown key %q of %s", k, what)), hint)
 		}
-		if flag && v != "" {
+		if yesNo && v != "" {
 			if _, err := strconv.ParseBool(v); err != nil {
 				return errs.New(errs.Invalid, fmt.Sprintf("non-bool value %q specified for %s", v, k))
 			}
@@ -75,6 +143,7 @@ func (s Spec) Check() error {
 	return nil
 }
 
+// checkValue checks the values of outputs and of caches, which share keys.
 func checkValue(k, v string) error {
 	switch k {
 	case "compression":
@@ -86,8 +155,12 @@ func checkValue(k, v string) error {
 			return errs.New(errs.Invalid, fmt.Sprintf("unsupported layer compression type %q: it is gzip, zstd or uncompressed", v))
 		}
 	case "compression-level":
-		if _, err := strconv.Atoi(v); err != nil {
+		n, err := strconv.Atoi(v)
+		if err != nil {
 			return errs.New(errs.Invalid, fmt.Sprintf("non-int value %q specified for compression-level", v))
+		}
+		if n < 1 || n > 22 {
+			return errs.WithHint(errs.New(errs.Invalid, fmt.Sprintf("compression-level=%d: gzip has 1 to 9, zstd 1 to 22", n)), "For none, use compression=uncompressed.")
 		}
 	case "mode":
 		if v != "copy" && v != "delete" {
@@ -98,8 +171,13 @@ func checkValue(k, v string) error {
 }
 
 // Flag reports whether a key is set and not false; def if it is not there.
-func (s Spec) Flag(key string, def bool) bool {
-	v, ok := s.Attrs[key]
+func (s Spec) Flag(key string, def bool) bool { return flag(s.Attrs, key, def) }
+
+// Flag is [Spec.Flag].
+func (c CacheSpec) Flag(key string, def bool) bool { return flag(c.Attrs, key, def) }
+
+func flag(attrs map[string]string, key string, def bool) bool {
+	v, ok := attrs[key]
 	if !ok {
 		return def
 	}
@@ -120,8 +198,8 @@ func (s Spec) Names() []string {
 
 // AnnotationKey says where an annotation goes.
 type AnnotationKey struct {
-	Level    string // manifest, index, manifest-descriptor, index-descriptor
-	Platform string // of a manifest: for this one only; empty: for all
+	Level    string        // manifest, index, manifest-descriptor, index-descriptor
+	Platform *oci.Platform // of a manifest: for this one only; nil: for all
 	Key      string
 }
 
@@ -148,7 +226,12 @@ func parseAnnotationKey(s string) (AnnotationKey, error) {
 		if end < 0 {
 			return a, bad
 		}
-		a.Platform, rest = p[:end], p[end+1:]
+		platform, err := oci.ParsePlatform(p[:end], oci.HostPlatform())
+		if err != nil {
+			return a, bad
+		}
+		platform = platform.Normalize()
+		a.Platform, rest = &platform, p[end+1:]
 	}
 	key, ok := strings.CutPrefix(rest, ".")
 	if !ok || key == "" {

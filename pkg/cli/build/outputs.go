@@ -13,6 +13,7 @@ import (
 	"cais.dev/cais/pkg/build"
 	"cais.dev/cais/pkg/build/export"
 	"cais.dev/cais/pkg/compress"
+	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/push"
@@ -69,7 +70,7 @@ func (x *exporter) local(ctx context.Context, o export.Spec, res *build.Result) 
 	for _, b := range res.Images {
 		dest := o.Dest
 		if split {
-			dest = filepath.Join(dest, strings.ReplaceAll(b.Platform.String(), "/", "_"))
+			dest = filepath.Join(dest, platformDir(b.Platform))
 		}
 		f, err := x.files(ctx, b)
 		if err != nil {
@@ -88,17 +89,30 @@ func (x *exporter) local(ctx context.Context, o export.Spec, res *build.Result) 
 }
 
 func (x *exporter) tar(ctx context.Context, o export.Spec, res *build.Result) (err error) {
-	if len(res.Images) > 1 {
-		return errs.WithHint(errs.New(errs.Unsupported, "a tar of the files of several platforms is not supported"), "Use type=local, or one --platform.")
-	}
 	step := x.j.log.Step("exporting to client tarball")
 	defer func() { step.Done(err) }()
-	f, err := x.files(ctx, res.Images[0])
-	if err != nil {
-		return err
+	split := o.Flag("platform-split", x.j.several())
+	if !split && len(res.Images) > 1 {
+		return errs.WithHint(invalid("a tar of several platforms' files needs a directory for each"), "Leave out platform-split=false.")
 	}
-	return x.write(o.Dest, func(w io.Writer) error { return f.Tar(ctx, w) })
+	if !split {
+		f, err := x.files(ctx, res.Images[0])
+		if err != nil {
+			return err
+		}
+		return x.write(o.Dest, func(w io.Writer) error { return f.Tar(ctx, w) })
+	}
+	parts := map[string]export.Files{}
+	for _, b := range res.Images {
+		if parts[platformDir(b.Platform)], err = x.files(ctx, b); err != nil {
+			return err
+		}
+	}
+	return x.write(o.Dest, func(w io.Writer) error { return export.TarOf(ctx, w, parts) })
 }
+
+// platformDir is the directory of a platform's files, beside others'.
+func platformDir(p oci.Platform) string { return strings.ReplaceAll(p.String(), "/", "_") }
 
 // write writes a file that is there whole or not at all, or to stdout.
 func (x *exporter) write(dest string, do func(io.Writer) error) error {
@@ -126,15 +140,16 @@ func (x *exporter) write(dest string, do func(io.Writer) error) error {
 	return os.Rename(f.Name(), dest)
 }
 
-func compression(o export.Spec) push.Compression {
-	c := push.Compression{Force: o.Flag("force-compression", false)}
-	switch o.Attrs["compression"] {
+// compression is what the keys of an output or a cache say of it.
+func compression(attrs map[string]string) push.Compression {
+	c := push.Compression{Force: export.Spec{Attrs: attrs}.Flag("force-compression", false), Plain: attrs["compression"] == "uncompressed"}
+	switch attrs["compression"] {
 	case "gzip":
 		c.Kind = compress.Gzip
 	case "zstd":
 		c.Kind = compress.Zstd
 	}
-	c.Level, _ = strconv.Atoi(o.Attrs["compression-level"])
+	c.Level, _ = strconv.Atoi(attrs["compression-level"])
 	return c
 }
 
@@ -168,8 +183,8 @@ func (x *exporter) archive(ctx context.Context, o export.Spec) (err error) {
 		return err
 	}
 	opts := push.ArchiveOptions{
-		Layout: push.Layout{OCI: true, Docker: o.Type == "docker"}, Spool: spool,
-		Compress: o.Attrs["compression"] != "uncompressed" && (o.Type == "oci" || o.Attrs["compression"] != ""), Compression: compression(o),
+		Layout: push.Layout{OCI: true, Docker: o.Type == "docker"}, Spool: spool, Annotations: x.onDescriptor(),
+		Compress: o.Attrs["compression"] != "uncompressed" && (o.Type == "oci" || o.Attrs["compression"] != ""), Compression: compression(o.Attrs),
 	}
 	if o.Type == "oci" && o.Flag("oci-mediatypes", true) {
 		opts.Format = push.OCI
@@ -198,18 +213,23 @@ func (x *exporter) archive(ctx context.Context, o export.Spec) (err error) {
 	return nil
 }
 
+// registryOf says how to reach a registry whose keys flag reads.
+func (j *job) registryOf(flag func(string, bool) bool) engine.PullerOptions {
+	reg := j.registry
+	if flag("registry.insecure", false) {
+		no := false
+		reg.TLSVerify = &no
+	}
+	return reg
+}
+
 // push sends the image to its registries.
 func (x *exporter) push(ctx context.Context, o export.Spec) (err error) {
 	refs, err := x.refs(o)
 	if err != nil {
 		return err
 	}
-	reg := x.j.registry
-	if o.Flag("registry.insecure", false) {
-		no := false
-		reg.TLSVerify = &no
-	}
-	p, end, err := x.j.e.Pusher(reg)
+	p, end, err := x.j.e.Pusher(x.j.registryOf(o.Flag))
 	if err != nil {
 		return err
 	}
@@ -228,7 +248,7 @@ func (x *exporter) push(ctx context.Context, o export.Spec) (err error) {
 func (x *exporter) pushTo(ctx context.Context, p *push.Pusher, o export.Spec, ref oci.Reference) (err error) {
 	step := x.j.log.Step("pushing " + ref.String())
 	defer func() { step.Done(err) }()
-	req := push.Request{Ref: ref, Root: x.root, Source: x, Compression: compression(o), Events: func(ev push.Event) {
+	req := push.Request{Ref: ref, Root: x.root, Source: x, Compression: compression(o.Attrs), Events: func(ev push.Event) {
 		switch ev.Kind {
 		case push.Pushing:
 			step.Item(ev.Layer, ev.Done, ev.Total)

@@ -18,7 +18,6 @@ import (
 	"cais.dev/cais/pkg/build/export"
 	"cais.dev/cais/pkg/build/graph"
 	"cais.dev/cais/pkg/build/progress"
-	"cais.dev/cais/pkg/compress"
 	"cais.dev/cais/pkg/engine"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/oci"
@@ -103,7 +102,7 @@ func (j *job) readCache(ctx context.Context, c export.CacheSpec) (*remoteCache, 
 		if found, err := j.localCache(ctx, ref); found != nil || err != nil {
 			return found, err
 		}
-		client, _, err := j.e.Registry(j.registry)
+		client, _, err := j.e.Registry(j.registryOf(c.Flag))
 		if err != nil {
 			return nil, err
 		}
@@ -304,7 +303,7 @@ func (j *job) writeCaches(ctx context.Context, records []build.CacheRecord) erro
 			continue // it is in the image
 		}
 		err := j.writeCache(ctx, c, records)
-		if err != nil && c.Attrs["ignore-error"] == "true" && ctx.Err() == nil {
+		if err != nil && c.Flag("ignore-error", false) && ctx.Err() == nil {
 			fmt.Fprintln(j.s.Err, "WARNING: the cache was not kept:", err)
 			err = nil
 		}
@@ -324,7 +323,7 @@ func (j *job) writeCache(ctx context.Context, c export.CacheSpec, records []buil
 			return err
 		}
 	}
-	doc, err := writeLayout(ctx, dir, records, c.Attrs["compression"] == "zstd", step)
+	doc, err := writeLayout(ctx, dir, records, compression(c.Attrs), step)
 	if err != nil || c.Type == "local" {
 		return err
 	}
@@ -332,7 +331,7 @@ func (j *job) writeCache(ctx context.Context, c export.CacheSpec, records []buil
 	if err != nil {
 		return err
 	}
-	p, end, err := j.e.Pusher(j.registry)
+	p, end, err := j.e.Pusher(j.registryOf(c.Flag))
 	if err != nil {
 		return err
 	}
@@ -359,7 +358,7 @@ func (s layoutSource) Layer(_ context.Context, d oci.Descriptor, _ string) (push
 
 // writeLayout writes a cache as an OCI layout, whose index.json comes last, and
 // returns its manifest.
-func writeLayout(ctx context.Context, dir string, records []build.CacheRecord, zstd bool, step *progress.Step) (oci.Document, error) {
+func writeLayout(ctx context.Context, dir string, records []build.CacheRecord, z push.Compression, step *progress.Step) (oci.Document, error) {
 	none := oci.Document{}
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return none, err
@@ -367,7 +366,7 @@ func writeLayout(ctx context.Context, dir string, records []build.CacheRecord, z
 	var blobs, once []oci.Descriptor
 	seen := map[string]bool{}
 	for _, r := range records {
-		d, err := writeBlob(ctx, dir, r, zstd)
+		d, err := writeBlob(ctx, dir, r, z)
 		if err != nil {
 			return none, err
 		}
@@ -413,19 +412,15 @@ func writeLayout(ctx context.Context, dir string, records []build.CacheRecord, z
 }
 
 // writeBlob compresses a layer into the layout.
-func writeBlob(ctx context.Context, dir string, r build.CacheRecord, zstd bool) (d oci.Descriptor, err error) {
+func writeBlob(ctx context.Context, dir string, r build.CacheRecord, c push.Compression) (d oci.Descriptor, err error) {
 	f, err := os.CreateTemp(dir, ".new-")
 	if err != nil {
 		return d, err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	kind, suffix := compress.Gzip, "+gzip"
-	if zstd {
-		kind, suffix = compress.Zstd, "+zstd"
-	}
 	h := sha256.New()
-	z, err := compress.Writer(io.MultiWriter(f, h), kind, 0)
+	z, err := c.Writer(io.MultiWriter(f, h))
 	if err != nil {
 		return d, err
 	}
@@ -436,7 +431,7 @@ func writeBlob(ctx context.Context, dir string, r build.CacheRecord, zstd bool) 
 	if err != nil {
 		return d, err
 	}
-	d = oci.Descriptor{MediaType: "application/vnd.oci.image.layer.v1.tar" + suffix, Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Size: fi.Size()}
+	d = oci.Descriptor{MediaType: c.LayerType(), Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Size: fi.Size()}
 	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
 		return d, err
 	}

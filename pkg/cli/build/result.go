@@ -81,8 +81,8 @@ func (x *exporter) request(req *build.Request) error {
 			}
 			req.Annotations[a.key] = a.value
 		}
-		if strings.HasPrefix(a.level, "index") && !several && a.level == "index" {
-			return errs.New(errs.Unsupported, "index annotations not supported for single platform export")
+		if strings.HasPrefix(a.level, "index") && !several {
+			return errs.New(errs.Unsupported, a.level+" annotations not supported for single platform export")
 		}
 	}
 	return nil
@@ -151,14 +151,7 @@ func (x *exporter) annotations() []annotation {
 	all := slices.Clone(x.j.annotated)
 	for _, o := range x.j.outputs {
 		for _, a := range o.Annotations() {
-			one := annotation{level: a.Level, key: a.Key, value: a.Value}
-			if a.Platform != "" {
-				if p, err := oci.ParsePlatform(a.Platform, oci.HostPlatform()); err == nil {
-					p = p.Normalize()
-					one.platform = &p
-				}
-			}
-			all = append(all, one)
+			all = append(all, annotation{level: a.Level, platform: a.Platform, key: a.Key, value: a.Value})
 		}
 	}
 	return all
@@ -214,12 +207,7 @@ func (x *exporter) prepare(res *build.Result) error {
 
 // annotate adds what is meant for this platform's manifest alone.
 func (x *exporter) annotate(img image) (oci.Document, error) {
-	add := map[string]string{}
-	for _, a := range x.annotations() {
-		if a.level == "manifest" && (a.platform == nil || a.platform.String() == img.platform.String()) {
-			add[a.key] = a.value
-		}
-	}
+	add := x.annotated("manifest", img.platform)
 	if len(add) == 0 {
 		return img.doc, nil
 	}
@@ -258,6 +246,29 @@ type index struct {
 	Annotations   map[string]string `json:"annotations,omitempty"`
 }
 
+// annotated are the annotations of a level that are for a platform.
+func (x *exporter) annotated(level string, p oci.Platform) map[string]string {
+	var found map[string]string
+	for _, a := range x.annotations() {
+		if a.level == level && (a.platform == nil || a.platform.String() == p.String()) {
+			if found == nil {
+				found = map[string]string{}
+			}
+			found[a.key] = a.value
+		}
+	}
+	return found
+}
+
+// onDescriptor are the annotations of whatever points at the result: an archive's
+// index.json, the file of --metadata-file.
+func (x *exporter) onDescriptor() map[string]string {
+	if x.j.several() {
+		return x.annotated("index-descriptor", oci.Platform{})
+	}
+	return x.annotated("manifest-descriptor", x.images[0].platform)
+}
+
 // index adds the platforms' images to a list, in the place of those that it has for
 // the same platforms.
 func (x *exporter) index(list index) (oci.Document, error) {
@@ -269,25 +280,16 @@ func (x *exporter) index(list index) (oci.Document, error) {
 	}
 	for _, img := range x.images {
 		d := oci.Descriptor{MediaType: img.doc.MediaType, Digest: img.doc.Digest, Size: int64(len(img.doc.Data)), Platform: &img.platform}
-		for _, a := range x.annotations() {
-			if a.level == "manifest-descriptor" && (a.platform == nil || a.platform.String() == img.platform.String()) {
-				if d.Annotations == nil {
-					d.Annotations = map[string]string{}
-				}
-				d.Annotations[a.key] = a.value
-			}
-		}
+		d.Annotations = x.annotated("manifest-descriptor", img.platform)
 		list.Manifests = append(slices.DeleteFunc(list.Manifests, func(old oci.Descriptor) bool {
 			return old.Digest == d.Digest || old.Platform != nil && old.Platform.Normalize().String() == img.platform.String()
 		}), d)
 	}
-	for _, a := range x.annotations() {
-		if a.level == "index" {
-			if list.Annotations == nil {
-				list.Annotations = map[string]string{}
-			}
-			list.Annotations[a.key] = a.value
+	for k, v := range x.annotated("index", oci.Platform{}) {
+		if list.Annotations == nil {
+			list.Annotations = map[string]string{}
 		}
+		list.Annotations[k] = v
 	}
 	data, err := json.Marshal(list)
 	return oci.Document{MediaType: list.MediaType, Digest: oci.Digest(data), Data: data}, err
@@ -523,7 +525,9 @@ func (x *exporter) metadata(id string) map[string]any {
 		m["containerimage.config.digest"] = "sha256:" + x.images[0].id
 	}
 	m["containerimage.digest"] = x.root.Digest
-	m["containerimage.descriptor"] = map[string]any{"mediaType": x.root.MediaType, "digest": x.root.Digest, "size": len(x.root.Data)}
+	m["containerimage.descriptor"] = oci.Descriptor{
+		MediaType: x.root.MediaType, Digest: x.root.Digest, Size: int64(len(x.root.Data)), Annotations: x.onDescriptor(),
+	}
 	var names []string
 	for _, n := range slices.Concat(x.j.names, x.names()) {
 		if !slices.Contains(names, n) {

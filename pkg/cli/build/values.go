@@ -220,10 +220,7 @@ func parseCache(s string, to bool) ([]export.CacheSpec, error) {
 	default:
 		return nil, invalid("unknown cache type %q: it is registry, local or inline", c.Type)
 	}
-	if mode, ok := m["mode"]; ok && mode != "min" && mode != "max" {
-		return nil, invalid("unsupported mode %q of a cache: it is min or max", mode)
-	}
-	return []export.CacheSpec{c}, nil
+	return []export.CacheSpec{c}, c.Check(to)
 }
 
 // parseSecret reads one --secret: id=…[,src=…|env=…][,type=file|env].
@@ -257,6 +254,9 @@ func parseSecret(s string, hasEnv func(string) bool) (source.Secret, error) {
 	}
 	if x.ID == "" {
 		return x, invalid("secret missing ID: %s", s)
+	}
+	if x.Env != "" && x.File != "" {
+		return x, invalid("secret %s has both a file and a variable: give src or env", x.ID)
 	}
 	if kind == "env" && x.Env == "" {
 		x.Env, x.File = x.File, ""

@@ -80,6 +80,7 @@ func TestSecrets(t *testing.T) {
 		"id=a,type=env,src=E": "a  E",
 		"type=file,id=HOME":   "HOME HOME ",
 		"src=f":               "secret missing ID",
+		"id=a,src=f,env=E":    "both a file and a variable",
 		"id=a,type=x":         `unsupported secret type "x"`,
 		"id=a,nope=x":         "unexpected key 'nope'",
 		"id":                  "must be a key=value pair",
