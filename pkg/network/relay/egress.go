@@ -208,6 +208,11 @@ type acceptor struct{ s *Source }
 // Ready accepts connections.
 func (a acceptor) Ready(uint32) {
 	r := a.s.r
+	if r.queue != nil {
+		// While the relay was busy, the container may have asked again for what it has by
+		// now. It is one connection as long as its dial is known.
+		r.queue.read(queueLength)
+	}
 	for range 64 {
 		fd, src, err := sock.Accept(a.s.TCP)
 		if err != nil {

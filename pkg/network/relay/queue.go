@@ -29,6 +29,8 @@ const (
 	queueMsg     = 3 << 8   // NFNL_SUBSYS_QUEUE, NFQNL_MSG_PACKET
 	queueVerdict = 3<<8 | 1 // NFQNL_MSG_VERDICT
 	queueConfig  = 3<<8 | 2 // NFQNL_MSG_CONFIG
+
+	queueLength = 8192
 )
 
 func queueMessage(typ uint16, num uint16) *netlink.Message {
@@ -55,7 +57,7 @@ func NewQueue(first uint16) (*Queue, error) {
 		q.Num = first
 		err = conn.Do(queueMessage(queueConfig, first).
 			Attr(2, 0, 0, 0xff, 0xff, 2).        // NFQA_CFG_PARAMS: whole packets
-			BE32(3, 8192).                       // NFQA_CFG_QUEUE_MAXLEN
+			BE32(3, queueLength).                // NFQA_CFG_QUEUE_MAXLEN
 			BE32(4, failOpen).BE32(5, failOpen)) // NFQA_CFG_MASK, _FLAGS: when it is full, packets pass
 	}
 	if err != nil {
@@ -81,13 +83,17 @@ func (q *Queue) Close() {
 	}
 	if q.r != nil {
 		q.r.l.Forget(q.fd)
+		q.r.queue = nil
 	}
 	q.conn.Close()
 }
 
 // Ready reads packets.
-func (q *Queue) Ready(uint32) {
-	for range 64 {
+func (q *Queue) Ready(uint32) { q.read(64) }
+
+// read reads as many packets as there are, but at most so many.
+func (q *Queue) read(most int) {
+	for range most {
 		buf := q.r.buffer()
 		n, errno := sock.Read(q.fd, buf)
 		if errno != 0 {
@@ -155,6 +161,6 @@ func (q *Queue) verdict(id, verdict, mark uint32) {
 // Listen begins to read the queue.
 func (r *Relay) Listen(q *Queue) error {
 	q.r = r
-	r.queued = true
+	r.queue = q
 	return r.l.Watch(q.fd, loop.In, q)
 }

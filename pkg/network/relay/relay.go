@@ -62,7 +62,7 @@ type Relay struct {
 	dials   map[route]*dial
 	waiting []accepted
 	calls   map[*call]struct{}
-	queued  bool // packets wait in a queue of the kernel's: refusals show
+	queue   *Queue // where the container's wishes wait; nil: they are accepted first
 	flows   map[route]*flow
 	served  []*Service
 	pings   map[ping]*ping4
