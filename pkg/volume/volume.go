@@ -190,14 +190,15 @@ func (s Store) List() ([]*Volume, error) {
 // Begin makes the directory of a new volume under a name that is not its own, for
 // [Store.Finish] or [Store.Discard]. Its content is made by whoever fills it.
 func (s Store) Begin() (dir string, err error) {
-	if err := os.MkdirAll(s.Root, 0o701); err != nil {
+	if err := os.MkdirAll(s.Root, 0o700); err != nil {
 		return "", err
 	}
-	dir, err = os.MkdirTemp(s.Root, making)
-	if err != nil {
+	// Other users have no way to what is in there, which may be theirs to read, or a
+	// program with somebody's rights, even where they may enter the store's directory.
+	if err := os.Chmod(s.Root, 0o700); err != nil { // older ones let them pass
 		return "", err
 	}
-	return dir, os.Chmod(dir, 0o701) // U's other ids pass through
+	return os.MkdirTemp(s.Root, making)
 }
 
 // MakeData makes the empty content of a volume in dir, and says where.

@@ -115,3 +115,21 @@ func TestMounted(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 }
+
+// Nobody else reaches a volume, whose files may be readable for all or run with their
+// owner's rights: not through a store's directory that is open, nor one that was made so.
+func TestOthersDoNotReachVolumes(t *testing.T) {
+	s := In(t.TempDir())
+	if err := os.Mkdir(s.Root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := s.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{s.Root, dir} {
+		if fi, err := os.Stat(d); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v, %v", d, fi.Mode(), err)
+		}
+	}
+}
