@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -111,6 +112,25 @@ func TestHostileTars(t *testing.T) {
 		}
 		if list, _ := os.ReadDir(top); len(list) != 2 {
 			t.Errorf("%s: written outside: %v", name, list)
+		}
+	}
+}
+
+// A special file gets its mode, but a link that a process in the container has put in
+// its place does not lead that to a file of the host's.
+func TestChmodFollowsNothing(t *testing.T) {
+	dir, victim := t.TempDir(), filepath.Join(t.TempDir(), "victim")
+	must(t, os.WriteFile(victim, nil, 0o600))
+	must(t, os.Symlink(victim, filepath.Join(dir, "link")))
+	must(t, syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
+	d, err := os.Open(dir)
+	must(t, err)
+	defer d.Close()
+	_ = chmod(int(d.Fd()), "link", 0o666) // the kernel's word may differ
+	must(t, chmod(int(d.Fd()), "fifo", 0o666))
+	for file, want := range map[string]os.FileMode{victim: 0o600, filepath.Join(dir, "fifo"): 0o666} {
+		if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want %v", file, fi.Mode(), err, want)
 		}
 	}
 }

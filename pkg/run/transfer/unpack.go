@@ -211,9 +211,22 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	if h.Typeflag != tar.TypeSymlink {
-		_ = unix.Fchmodat(dir, base, uint32(h.Mode&0o7777), 0) // a special file: nobody follows anything
+		if err := chmod(dir, base, uint32(h.Mode&0o7777)); err != nil {
+			return &os.PathError{Op: "chmod", Path: name, Err: err}
+		}
 	}
 	return setTime(dir, base, h.ModTime)
+}
+
+// chmod sets the mode of a special file, which is not opened. It goes by a descriptor, as
+// a process in the container may have put a link to a file of the host's in its place.
+func chmod(dir int, base string, mode uint32) error {
+	fd, err := sys.OpenAt(dir, base, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Chmod(sys.FDPath(fd), mode)
 }
 
 func mknod(dir int, name string, h *tar.Header) error {
