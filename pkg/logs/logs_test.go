@@ -83,11 +83,18 @@ func TestRead(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "none")
 	big := write(t, jsonfile.Options{}, 0, 3000) // several blocks
 	at := func(n int) time.Time { return base.Add(time.Duration(n) * time.Second) }
+	// A file's time is that of the kernel's last tick before its last entry.
+	ticked := write(t, jsonfile.Options{MaxSize: 450, MaxFile: 4}, 0, 30)
+	tick := at(23).Add(-10 * time.Millisecond)
+	if err := os.Chtimes(jsonfile.Rotated(ticked, 1), tick, tick); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		o    Options
 		want []int
 	}{
+		{"rotated, since the last entry of a file", all(Options{Path: ticked, Since: at(23)}), seq(23, 30)},
 		{"all", all(Options{Path: one}), seq(0, 20)},
 		{"none", all(Options{Path: missing}), nil},
 		{"tail", Options{Path: one, Tail: 3}, seq(17, 20)},

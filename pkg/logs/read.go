@@ -127,10 +127,11 @@ func (r *reader) snapshot(ctx context.Context) error {
 	return nil
 }
 
-// skip reports whether f was last written before Since.
+// skip reports whether f was last written before Since. The kernel's time of a
+// write is that of the last tick, up to 10 ms before what the entry says.
 func (r *reader) skip(f *file) bool {
 	st, err := f.Stat()
-	return err == nil && !r.o.Since.IsZero() && st.ModTime().Before(r.o.Since)
+	return err == nil && !r.o.Since.IsZero() && st.ModTime().Add(time.Second).Before(r.o.Since)
 }
 
 // tail finds where the last n entries of files, newest first, begin: in which

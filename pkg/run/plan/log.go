@@ -96,6 +96,8 @@ func CheckLog(driver string, opts map[string]string) error {
 	cache := []string{"cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 	chosen := []string{"tag", "labels", "labels-regex", "env", "env-regex"}
 	file := []string{"max-size", "max-file", "compress"}
+	// Of all drivers: the container never waits, so "blocking" is the same as its opposite.
+	mode := []string{"mode", "max-buffer-size"}
 	switch driver {
 	case "", "json-file", "k8s-file":
 		known = slices.Concat(file, chosen)
@@ -118,12 +120,15 @@ func CheckLog(driver string, opts map[string]string) error {
 		return errs.New(errs.Invalid, "unknown log driver: "+driver)
 	}
 	for key, val := range opts {
-		if !slices.Contains(known, key) {
+		if !slices.Contains(known, key) && !slices.Contains(mode, key) {
 			return errs.New(errs.Invalid, fmt.Sprintf("unknown log opt '%s' for %s log driver", key, orDefault(driver)))
 		}
 		if err := checkLogOpt(key, val); err != nil {
 			return err
 		}
+	}
+	if _, ok := opts["max-buffer-size"]; ok && opts["mode"] != "non-blocking" {
+		return errs.New(errs.Invalid, "logger: max-buffer-size option is only supported with 'mode=non-blocking'")
 	}
 	for _, cache := range []string{"", "cache-"} {
 		if on, _ := strconv.ParseBool(opts[cache+"compress"]); on && !rotates(opts, cache) {
@@ -160,6 +165,14 @@ func orDefault(driver string) string {
 
 func checkLogOpt(key, val string) error {
 	switch key {
+	case "mode":
+		if val != "" && val != "blocking" && val != "non-blocking" {
+			return errs.New(errs.Invalid, "logger: logging mode not supported: "+val)
+		}
+	case "max-buffer-size":
+		if _, err := units.ParseSize(val); err != nil {
+			return errs.E("error parsing option max-buffer-size", errs.Invalid, err)
+		}
 	case "max-size", "cache-max-size":
 		if n, err := units.ParseDecimalSize(val); val != "-1" && (err != nil || n == 0) {
 			return errs.New(errs.Invalid, "invalid value for "+key+": "+val)
