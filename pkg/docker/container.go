@@ -101,42 +101,51 @@ type ContainerConfig struct {
 
 // HostConfig is the part of a container that only a request says.
 type HostConfig struct {
-	Binds                []string
-	ContainerIDFile      string
-	LogConfig            LogConfig
-	NetworkMode          string
-	PortBindings         map[string][]PortBinding
-	RestartPolicy        RestartPolicy
-	AutoRemove           bool
-	VolumeDriver         string
-	VolumesFrom          []string
-	ConsoleSize          [2]uint
-	Annotations          map[string]string `json:",omitempty"`
-	CapAdd               []string
-	CapDrop              []string
-	CgroupnsMode         string
-	DNS                  []string `json:"Dns"`
-	DNSOptions           []string `json:"DnsOptions"`
-	DNSSearch            []string `json:"DnsSearch"`
-	ExtraHosts           []string
-	GroupAdd             []string
-	IpcMode              string
-	Cgroup               string
-	Links                []string
-	OomScoreAdj          int
-	PidMode              string
-	Privileged           bool
-	PublishAllPorts      bool
-	ReadonlyRootfs       bool
-	SecurityOpt          []string
-	StorageOpt           map[string]string `json:",omitempty"`
-	Tmpfs                map[string]string `json:",omitempty"`
-	UTSMode              string
-	UsernsMode           string
-	ShmSize              int64
-	Sysctls              map[string]string `json:",omitempty"`
-	Runtime              string
-	Isolation            string
+	Binds           []string
+	ContainerIDFile string
+	LogConfig       LogConfig
+	NetworkMode     NetworkMode
+	PortBindings    map[string][]PortBinding
+	RestartPolicy   RestartPolicy
+	AutoRemove      bool
+	VolumeDriver    string
+	VolumesFrom     []string
+	ConsoleSize     [2]uint
+	Annotations     map[string]string `json:",omitempty"`
+	CapAdd          []string
+	CapDrop         []string
+	CgroupnsMode    Mode
+	DNS             []string `json:"Dns"`
+	DNSOptions      []string `json:"DnsOptions"`
+	DNSSearch       []string `json:"DnsSearch"`
+	ExtraHosts      []string
+	GroupAdd        []string
+	IpcMode         Mode
+	Cgroup          string
+	Links           []string
+	OomScoreAdj     int
+	PidMode         Mode
+	Privileged      bool
+	PublishAllPorts bool
+	ReadonlyRootfs  bool
+	SecurityOpt     []string
+	StorageOpt      map[string]string `json:",omitempty"`
+	Tmpfs           map[string]string `json:",omitempty"`
+	UTSMode         Mode
+	UsernsMode      Mode
+	ShmSize         int64
+	Sysctls         map[string]string `json:",omitempty"`
+	Runtime         string
+	Isolation       string
+	Resources
+	Mounts        []Mount `json:",omitempty"`
+	MaskedPaths   []string
+	ReadonlyPaths []string
+	Init          *bool `json:",omitempty"`
+}
+
+// Resources is the limits, which templates may name with and without this word.
+type Resources struct {
 	CPUShares            int64 `json:"CpuShares"`
 	Memory               int64
 	NanoCPUs             int64 `json:"NanoCpus"`
@@ -166,10 +175,6 @@ type HostConfig struct {
 	CPUPercent           int64 `json:"CpuPercent"`
 	IOMaximumIOps        uint64
 	IOMaximumBandwidth   uint64
-	Mounts               []Mount `json:",omitempty"`
-	MaskedPaths          []string
-	ReadonlyPaths        []string
-	Init                 *bool `json:",omitempty"`
 }
 
 // LogConfig is --log-driver and --log-opt.

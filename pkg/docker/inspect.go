@@ -225,22 +225,24 @@ func hostConfig(f ContainerFacts) *HostConfig {
 	r := f.Container.Limits()
 	h := &HostConfig{
 		ContainerIDFile: req.CIDFile, VolumesFrom: req.VolumesFrom, VolumeDriver: req.VolumeDriver, LogConfig: LogConfig{Type: first(req.LogDriver, "json-file"), Config: map[string]string{}},
-		NetworkMode: networkMode(req), PortBindings: portBindings(req), PublishAllPorts: req.PublishAll, AutoRemove: req.AutoRemove,
+		NetworkMode: NetworkMode(networkMode(req)), PortBindings: portBindings(req), PublishAllPorts: req.PublishAll, AutoRemove: req.AutoRemove,
 		RestartPolicy: RestartPolicy{Name: first(f.Container.Settings.Restart.Name, "no"), MaximumRetryCount: f.Container.Settings.Restart.Max},
 		Annotations:   req.Annotations, CapAdd: capNames(req.CapAdd), CapDrop: capNames(req.CapDrop),
-		CgroupnsMode: first(req.CgroupNSMode, "host"), DNS: notNil(req.DNS), DNSOptions: notNil(req.DNSOptions), DNSSearch: notNil(req.DNSSearch),
+		CgroupnsMode: Mode(first(req.CgroupNSMode, "host")), DNS: notNil(req.DNS), DNSOptions: notNil(req.DNSOptions), DNSSearch: notNil(req.DNSSearch),
 		ExtraHosts: req.AddHosts, Links: hostLinks(req.Links, f.Container.Name()),
-		GroupAdd: req.GroupAdd, IpcMode: first(req.IPCMode, "private"), OomScoreAdj: req.OOMScoreAdj, PidMode: privateless(req.PIDMode),
+		GroupAdd: req.GroupAdd, IpcMode: Mode(first(req.IPCMode, "private")), OomScoreAdj: req.OOMScoreAdj, PidMode: Mode(privateless(req.PIDMode)),
 		Privileged: req.Privileged, ReadonlyRootfs: req.ReadOnly, SecurityOpt: req.SecurityOpt, StorageOpt: req.StorageOpt,
-		UTSMode: req.UTSMode, UsernsMode: req.UserNS, ShmSize: req.ShmSize, Sysctls: req.Sysctls, Runtime: first(req.Runtime, "cais"),
-		CPUShares: r.CPUShares, Memory: r.Memory, NanoCPUs: r.NanoCPUs, CgroupParent: req.CgroupParent, BlkioWeight: r.BlkioWeight,
-		BlkioWeightDevice: []WeightDevice{}, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
-		CPURealtimePeriod: r.CPURTPeriod, CPURealtimeRuntime: r.CPURTRuntime, CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
-		Devices: []DeviceMapping{}, DeviceCgroupRules: req.DeviceCgroupRules,
-		MemoryReservation: r.MemoryReservation, MemorySwap: memorySwap(r), MemorySwappiness: r.MemorySwappiness,
-		OomKillDisable: req.OOMKillDisable, PidsLimit: r.PidsLimit, Ulimits: ulimits(req.Ulimits),
-		BlkioDeviceReadBps: throttles(r.ReadBPS), BlkioDeviceWriteBps: throttles(r.WriteBPS),
-		BlkioDeviceReadIOps: throttles(r.ReadIOPS), BlkioDeviceWriteIOps: throttles(r.WriteIOPS),
+		UTSMode: Mode(req.UTSMode), UsernsMode: Mode(req.UserNS), ShmSize: req.ShmSize, Sysctls: req.Sysctls, Runtime: first(req.Runtime, "cais"),
+		Resources: Resources{
+			CPUShares: r.CPUShares, Memory: r.Memory, NanoCPUs: r.NanoCPUs, CgroupParent: req.CgroupParent, BlkioWeight: r.BlkioWeight,
+			BlkioWeightDevice: []WeightDevice{}, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
+			CPURealtimePeriod: r.CPURTPeriod, CPURealtimeRuntime: r.CPURTRuntime, CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
+			Devices: []DeviceMapping{}, DeviceCgroupRules: req.DeviceCgroupRules,
+			MemoryReservation: r.MemoryReservation, MemorySwap: memorySwap(r), MemorySwappiness: r.MemorySwappiness,
+			OomKillDisable: req.OOMKillDisable, PidsLimit: r.PidsLimit, Ulimits: ulimits(req.Ulimits),
+			BlkioDeviceReadBps: throttles(r.ReadBPS), BlkioDeviceWriteBps: throttles(r.WriteBPS),
+			BlkioDeviceReadIOps: throttles(r.ReadIOPS), BlkioDeviceWriteIOps: throttles(r.WriteIOPS),
+		},
 	}
 	if h.MaskedPaths, h.ReadonlyPaths = f.Masked, f.ReadOnly; !req.Privileged { // null then, in Docker, too
 		h.MaskedPaths, h.ReadonlyPaths = notNil(f.Masked), notNil(f.ReadOnly)

@@ -174,6 +174,8 @@ func method(v reflect.Value, name string) any {
 		if name == "Label" {
 			return x.Label
 		}
+	case Methods:
+		return x.Method(name)
 	case time.Time:
 		switch name {
 		case "Format":

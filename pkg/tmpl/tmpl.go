@@ -24,6 +24,13 @@ type Funcs map[string]any
 // Labelled is data with the method that Docker's rows have: {{.Label "key"}}.
 type Labelled interface{ Label(key string) string }
 
+// Methods is data with more methods that templates may call. It looks them up
+// itself: by reflection, the linker would have to keep every method there is.
+type Methods interface {
+	// Method is the function of that name, nil if there is none.
+	Method(name string) any
+}
+
 // Template is a parsed template. It may be executed any number of times.
 type Template struct {
 	Tree   *parse.Tree

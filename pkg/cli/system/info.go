@@ -79,10 +79,16 @@ type info struct {
 	LiveRestoreEnabled bool
 	Isolation          string
 	InitBinary         string
+	ContainerdCommit   commit
+	RuncCommit         commit
+	InitCommit         commit
 	SecurityOptions    []string
 	Warnings           []string
 	ClientInfo         clientInfo
-	NetworkEngine      string // how containers get out, with what the kernel has for it
+	// Those of a daemon's configuration; each network's are in its record.
+	DefaultAddressPools []struct{ Base, Size string } `json:",omitempty"`
+
+	NetworkEngine string // how containers get out, with what the kernel has for it
 
 	// What Podman's templates name: not in the JSON, which is Docker's.
 	Host  host  `json:"-"`
@@ -145,6 +151,9 @@ type indexConfig struct {
 type runtimeInfo struct {
 	Path string `json:"path"`
 }
+
+// commit is the revision of a program of Docker's, of which there is none here.
+type commit struct{ ID string }
 
 type swarm struct {
 	NodeID           string
