@@ -46,6 +46,7 @@ type Facts struct {
 
 	SubUIDs    int    `json:"subuids"` // how many ids the user has
 	SubGIDs    int    `json:"subgids"`
+	FreeID     int    `json:"freeID"`    // the first that nobody has
 	NewUIDMap  string `json:"newuidmap"` // "" if it works, else why not
 	NoNewPrivs bool   `json:"noNewPrivs"`
 
@@ -194,7 +195,7 @@ func ids(f Facts, add adder) {
 	single := "; containers have one id, and files of other owners seem yours: programs that change user (apt, postgres) fail"
 	switch {
 	case f.SubUIDs == 0 || f.SubGIDs == 0:
-		add(topic, Note, "you have none"+single, fmt.Sprintf("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", f.User))
+		add(topic, Note, "you have none"+single, addIDs(f))
 	case f.NewUIDMap != "":
 		fix := "sudo apt-get install uidmap"
 		if !strings.Contains(f.NewUIDMap, "not installed") {
@@ -205,10 +206,16 @@ func ids(f Facts, add adder) {
 		add(topic, Note, "cannot be used, since no_new_privs is set here"+single, "start this session without no_new_privs")
 	case f.SubUIDs < 65536 || f.SubGIDs < 65536:
 		add(topic, Note, fmt.Sprintf("you have %d and %d; images with owners above that cannot be unpacked whole", f.SubUIDs, f.SubGIDs),
-			fmt.Sprintf("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", f.User))
+			addIDs(f))
 	default:
 		add(topic, OK, fmt.Sprintf("%d", f.SubUIDs), "")
 	}
+}
+
+// addIDs is the command that gives the user ids which nobody else has: who shares
+// them reaches the other's containers.
+func addIDs(f Facts) string {
+	return fmt.Sprintf("sudo usermod --add-subuids %[1]d-%[2]d --add-subgids %[1]d-%[2]d %[3]s", f.FreeID, f.FreeID+65535, f.User)
 }
 
 func session(f Facts, add adder) {

@@ -48,6 +48,7 @@ func Read(paths config.Paths, getenv func(string) string, wantsBoot int, bootEna
 	f.NoNewPrivs = strings.Contains(status, "NoNewPrivs:\t1")
 	f.Seccomp, f.Filtered = strings.Contains(status, "Seccomp:"), strings.Contains(status, "Seccomp:\t2")
 	f.SubUIDs, f.SubGIDs = userns.Subordinate("/etc/subuid", f.UID), userns.Subordinate("/etc/subgid", f.UID)
+	f.FreeID = userns.FreeID("/etc/subuid", "/etc/subgid")
 	f.NewUIDMap = helper()
 	f.UserNS = tryUserNS()
 	var l syscall.Rlimit

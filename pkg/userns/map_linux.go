@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -126,6 +127,19 @@ func Subordinate(file string, uid int) int {
 	return sum
 }
 
+// FreeID returns the first id above all that these files give to anybody, and above
+// those that useradd gives to people.
+func FreeID(files ...string) int {
+	free := 100000
+	for _, file := range files {
+		ranges, _ := subordinate(file, nil) // a file that cannot be read gives nothing
+		for _, r := range ranges {
+			free = max(free, int(r.Outside)+int(r.Count))
+		}
+	}
+	return free
+}
+
 func appendRanges(m, ranges []IDMap) []IDMap {
 	next := m[len(m)-1].Inside + m[len(m)-1].Count
 	for _, r := range ranges {
@@ -139,7 +153,8 @@ func appendRanges(m, ranges []IDMap) []IDMap {
 }
 
 // subordinate returns the ranges that a file of the form name:first:count gives
-// to one of names. A line that makes no sense is nobody's.
+// to one of names, or to anybody if there are none. A line that makes no sense is
+// nobody's.
 func subordinate(path string, names []string) ([]IDMap, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -155,16 +170,13 @@ func subordinate(path string, names []string) ([]IDMap, error) {
 		if len(fields) != 3 {
 			continue
 		}
-		for _, n := range names {
-			if fields[0] != n {
-				continue
-			}
-			first, err1 := strconv.ParseUint(fields[1], 10, 32)
-			count, err2 := strconv.ParseUint(fields[2], 10, 32)
-			if err1 == nil && err2 == nil && count > 0 {
-				ranges = append(ranges, IDMap{0, uint32(first), uint32(count)})
-			}
-			break
+		if len(names) > 0 && !slices.Contains(names, fields[0]) {
+			continue
+		}
+		first, err1 := strconv.ParseUint(fields[1], 10, 32)
+		count, err2 := strconv.ParseUint(fields[2], 10, 32)
+		if err1 == nil && err2 == nil && count > 0 {
+			ranges = append(ranges, IDMap{0, uint32(first), uint32(count)})
 		}
 	}
 	return ranges, nil

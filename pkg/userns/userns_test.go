@@ -40,6 +40,12 @@ func TestSubordinate(t *testing.T) {
 	if got, err := subordinate(path+"x", nil); got != nil || err != nil {
 		t.Errorf("a missing file: %v, %v", got, err)
 	}
+	if got := FreeID(path, path+"x"); got != 400005 {
+		t.Errorf("the first id that nobody has is %d; want 400005", got)
+	}
+	if got := FreeID(path + "x"); got != 100000 {
+		t.Errorf("the first id where nobody has any is %d; want 100000", got)
+	}
 }
 
 func TestAppendRanges(t *testing.T) {

@@ -46,10 +46,12 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 	f := flags.Run(cmd.Flags(), run)
 	for flag, values := range map[string][]string{
 		"pull": {"always", "missing", "never", "newer"}, "restart": {"always", "no", "on-failure", "unless-stopped"},
+		"log-driver": {"journald", "json-file", "local", "none", "syslog"},
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, complete.Words(values...))
 	}
 	_ = cmd.RegisterFlagCompletionFunc("network", complete.NetworkModes(e))
+	_ = cmd.RegisterFlagCompletionFunc("secret", complete.Secrets(e, -1))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		env := flags.Env{LookupEnv: lookup(e), Home: e.Getenv("HOME"), Proxies: e.ClientProxies(), All: e.Options().Environ}
 		env.Dir, _ = os.Getwd() // a directory that is gone matters only for relative paths

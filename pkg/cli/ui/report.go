@@ -120,15 +120,26 @@ func (r Reporting) Report(ctx context.Context, w io.Writer, err error) int {
 			continue // a child of ours has printed it
 		}
 		fmt.Fprintln(w, harmless(r.line(e)))
-		hint := errs.HintOf(e)
-		if hint == "" && strings.HasSuffix(e.Error(), syscall.EMFILE.Error()) { // maybe a monitor's, which comes as a text
-			hint = "The limit of open files is too low: raise it with ulimit -n."
-		}
-		if hint != "" {
+		if hint := hint(e); hint != "" {
 			fmt.Fprintln(w, "Hint:", harmless(hint))
 		}
 	}
 	return code
+}
+
+// hint is what an error says of what to do next, or what everybody can say of its
+// end. That is compared as a text, for it may come from a monitor.
+func hint(err error) string {
+	text := err.Error()
+	switch said := errs.HintOf(err); {
+	case said != "":
+		return said
+	case strings.HasSuffix(text, syscall.EMFILE.Error()):
+		return "The limit of open files is too low: raise it with ulimit -n."
+	case strings.HasSuffix(text, syscall.ENOSPC.Error()), strings.HasSuffix(text, syscall.EDQUOT.Error()):
+		return "Make room there: 'cais system df' shows what cais holds; 'cais rm', which needs no room, removes containers."
+	}
+	return ""
 }
 
 func (r Reporting) usage(w io.Writer, u *UsageError) {

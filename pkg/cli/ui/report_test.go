@@ -33,6 +33,8 @@ func TestReport(t *testing.T) {
 		{"several", errors.Join(missing, errors.Join(errors.New("b"), errors.New("c"))), 1, "Error: no such container: x\nError: b\nError: c\n",
 			"Error response from daemon: No such container: x\nError: b\nError: c\n"},
 		{"hint", errs.WithHint(errors.New("a"), "Do b."), 1, "Error: a\nHint: Do b.\n", "Error: a\nHint: Do b.\n"},
+		{"full disk", fmt.Errorf("write x: %w", syscall.ENOSPC), 1, "Error: write x: no space left on device\nHint: Make room there: 'cais system df' shows what cais holds; 'cais rm', which needs no room, removes containers.\n",
+			"Error: write x: no space left on device\nHint: Make room there: 'cais system df' shows what cais holds; 'cais rm', which needs no room, removes containers.\n"},
 		{"few files", fmt.Errorf("open x: %w", syscall.EMFILE), 1, "Error: open x: too many open files\nHint: The limit of open files is too low: raise it with ulimit -n.\n",
 			"Error: open x: too many open files\nHint: The limit of open files is too low: raise it with ulimit -n.\n"},
 		{"an image's words", errs.WithHint(errors.New("unable to find user a\x1b[2J\u009bb\tä"), "\aring\x7f"), 1,

@@ -209,7 +209,7 @@ func (h Host) mapped(id *identity) error {
 	}
 	err := errs.New(errs.Unsupported, what+" does not exist in your user namespace")
 	if h.SingleID {
-		return errs.WithHint(err, "You have no subordinate ids: ask root for lines in /etc/subuid and /etc/subgid (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER), or use --user 0.")
+		return errs.WithHint(err, "You have no subordinate ids: 'cais doctor' says how root gives you some; or use --user 0.")
 	}
 	return errs.WithHint(err, "Your ranges in /etc/subuid and /etc/subgid are too small for it.")
 }

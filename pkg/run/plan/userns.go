@@ -139,7 +139,7 @@ func DecideIDs(req Request, host Host, in IDInputs) (IDs, error) {
 	return ids, exist(ids, host)
 }
 
-const addIDs = "Ask root for more: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+const addIDs = "Ask root for ids that nobody else has: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER"
 
 func explicitIDs(req Request, host Host, in IDInputs) (ids IDs, err error) {
 	if ids.UIDs, err = parseIDMaps(req.UIDMaps, host.UIDs); err != nil {
