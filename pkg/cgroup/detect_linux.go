@@ -113,7 +113,8 @@ func (h *Host) Plan() plan.Cgroups {
 func (h *Host) Path(parent, id string) (string, error) {
 	if !slices.ContainsFunc(h.hierarchies, func(hy *hierarchy) bool { return hy.usable() }) {
 		if parent != "" {
-			return "", errs.New(errs.Unsupported, "no cgroup hierarchy can be used here, so --cgroup-parent means nothing")
+			err := errs.New(errs.Unsupported, "no cgroup hierarchy can be used here, so --cgroup-parent means nothing")
+			return "", errs.WithHint(err, "Leave it out; 'cais doctor' tells what cgroups need.")
 		}
 		return "", nil
 	}

@@ -51,7 +51,8 @@ func checkForeign(req plan.Request) error {
 		return nil
 	}
 	refuse := func(flag string) error {
-		return errs.New(errs.Unsupported, fmt.Sprintf("%s cannot be used with --runtime %s", flag, req.Runtime))
+		err := errs.New(errs.Unsupported, fmt.Sprintf("%s cannot be used with --runtime %s", flag, req.Runtime))
+		return errs.WithHint(err, "Leave one of them out.")
 	}
 	switch {
 	case req.Init:

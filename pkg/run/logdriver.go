@@ -66,7 +66,7 @@ func logOf(rec *container.Record, name string, argv func(words ...string) []stri
 	case "journald":
 		log.Forward = wire.Forward{Net: "journald", Path: journal, Fields: journalFields(rec, name, tag, attrs)}
 		if _, err := os.Stat(journal); err != nil {
-			return log, errs.New(errs.Unsupported, "journald is not enabled on this host")
+			return log, errs.WithHint(errs.New(errs.Unsupported, "journald is not enabled on this host"), "Use --log-driver local.")
 		}
 	case "syslog":
 		if log.Forward, err = syslogOf(req.LogOpts, argv); err != nil {

@@ -26,7 +26,8 @@ func (s *Service) Logs(ctx context.Context, ref string, o LogsOptions, emit func
 		return err
 	}
 	if c.Record.LogPath == "" {
-		return errs.New(errs.Unsupported, "configured logging driver does not support reading")
+		err := errs.New(errs.Unsupported, "configured logging driver does not support reading")
+		return errs.WithHint(err, "Make the container with another --log-driver than none, and without --log-opt cache-disabled.")
 	}
 	if !o.Follow {
 		if err := s.aged(ctx, c); err != nil {

@@ -76,7 +76,7 @@ func Parse(data []byte) (*Profile, error) {
 		return nil, errs.New(errs.Invalid, "both 'architectures' and 'archMap' are specified in the seccomp profile, use either 'architectures' or 'archMap'")
 	}
 	if p.ListenerPath != "" {
-		return nil, errs.New(errs.Unsupported, "seccomp profiles with a listenerPath are not supported yet")
+		return nil, errs.WithHint(errs.New(errs.Unsupported, "seccomp profiles with a listenerPath are not supported yet"), "Use a profile without it.")
 	}
 	if _, err := p.flags(); err != nil {
 		return nil, err
@@ -207,7 +207,7 @@ func action(name string, ret *uint32, errno string) (uint32, error) {
 	case "SCMP_ACT_ALLOW":
 		return retAllow, nil
 	case "SCMP_ACT_NOTIFY":
-		return 0, errs.New(errs.Unsupported, "SCMP_ACT_NOTIFY in a seccomp profile is not supported yet")
+		return 0, errs.WithHint(errs.New(errs.Unsupported, "SCMP_ACT_NOTIFY in a seccomp profile is not supported yet"), "Use a profile without it.")
 	}
 	return 0, errs.New(errs.Invalid, fmt.Sprintf("the seccomp profile has an unknown action %q", name))
 }

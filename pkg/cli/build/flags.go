@@ -225,7 +225,7 @@ isolation string warn there is one isolation on Linux
 disable-content-trust bool=true none there is no content trust
 builder string none there is one builder
 debug,D bool none it is cais's global flag
-policy list later policies
+policy list later policy.json is read
 inherit-labels bool=true later labels of the base image stay
 inherit-annotations bool=true later the base image's are not taken
 identity-label bool=false later there is none
@@ -234,47 +234,47 @@ userns-uid-map list later the user's own namespace is used
 userns-gid-map list later the user's own namespace is used
 userns-uid-map-user string later the user's own namespace is used
 userns-gid-map-group string later the user's own namespace is used
-group-add list later groups
-cgroupns string=private later cgroup namespaces of others
-ipc string=private later ipc namespaces of others
-pid string=private later pid namespaces of others
-uts string=private later uts namespaces of others
-runtime string later other runtimes
-runtime-flag list later other runtimes
-hooks-dir list later hooks
+group-add list later use USER user:group
+cgroupns string=private later each step has its own
+ipc string=private later each step has its own
+pid string=private later each step has its own
+uts string=private later each step has its own
+runtime string later steps run without another runtime
+runtime-flag list later steps run without another runtime
+hooks-dir list later write RUN lines
 http-proxy bool=true later proxies of the environment are handed on
 retry string none registries are asked again as they say
 retry-delay string none registries are asked again as they say
 signature-policy string later policy.json is read
-sign-by string later signing; 'cosign sign' signs what was pushed
-decryption-key list later encrypted images
-cpp-flag list later preprocessing
+sign-by string later 'cosign sign' signs what was pushed
+decryption-key list later decrypt the base image with skopeo copy first
+cpp-flag list later run cpp first, and give its output with -f
 omit-history bool=false later history is written
 skip-unused-stages bool=true later stages that nobody needs are never built
 all-platforms bool later name the platforms with --platform
-logsplit bool=false later one log
-no-hosts bool=false later /etc/hosts is written
+logsplit bool=false later there is one log: --logfile
+no-hosts bool=false later /etc/hosts is written, and not in the image
 no-hostname bool=false later /etc/hostname is not written
-stdin bool=false later RUN has no stdin
-created-annotation bool later annotations
+stdin bool=false later RUN has no stdin: give it a heredoc or a secret
+created-annotation bool later use --annotation
 cache-ttl string later builder prune collects the cache
-cw string later confidential workloads
-sbom-image-output string later bills of materials
-sbom-merge-strategy string later bills of materials
-sbom-output string later bills of materials
-sbom-purl-output string later bills of materials
-sbom-scanner-command list later bills of materials
-sbom-scanner-image string later bills of materials
+cw string later buildah mkcw makes one of an image
+sbom-image-output string later let a scanner read the image
+sbom-merge-strategy string later let a scanner read the image
+sbom-output string later let a scanner read the image
+sbom-purl-output string later let a scanner read the image
+sbom-scanner-command list later let a scanner read the image
+sbom-scanner-image string later let a scanner read the image
 transient-mount list later use RUN --mount
 transient-run-mounts bool=false later use RUN --mount
 disable-compression bool=true none layers are compressed when they are pushed
 os-version string later the base image's version of its system is kept
 log-rusage bool=false later what steps use is not measured
 rusage-logfile string later what steps use is not measured
-layer-label list later only the last layer's image is kept
+layer-label list later only the last layer's image is kept: use --label
 compat-volumes bool=false later changes below a VOLUME are kept
-save-stages bool=false later stages are in the cache
-stage-labels bool=false later stages are in the cache
+save-stages bool=false later stages are in the cache: build one with --target
+stage-labels bool=false later stages are in the cache: build one with --target
 `
 
 type other struct {

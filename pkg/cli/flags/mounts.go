@@ -295,7 +295,7 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 			return invalid("invalid value for %s: %s (must be \"shared\" or \"private\")", key, val)
 		}
 	case "notmpcopyup":
-		return errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet")
+		return errs.WithHint(errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet"), "Leave it out.")
 	default:
 		return invalid("unexpected key '%s' in '%s'", key, whole)
 	}
@@ -307,7 +307,8 @@ func (r *mountReader) finish() (plan.Mount, error) {
 	switch m.Type {
 	case "bind", "volume", "tmpfs", "image", "devpts", "ramfs":
 	case "npipe", "cluster", "glob", "artifact":
-		return m, errs.New(errs.Unsupported, "--mount type="+m.Type+" is not supported yet")
+		err := errs.New(errs.Unsupported, "--mount type="+m.Type+" is not supported yet")
+		return m, errs.WithHint(err, "There are bind, volume, tmpfs, image, devpts and ramfs.")
 	default:
 		return m, invalid("invalid mount config: mount type unknown: \"%s\"", m.Type)
 	}

@@ -134,7 +134,8 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 		req.Names = []string{o.name}
 	}
 	if c.Record.ImageID == "" {
-		return "", errs.New(errs.Unsupported, "the container was made from a directory, not from an image")
+		err := errs.New(errs.Unsupported, "the container was made from a directory, not from an image")
+		return "", errs.WithHint(err, "'cais export NAME | cais import - IMAGE' keeps its files.")
 	}
 	img, err := r.Image(ctx, "sha256:"+c.Record.ImageID)
 	if err != nil {

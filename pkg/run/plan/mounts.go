@@ -221,7 +221,7 @@ func (b *builder) bind(m Mount) (specs.Mount, error) {
 	case !m.ReadOnly:
 		options = append(options, "rw")
 	case m.Recursive == "readonly" && !recursive:
-		return specs.Mount{}, errs.New(errs.Unsupported, "bind-recursive=readonly needs Linux 5.12")
+		return specs.Mount{}, errs.WithHint(errs.New(errs.Unsupported, "bind-recursive=readonly needs Linux 5.12"), "Without it, what is mounted below stays writable.")
 	case m.Recursive == "writable" || !recursive:
 		options = append(options, "ro")
 	default:
@@ -231,7 +231,8 @@ func (b *builder) bind(m Mount) (specs.Mount, error) {
 		switch o {
 		case "z", "Z":
 			if b.host.SELinux {
-				return specs.Mount{}, errs.New(errs.Unsupported, "SELinux is enabled, and the mount option "+o+" (relabel) is not supported yet")
+				err := errs.New(errs.Unsupported, "SELinux is enabled, and the mount option "+o+" (relabel) is not supported yet")
+				return specs.Mount{}, errs.WithHint(err, "Label it first: chcon -R -t container_file_t "+m.Source+".")
 			}
 		case "nosuid", "suid", "nodev", "dev", "noexec", "exec":
 			options = append(options, o)

@@ -50,7 +50,7 @@ func (b *builder) labels() error {
 	}
 	for _, l := range b.req.Security.Label {
 		if l != "disable" && b.host.SELinux {
-			return errs.New(errs.Unsupported, "--security-opt label="+l+" is not supported yet")
+			return errs.WithHint(errs.New(errs.Unsupported, "--security-opt label="+l+" is not supported yet"), "Use label=disable.")
 		}
 		if l != "disable" {
 			if err := b.short("security-opt", "SELinux is not enabled on this machine; --security-opt label="+l+" ignored"); err != nil {

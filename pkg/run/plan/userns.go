@@ -228,7 +228,7 @@ func keepIDs(m UserMode, host Host) (IDs, error) {
 // noMap leaves the caller out.
 func noMap(host Host) (IDs, error) {
 	if !host.Rootless {
-		return IDs{}, errs.New(errs.Unsupported, "nomap is only supported in rootless mode")
+		return IDs{}, errs.WithHint(errs.New(errs.Unsupported, "nomap is only supported in rootless mode"), "Use --userns=auto: none of its ids is one of yours.")
 	}
 	u, g := contiguous(host.UIDs), contiguous(host.GIDs)
 	if host.SingleID || u == 0 || g == 0 {
