@@ -222,7 +222,7 @@ compress bool warn there is no daemon to send the context to
 rm bool=true none nothing is left of a step in any case
 force-rm bool none nothing is left of a step in any case
 isolation string warn there is one isolation on Linux
-disable-content-trust bool=true none there is no content trust
+disable-content-trust bool=true later there is no content trust; policy.json asks for signatures
 builder string none there is one builder
 debug,D bool none it is cais's global flag
 policy list later policy.json is read
@@ -243,8 +243,8 @@ runtime string later steps run without another runtime
 runtime-flag list later steps run without another runtime
 hooks-dir list later write RUN lines
 http-proxy bool=true later proxies of the environment are handed on
-retry string none registries are asked again as they say
-retry-delay string none registries are asked again as they say
+retry string warn registries are asked again as they say
+retry-delay string warn registries are asked again as they say
 signature-policy string later policy.json is read
 sign-by string later 'cosign sign' signs what was pushed
 decryption-key list later decrypt the base image with skopeo copy first

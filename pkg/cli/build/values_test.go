@@ -183,7 +183,8 @@ func TestOthers(t *testing.T) {
 		{"--compress", ""},
 		{"--rm --force-rm --rm=false", ""},
 		{"--transient-mount /a:/b", "--transient-mount is not supported by build"},
-		{"--builder default", ""},
+		{"--builder default --disable-content-trust", ""},
+		{"--disable-content-trust=false", "--disable-content-trust is not supported by build"},
 		{"-D", ""},
 	} {
 		f := pflag.NewFlagSet("", pflag.ContinueOnError)
