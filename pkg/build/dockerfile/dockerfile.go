@@ -146,8 +146,12 @@ func predefined(k string) bool {
 	case "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy":
 		return true
 	}
-	return strings.HasPrefix(k, "BUILDKIT_") || k == "SOURCE_DATE_EPOCH" ||
-		strings.HasPrefix(k, "BUILD") && isPlatformArg(k[len("BUILD"):]) ||
+	switch k {
+	case "BUILDKIT_SYNTAX", "BUILDKIT_DOCKERFILE_CHECK", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_SANDBOX_HOSTNAME",
+		"BUILDKIT_INLINE_CACHE", "BUILDKIT_MULTI_PLATFORM", "BUILDKIT_CONTEXT_KEEP_GIT_DIR", "SOURCE_DATE_EPOCH":
+		return true // others, of attestations and histories, have none here
+	}
+	return strings.HasPrefix(k, "BUILD") && isPlatformArg(k[len("BUILD"):]) ||
 		strings.HasPrefix(k, "TARGET") && (isPlatformArg(k[len("TARGET"):]) || k == "TARGETSTAGE")
 }
 
