@@ -20,7 +20,6 @@ type HostView struct {
 	Routes  []netip.Prefix // of this machine, in all its tables, but the default ones
 	Wide    []netip.Prefix // those that cover many pools
 	Servers []netip.Addr   // its name servers
-	IPv6    bool           // it has an IPv6 default route
 }
 
 // ReadHost reads this machine's routes and name servers. What cannot be read is
@@ -55,9 +54,6 @@ func ReadHost() HostView {
 		bits, e2 := strconv.ParseUint(f[1], 16, 8)
 		if e1 != nil || e2 != nil || len(addr) != 16 || f[9] == "lo" {
 			return
-		}
-		if bits == 0 {
-			h.IPv6 = true
 		}
 		h.add(netip.PrefixFrom(netip.AddrFrom16([16]byte(addr)), int(bits)))
 	})
