@@ -113,7 +113,7 @@ func commitContainer(ctx context.Context, e *engine.Engine, o commitOptions) (id
 	}
 	c := facts.Container
 	shown := docker.NewContainer(facts)
-	conf := configOfContainer(shown.Config)
+	conf := configOfContainer(shown.Config, c.Record.Request.HostNames)
 	if conf, err = o.merge(conf, shown); err != nil {
 		return "", err
 	}
@@ -228,10 +228,12 @@ func squashed(ctx context.Context, st commit.Store, req commit.Request, export f
 	return id, err
 }
 
-// configOfContainer is what an image of the container starts with.
-func configOfContainer(c *docker.ContainerConfig) oci.Config {
+// configOfContainer is what an image of the container starts with. The variables of host,
+// which the caller's environment had, are not for whoever gets the image.
+func configOfContainer(c *docker.ContainerConfig, host []string) oci.Config {
 	env := slices.DeleteFunc(slices.Clone(c.Env), func(kv string) bool {
-		return strings.HasPrefix(kv, "HOSTNAME=") || strings.HasPrefix(kv, "HOME=") || kv == "TERM=xterm" && c.Tty
+		key, _, _ := strings.Cut(kv, "=")
+		return slices.Contains(host, key) || strings.HasPrefix(kv, "HOSTNAME=") || strings.HasPrefix(kv, "HOME=") || kv == "TERM=xterm" && c.Tty
 	})
 	return oci.Config{
 		User: c.User, ExposedPorts: c.ExposedPorts, Env: env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Volumes: c.Volumes,

@@ -18,8 +18,13 @@ func ForImage(req Request, img oci.Config) (Request, error) {
 	}
 	var before []string // what the request's own variables beat
 	for _, kv := range req.HostEnv {
-		if key, _, _ := strings.Cut(kv, "="); !env.has(key) {
-			before = append(before, kv)
+		key, _, _ := strings.Cut(kv, "=")
+		if env.has(key) {
+			continue
+		}
+		before = append(before, kv)
+		if !envList(req.Env).has(key) {
+			req.HostNames = append(req.HostNames, key)
 		}
 	}
 	for _, kv := range req.EnvMerge {

@@ -16,8 +16,9 @@ type Request struct {
 	Env         []string          `json:"env,omitempty"` // K=V, later wins
 	UnsetEnv    []string          `json:"unsetEnv,omitempty"`
 	UnsetEnvAll bool              `json:"unsetEnvAll,omitempty"`
-	HostEnv     []string          `json:"-"` // the caller's environment, beaten by the image's
-	EnvMerge    []string          `json:"-"` // K=V, where V may name the image's variables: [ForImage]
+	HostEnv     []string          `json:"-"`                   // the caller's environment, beaten by the image's
+	HostNames   []string          `json:"hostNames,omitempty"` // of the variables that came of HostEnv
+	EnvMerge    []string          `json:"-"`                   // K=V, where V may name the image's variables: [ForImage]
 	Workdir     string            `json:"workdir,omitempty"`
 	User        string            `json:"user,omitempty"` // name|uid[:group|gid]
 	GroupAdd    []string          `json:"groupAdd,omitempty"`
