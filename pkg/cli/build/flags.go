@@ -306,6 +306,9 @@ func (v *otherValue) Set(s string) error {
 func defineOthers(f *pflag.FlagSet) {
 	eachOther(func(x other) {
 		usage := map[string]string{"none": "Accepted: ", "warn": "Without effect: ", "later": "Not supported yet: "}[x.effect] + x.reason
+		if x.effect == "later" && x.usual != "" {
+			usage = "Only " + x.usual + ": " + x.reason
+		}
 		f.VarP(&otherValue{kind: x.kind}, x.name, x.short, usage)
 		fl := f.Lookup(x.name)
 		fl.Hidden = true
