@@ -243,7 +243,8 @@ func (b *Body) check(resp *http.Response) error {
 		total = size
 	case http.StatusNotFound:
 		if len(b.d.URLs) > 0 {
-			return errs.New(errs.Unsupported, fmt.Sprintf("layer %s is not in the registry but elsewhere (%s), where cais does not get it from", b.d.Digest, b.d.URLs[0]))
+			err := errs.New(errs.Unsupported, fmt.Sprintf("layer %s is not in the registry but elsewhere (%q), where cais does not get it from", b.d.Digest, b.d.URLs[0]))
+			return errs.WithHint(err, "Have the image pushed again with all its layers: Docker does so with \"allow-nondistributable-artifacts\" in its daemon.json.")
 		}
 		return errs.New(errs.NotFound, fmt.Sprintf("%s does not have the layer %s: blob unknown", b.s.host, b.d.Digest))
 	default:

@@ -134,13 +134,13 @@ func TestBlobBackoff(t *testing.T) {
 
 func TestBlobForeignLayer(t *testing.T) {
 	elsewhere := faultproxy.New(faultproxy.Registry())
-	url := "http://" + serve(t, elsewhere) + "/layer"
+	url := "http://" + serve(t, elsewhere) + "/layer\x1b"
 	c, _ := client(t, Options{})
 	d := faultproxy.NewLayer("a", "b").Descriptor
 	d.URLs = []string{url}
 	_, err := c.Blob(t.Context(), parse(t, serve(t, faultproxy.Registry())+"/app:1"), d, 0)
-	if errs.KindOf(err) != errs.Unsupported || !strings.Contains(err.Error(), url) {
-		t.Errorf("got %v, want Unsupported naming %s", err, url)
+	if errs.KindOf(err) != errs.Unsupported || !strings.Contains(err.Error(), strconv.Quote(url)) || errs.HintOf(err) == "" {
+		t.Errorf("got %v, want Unsupported naming %q, and a hint", err, url)
 	}
 	if n := len(elsewhere.Requests("")); n != 0 {
 		t.Errorf("%d requests to where the image said", n)
