@@ -236,6 +236,8 @@ func (j *job) setPull() error {
 	switch {
 	case err != nil:
 		return err
+	case j.o.pullNever && (always || newer || j.o.pullAlways):
+		return invalid("--pull-never contradicts --pull-always or --pull: give one of them")
 	case always || j.o.pullAlways:
 		j.pull = build.PullAlways
 	case newer:
