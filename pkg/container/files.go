@@ -47,6 +47,7 @@ func (s Store) WriteSettings(id string, v *Settings, durable bool) error {
 // caller has seen alive free and holds the lock.
 func (s Store) WriteExit(id string, v *Exit, durable bool) error {
 	v.Version = Version
+	_ = os.Remove(filepath.Join(s.Dir(id), exitDraft)) // its room may be all that a full disk has
 	return write(filepath.Join(s.Dir(id), exitFile), v, durable)
 }
 

@@ -31,6 +31,7 @@ const (
 	specFile     = "config.json"
 	settingsFile = "settings.json"
 	exitFile     = "exit.json"
+	exitDraft    = ".exit.json.monitor" // kept by a monitor while its container runs
 	stateFile    = "state.json"
 	lockFile     = "lock"
 	aliveFile    = "alive"

@@ -43,6 +43,17 @@ func (e exit) json() []byte {
 	return append(b, '}')
 }
 
+// keepRoom makes a draft of exit.json, so that a disk that has filled up until the
+// container ends does not lose how it ended.
+func (m *monitor) keepRoom() {
+	if m.job.AutoRemove { // nobody will ask
+		return
+	}
+	if temp, err := draft(m.job.Dir, "exit.json", make([]byte, 512)); err != nil {
+		_ = syscall.Unlink(temp) // then its writing tells
+	}
+}
+
 // writeExit replaces exit.json. It is made durable later, when nobody waits.
 func (m *monitor) writeExit(e exit) {
 	if err := replace(m.job.Dir, "exit.json", e.json()); err != nil {
@@ -196,25 +207,34 @@ func after(s, key string) (string, bool) {
 // alive. It is package atomicfile's Write without package os's files, which
 // would bring the runtime's own epoll along, and without path/filepath.
 func replace(dir, name string, data []byte) error {
-	path := dir + "/" + name
-	temp := dir + "/." + name + ".monitor"
-	fd, err := syscall.Open(temp, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
+	temp, err := draft(dir, name, data)
+	if err == nil {
+		err = syscall.Rename(temp, dir+"/"+name)
+	}
 	if err != nil {
-		return &os.PathError{Op: "open", Path: temp, Err: err}
+		_ = syscall.Unlink(temp) // the first error tells
+		return &os.PathError{Op: "write", Path: dir + "/" + name, Err: err}
+	}
+	return nil
+}
+
+// draft writes what is to replace a file. The room that an older draft has is used,
+// not given back: on a full disk there may be no other.
+func draft(dir, name string, data []byte) (temp string, err error) {
+	temp = dir + "/." + name + ".monitor"
+	fd, err := syscall.Open(temp, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return temp, err
 	}
 	n, err := again(func() (int, error) { return syscall.Write(fd, data) })
-	if e := syscall.Close(fd); err == nil {
-		err = e
-	}
 	if err == nil && n < len(data) {
 		err = syscall.ENOSPC
 	}
 	if err == nil {
-		err = syscall.Rename(temp, path)
+		err = syscall.Ftruncate(fd, int64(n))
 	}
-	if err != nil {
-		_ = syscall.Unlink(temp) // the first error tells
-		return &os.PathError{Op: "write", Path: path, Err: err}
+	if e := syscall.Close(fd); err == nil {
+		err = e
 	}
-	return nil
+	return temp, err
 }

@@ -256,6 +256,7 @@ func (m *monitor) release(p *proc, g gated) error {
 	_ = m.writeState("running")
 	m.beginHealth()
 	m.started()
+	m.keepRoom()
 	return nil
 }
 
