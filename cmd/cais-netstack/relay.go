@@ -193,20 +193,20 @@ func (r *relay) full(ip netip.Addr, port uint16) tcpip.FullAddress {
 	return tcpip.FullAddress{Addr: tcpip.AddrFromSlice(ip.AsSlice()), Port: port}
 }
 
-// inside returns the container's address of a port, and the client's as the
+// inside returns an address of the container with a port, and the client's as the
 // container may see it.
-func (r *relay) inside(p *wire.Port, client netip.AddrPort) (local *tcpip.FullAddress, remote tcpip.FullAddress, proto tcpip.NetworkProtocolNumber) {
-	to, _ := netip.AddrFromSlice(p.To)
+func (r *relay) inside(ip []byte, port int, client netip.AddrPort) (local *tcpip.FullAddress, remote tcpip.FullAddress, proto tcpip.NetworkProtocolNumber) {
+	to, _ := netip.AddrFromSlice(ip)
 	proto = header.IPv4ProtocolNumber
 	if to.Is6() {
 		proto = header.IPv6ProtocolNumber
 	}
-	ip := client.Addr().Unmap()
-	if ip.Is4() == to.Is4() && !ip.IsLoopback() {
-		a := r.full(ip, client.Port())
+	from := client.Addr().Unmap()
+	if from.Is4() == to.Is4() && !from.IsLoopback() {
+		a := r.full(from, client.Port())
 		local = &a
 	}
-	return local, r.full(to, uint16(p.Port)), proto
+	return local, r.full(to, uint16(port)), proto
 }
 
 // publish serves a port whose socket is fd.
@@ -214,6 +214,9 @@ func (r *relay) publish(p *wire.Port, fd int) error {
 	f := os.NewFile(uintptr(fd), "port")
 	defer f.Close()
 	if p.Proto == "udp" {
+		if len(p.Or) == 4 { // the stack does not hear that nobody listens at To
+			p.To = p.Or
+		}
 		c, err := net.FilePacketConn(f)
 		if err == nil {
 			go r.servePackets(p, c)
@@ -238,8 +241,10 @@ func (r *relay) serve(p *wire.Port, l net.Listener) {
 		}
 		go func() {
 			client, _ := netip.ParseAddrPort(c.RemoteAddr().String()) // of a TCP connection
-			local, remote, proto := r.inside(p, client)
-			in, err := r.dial(local, remote, proto)
+			in, err := r.dial(r.inside(p.To, p.Port, client))
+			if err != nil && p.Or != nil {
+				in, err = r.dial(r.inside(p.Or, p.Port, client))
+			}
 			if err != nil {
 				_ = c.(*net.TCPConn).SetLinger(0) // the close follows
 				c.Close()
@@ -291,7 +296,7 @@ func (r *relay) servePackets(p *wire.Port, c net.PacketConn) {
 		in := flows[from.String()]
 		if in == nil && len(flows) < 4096 {
 			client, _ := netip.ParseAddrPort(from.String()) // of a UDP socket
-			local, remote, proto := r.inside(p, client)
+			local, remote, proto := r.inside(p.To, p.Port, client)
 			if local != nil {
 				local.NIC = r.nic(remote.Addr)
 			}

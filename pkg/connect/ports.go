@@ -164,16 +164,16 @@ func (c *Connection) gateway(a netip.Addr) bool {
 	return slices.ContainsFunc(c.box.Endpoints, func(e network.Endpoint) bool { return e.Gateway == a || e.Gateway6 == a })
 }
 
-// add notes ports that are bound. A client of a family that the container lacks
-// is led to its other address.
+// add notes ports that are bound. A client of a family that the container lacks, or
+// does not listen on, is led to its other address.
 func (c *Connection) add(p plan.Port, sockets []*os.File, bound []network.Bound, e network.Endpoint) {
 	for i, b := range bound {
 		host := netip.MustParseAddr(b.HostIP)
-		to := e.IP
-		if host.Is6() && e.IP6.IsValid() || !to.IsValid() {
-			to = e.IP6
+		to, or := e.IP, e.IP6
+		if host.Is6() && or.IsValid() || !to.IsValid() {
+			to, or = or, to
 		}
-		w := wire.Port{Proto: b.Proto, HostIP: host.AsSlice(), HostPort: b.HostPort, To: to.AsSlice(), Port: p.Port}
+		w := wire.Port{Proto: b.Proto, HostIP: host.AsSlice(), HostPort: b.HostPort, To: bytesOf(to), Or: bytesOf(or), Port: p.Port}
 		if sockets[i] != nil {
 			w.Socket = c.number(sockets[i])
 		}

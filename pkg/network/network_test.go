@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -214,6 +215,66 @@ func TestAllocateWanted(t *testing.T) {
 			t.Errorf("%v %v %s: %s, want %s", tt.ip4, tt.ip6, tt.id, m, tt.want)
 		}
 	}
+}
+
+// A user's default network has IPv6 while the machine has a route for it: one that is
+// new, and one that was made before; root's has none.
+func TestDefaultNetworkIPv6(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	s := Store{Root: t.TempDir(), Run: t.TempDir()}
+	ready := func(s Store, six bool) *Network {
+		t.Helper()
+		n, err := s.Ready(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.IPv6 != six || n.Pool4() == nil {
+			t.Errorf("%+v, want IPv6 %v", n, six)
+		}
+		return n
+	}
+	c, err := netlink.Dial(netlink.FamilyRoute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	do := func(m ...*netlink.Message) {
+		t.Helper()
+		if err := c.Do(m...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := ready(s, false)
+	do(netlink.AddBridge("br0", nil, 1500))
+	up, err := netlink.Index("br0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := net.ParseIP("fd09::2")
+	do(netlink.AddAddress(up, net.ParseIP("fd09::1"), 64), netlink.SetUp(up))
+	ready(s, false) // the neighbours alone
+	do(netlink.AddRoute(netlink.Route{Gateway: far, Index: up}))
+	root := Store{Root: t.TempDir(), Run: t.TempDir(), Machine: t.TempDir()}
+	ready(root, false)
+	ready(Store{Root: t.TempDir(), Run: t.TempDir()}, true)
+	after := ready(s, true)
+	ula, err := s.ula(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := after.Pool6(); p == nil || p.Subnet.Bits() != 64 || !ula.Overlaps(p.Subnet) || p.Gateway != p.Subnet.Addr().Next() {
+		t.Errorf("%+v is no subnet of %s", p, ula)
+	}
+	if after.Pool4().Subnet != before.Pool4().Subnet || !after.Created.Equal(before.Created) || after.Device != before.Device {
+		t.Errorf("%+v was %+v", after, before)
+	}
+	if again := ready(s, true); again.Pool6().Subnet != after.Pool6().Subnet {
+		t.Error("it has changed its subnet")
+	}
+	do(netlink.DelRoute(netlink.Route{Family: syscall.AF_INET6}))
+	ready(s, false)
 }
 
 func TestStore(t *testing.T) {

@@ -46,17 +46,7 @@ func ReadHost() HostView {
 			}
 		}
 	})
-	eachLine("/proc/net/ipv6_route", func(f []string) {
-		if len(f) < 10 {
-			return
-		}
-		addr, e1 := hex.DecodeString(f[0])
-		bits, e2 := strconv.ParseUint(f[1], 16, 8)
-		if e1 != nil || e2 != nil || len(addr) != 16 || f[9] == "lo" {
-			return
-		}
-		h.add(netip.PrefixFrom(netip.AddrFrom16([16]byte(addr)), int(bits)))
-	})
+	eachRoute6(h.add)
 	eachLine("/etc/resolv.conf", func(f []string) {
 		if len(f) >= 2 && f[0] == "nameserver" {
 			if a, err := netip.ParseAddr(f[1]); err == nil {
@@ -76,6 +66,29 @@ func (h *HostView) add(p netip.Prefix) {
 	case p.Bits() > 1:
 		h.Wide = append(h.Wide, p.Masked())
 	}
+}
+
+// eachRoute6 calls do with this machine's IPv6 routes that lead somewhere.
+func eachRoute6(do func(netip.Prefix)) {
+	eachLine("/proc/net/ipv6_route", func(f []string) {
+		if len(f) < 10 {
+			return
+		}
+		addr, e1 := hex.DecodeString(f[0])
+		bits, e2 := strconv.ParseUint(f[1], 16, 8)
+		if e1 != nil || e2 != nil || len(addr) != 16 || f[9] == "lo" {
+			return
+		}
+		do(netip.PrefixFrom(netip.AddrFrom16([16]byte(addr)), int(bits)))
+	})
+}
+
+// reaches6 reports whether this machine has an IPv6 default route, or one that stands
+// for it: the halves of a VPN's, 2000::/3.
+func reaches6() bool {
+	found := false
+	eachRoute6(func(p netip.Prefix) { found = found || p.Bits() <= 3 })
+	return found
 }
 
 func eachLine(path string, do func(fields []string)) {

@@ -140,7 +140,7 @@ func (s Store) Create(ctx context.Context, r CreateRequest) (*Network, []string,
 		return nil, nil, err
 	}
 	defer done()
-	if _, err := s.ready(taken); err != nil { // its subnet comes first
+	if _, err := s.ready(taken, false); err != nil { // its subnet comes first
 		return nil, nil, err
 	}
 	all, err := s.List()
@@ -185,11 +185,22 @@ func (s Store) ula(needed bool) (netip.Prefix, error) {
 	return p, atomicfile.WriteLocked(path, []byte(p.String()+"\n"), 0o600, true)
 }
 
-// Ready returns the default network with its subnet, which is chosen when it is
-// first used.
+// Ready returns the default network with its subnets, which are chosen when they are
+// first needed. A user's gives out IPv6 addresses while this machine has a route for
+// them: else programs would ask for what they cannot reach. Root's does not, as
+// Docker's: the machine would have to forward, and uplinks stop to hear of routes then.
 func (s Store) Ready(ctx context.Context) (*Network, error) {
-	n, err := readNetwork(filepath.Join(s.dir(), BuiltinID(Bridge)+".json"))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	six := s.Machine == "" && reaches6()
+	n, err := s.readyNow(ctx, six)
+	if err == nil {
+		n.IPv6 = n.IPv6 && six
+	}
+	return n, err
+}
+
+func (s Store) readyNow(ctx context.Context, six bool) (*Network, error) {
+	n, err := s.chosen(six)
+	if n != nil || err != nil {
 		return n, err
 	}
 	l, err := s.Lock(ctx)
@@ -202,28 +213,55 @@ func (s Store) Ready(ctx context.Context) (*Network, error) {
 		return nil, err
 	}
 	defer done()
-	return s.ready(taken)
+	return s.ready(taken, six)
 }
 
-// ready is Ready for whoever holds the lock. taken are other stores' subnets.
-func (s Store) ready(taken []netip.Prefix) (*Network, error) {
+// chosen returns the default network; nil if a subnet of it is still to be chosen.
+func (s Store) chosen(six bool) (*Network, error) {
 	n, err := readNetwork(filepath.Join(s.dir(), BuiltinID(Bridge)+".json"))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && six && !n.IPv6 {
+		return nil, nil
+	}
+	return n, err
+}
+
+// ready chooses the default network's subnets for whoever holds the lock. taken are
+// other stores'.
+func (s Store) ready(taken []netip.Prefix, six bool) (*Network, error) {
+	n, err := s.chosen(six)
+	if n != nil || err != nil {
 		return n, err
 	}
-	all, err := s.List()
-	if err != nil {
-		return nil, err
-	}
+	all, bad := s.List()
 	i := slices.IndexFunc(all, func(n *Network) bool { return n.Name == Bridge })
 	n = all[i].Clone()
-	p, err := free4(ReadHost(), append(taken, subnets(all)...))
-	if err != nil {
-		return nil, err
+	h := ReadHost()
+	taken = append(taken, subnets(all)...)
+	add := func(p netip.Prefix) {
+		pool := Pool{Subnet: p}
+		pool.Gateway, _ = pool.firstFree() // a default pool has one
+		n.Pools = append(n.Pools, pool)
 	}
-	pool := Pool{Subnet: p}
-	pool.Gateway, _ = pool.firstFree() // a default pool has one
-	n.Pools, n.Created, n.Device = []Pool{pool}, time.Now().UTC(), s.device()
+	if n.Pool4() == nil {
+		p, err := free4(h, taken)
+		if err = errors.Join(bad, err); err != nil {
+			return nil, err
+		}
+		add(p)
+		n.Created, n.Device = time.Now().UTC(), s.device()
+	}
+	if six { // one that an older cais has made, too
+		ula, err := s.ula(true)
+		if err != nil {
+			return nil, err
+		}
+		p, err := free6(ula, h, taken)
+		if err != nil {
+			return nil, err
+		}
+		add(p)
+		n.IPv6 = true
+	}
 	return n, s.write(n)
 }
 

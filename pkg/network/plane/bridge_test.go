@@ -59,22 +59,22 @@ func publish(t *testing.T, n *wire.Net, port int) []int {
 	w := &n.Interfaces[0]
 	for _, a := range []struct {
 		proto, ip string
-		to        []byte
-	}{{"tcp", "0.0.0.0", w.IP4}, {"tcp", "::", w.IP6}, {"udp", "0.0.0.0", w.IP4}, {"udp", "::", w.IP6}} {
+		to, or    []byte
+	}{{"tcp", "0.0.0.0", w.IP4, w.IP6}, {"tcp", "::", w.IP6, w.IP4}, {"udp", "0.0.0.0", w.IP4, w.IP6}, {"udp", "::", w.IP6, w.IP4}} {
 		ip, suffix := net.ParseIP(a.ip), "6"
 		if v4 := ip.To4(); v4 != nil {
 			ip, suffix = v4, "4"
 		}
 		fd, _ := socket(t, a.proto+suffix, nettest.Addr(a.ip, port))
 		held = append(held, fd)
-		n.Ports = append(n.Ports, wire.Port{Proto: a.proto, HostIP: ip, HostPort: port, To: a.to, Port: 80, Socket: len(held)})
+		n.Ports = append(n.Ports, wire.Port{Proto: a.proto, HostIP: ip, HostPort: port, To: a.to, Or: a.or, Port: 80, Socket: len(held)})
 	}
 	return held
 }
 
-// serve answers TCP and UDP at port 80 of the box with the client's address.
-func serve(b *box) {
-	l := b.Listen(":80")
+// serve answers TCP and UDP at an address of the box with the client's.
+func serve(b *box, address string) {
+	l := b.Listen(address)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -85,7 +85,7 @@ func serve(b *box) {
 			c.Close()
 		}
 	}()
-	u := b.ListenUDP(":80")
+	u := b.ListenUDP(address)
 	go func() {
 		buf := make([]byte, 70000)
 		for {
@@ -189,7 +189,7 @@ func testPublish(t *testing.T, engine, without string) {
 	n := network(dir, 2)
 	n.Engine, n.Program, n.Without = engine, os.Getenv(stackEnv), without
 	b := start(t, n, publish(t, n, 8080)...)
-	serve(b)
+	serve(b, ":80")
 	seen4, seen6 := nettest.World4, nettest.World6
 	if without != "" {
 		seen4, seen6 = "172.31.0.1", "fd31::1"
@@ -224,6 +224,9 @@ func testPublish(t *testing.T, engine, without string) {
 		{away, "another network, by the host", nettest.Host4, ""},
 	} {
 		for _, network := range []string{"tcp", "udp"} {
+			if engine == Netstack && network == "udp" && strings.Contains(tt.address, ":") {
+				tt.want = "172.31.0.1" // datagrams go to the IPv4 address
+			}
 			got, err := asks(tt.who, network, nettest.Addr(tt.address, 8080))
 			if err != nil || tt.want != "" && got != tt.want {
 				t.Errorf("%s at %s %s: %q, %v; want %q", tt.name, network, tt.address, got, err, tt.want)
@@ -251,6 +254,45 @@ func testPublish(t *testing.T, engine, without string) {
 	talk(t, c, 100000)
 	if _, err := b.Dial("tcp", nettest.Addr(nettest.World4, 8)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a closed port: %v", err)
+	}
+}
+
+// TestOtherFamily: a client of one family reaches a server that listens on the other
+// one alone; of datagrams not even the first is lost.
+func TestOtherFamily(t *testing.T) { testOtherFamily(t, Relay) }
+
+func TestOtherFamilyStack(t *testing.T) {
+	buildStack(t)
+	testOtherFamily(t, Netstack)
+}
+
+func testOtherFamily(t *testing.T, engine string) {
+	if !nettest.Alone(t) {
+		return
+	}
+	world := nettest.World(t)
+	for i, tt := range []struct{ listen, loopback, host, seen string }{
+		{"172.31.0.2:80", "::1", nettest.Host6, "172.31.0.1"},
+		{"[fd31::3]:80", "127.0.0.1", nettest.Host4, "fd31::1"},
+	} {
+		n := network(t.TempDir(), byte(2+i))
+		n.Engine, n.Program = engine, os.Getenv(stackEnv)
+		b := start(t, n, publish(t, n, 8080)...)
+		serve(b, tt.listen)
+		for range 12 { // a kernel refuses a few datagrams at once, then one a second
+			for _, network := range []string{"udp", "tcp"} {
+				if engine == Netstack && network == "udp" && i == 1 {
+					continue // it hears no refusal: datagrams go to the IPv4 address
+				}
+				if got, err := asks(here{}, network, nettest.Addr(tt.loopback, 8080)); err != nil || got != tt.seen {
+					t.Errorf("%s at %s, of %s: %q, %v; want %q", network, tt.loopback, tt.listen, got, err, tt.seen)
+				}
+				if got, err := asks(world, network, nettest.Addr(tt.host, 8080)); err != nil || got != tt.seen {
+					t.Errorf("%s at %s, of %s: %q, %v; want %q", network, tt.host, tt.listen, got, err, tt.seen)
+				}
+			}
+		}
+		b.stop()
 	}
 }
 

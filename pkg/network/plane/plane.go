@@ -175,9 +175,12 @@ func (p *Plane) publish() error {
 		w := &p.net.Ports[i]
 		key := service{w.Proto, string(w.HostIP), w.HostPort}
 		wanted[key] = true
-		to := sock.At(w.To, uint16(w.Port))
+		to, or := sock.At(w.To, uint16(w.Port)), sock.Addr{}
+		if w.Or != nil {
+			or = sock.At(w.Or, uint16(w.Port))
+		}
 		if s := p.served[key]; s != nil {
-			s.To = to // it may lead to another network now
+			s.To, s.Or = to, or // it may lead to another network now
 			continue
 		}
 		if w.Proto == "sctp" {
@@ -187,7 +190,7 @@ func (p *Plane) publish() error {
 		if fd < 0 {
 			return errs.New(errs.Internal, "wire: a published port without its socket")
 		}
-		s := &relay.Service{FD: fd, UDP: w.Proto == "udp", To: to}
+		s := &relay.Service{FD: fd, UDP: w.Proto == "udp", To: to, Or: or}
 		p.served[key] = s
 		if err := syscall.SetNonblock(fd, true); err != nil {
 			return os.NewSyscallError("fcntl", err)

@@ -145,7 +145,7 @@ func bridgeMAC(w *wire.Interface) []byte {
 // index.
 func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 	if index, err := netlink.Index(w.Bridge); err == nil {
-		if w.Named { // this machine's own, perhaps: the gateway may not be on it yet
+		if w.Named || w.IP6 != nil { // this machine's own, perhaps, or made before there was IPv6
 			err = addressed(c, w, index)
 		}
 		return index, err

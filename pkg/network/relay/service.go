@@ -12,6 +12,7 @@ type Service struct {
 	FD  int // bound on the host's side; with TCP listening
 	UDP bool
 	To  sock.Addr // the container's
+	Or  sock.Addr // its other family's, for when nobody listens at To; port 0: there is none
 
 	r *Relay
 }
@@ -119,7 +120,8 @@ func (t serviceTCP) Ready(uint32) {
 			r.crowded(t.s.FD, t, err)
 			return
 		}
-		r.inward(t.s, fd, from.Unmapped())
+		tune(fd)
+		r.inward(fd, from.Unmapped(), t.s.To, t.s.Or)
 	}
 }
 
@@ -128,19 +130,20 @@ type call struct {
 	r      *Relay
 	client int
 	near   int
+	from   sock.Addr
+	or     sock.Addr
 	limit  *loop.Timer
 }
 
 // inward connects a client to the container.
-func (r *Relay) inward(s *Service, client int, from sock.Addr) {
-	tune(client)
-	k := sock.KindOf(&s.To, false)
+func (r *Relay) inward(client int, from, to, or sock.Addr) {
+	k := sock.KindOf(&to, false)
 	near, err := r.socket(k)
 	if err != nil {
 		r.reset(&client)
 		return
 	}
-	if a := r.client(&from, &s.To); a != nil {
+	if a := r.client(&from, &to); a != nil {
 		_ = sock.Option(near, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) // any socket takes it
 		if sock.Bind(near, a) != nil {
 			// The same port of the client's at two of ours: the address at least.
@@ -149,12 +152,12 @@ func (r *Relay) inward(s *Service, client int, from sock.Addr) {
 		}
 	}
 	tune(near)
-	err = sock.Connect(near, &s.To)
+	err = sock.Connect(near, &to)
 	if err == syscall.EADDRINUSE || err == syscall.EADDRNOTAVAIL { //nolint:errorlint // a system call's own errno
 		_ = syscall.Close(near) // not connected
 		if near, err = r.socket(k); err == nil {
 			tune(near)
-			err = sock.Connect(near, &s.To)
+			err = sock.Connect(near, &to)
 		}
 	}
 	switch {
@@ -162,7 +165,7 @@ func (r *Relay) inward(s *Service, client int, from sock.Addr) {
 		r.join(near, client)
 		return
 	case err == syscall.EINPROGRESS: //nolint:errorlint // likewise
-		c := &call{r: r, client: client, near: near}
+		c := &call{r: r, client: client, near: near, from: from, or: or}
 		if err = r.l.Watch(near, loop.Out, c); err == nil {
 			c.limit = r.l.After(dialTimeout, func() { c.fail() })
 			r.calls[c] = struct{}{}
@@ -177,21 +180,30 @@ func (r *Relay) inward(s *Service, client int, from sock.Addr) {
 
 // Ready is the container's answer.
 func (c *call) Ready(uint32) {
-	if sock.Fault(c.near) != 0 {
+	switch errno := sock.Fault(c.near); {
+	case errno == 0:
+		c.end()
+		c.r.l.Forget(c.near)
+		c.r.join(c.near, c.client)
+	case errno == syscall.ECONNREFUSED && c.or.Port != 0: // who listens at 0.0.0.0 listens at no IPv6 address
+		c.end()
+		c.r.l.Close(&c.near)
+		c.r.inward(c.client, c.from, c.or, sock.Addr{})
+	default:
 		c.fail()
-		return
 	}
-	c.limit.Stop()
-	delete(c.r.calls, c)
-	c.r.l.Forget(c.near)
-	c.r.join(c.near, c.client)
 }
 
 func (c *call) fail() {
-	c.limit.Stop()
-	delete(c.r.calls, c)
+	c.end()
 	c.r.reset(&c.client)
 	c.r.l.Close(&c.near)
+}
+
+// end takes c out of the books.
+func (c *call) end() {
+	c.limit.Stop()
+	delete(c.r.calls, c)
 }
 
 // pktinfo is the host's address of a datagram, as the kernel tells it and wants
@@ -257,11 +269,58 @@ func (t serviceUDP) Ready(uint32) {
 
 // deliver sends datagram i to the container.
 func (f *flow) deliver(u *udpBuffers, i int) {
+	if b := u.bytes(i); f.or.Port != 0 && f.said == nil && len(b) <= maxSaid {
+		f.said = append([]byte{}, b...)
+	}
 	u.outgoing(i)
 	m := &u.msgs[i]
-	if errno := sock.Send(f.near, &m.Message); errno == syscall.ECONNREFUSED {
-		_ = sock.Send(f.near, &m.Message) // the report of an earlier one; datagrams get lost
+	if errno := sock.Send(f.near, &m.Message); errno == syscall.ECONNREFUSED { // the report of an earlier one
+		f.turn()
+		_ = sock.Send(f.near, &m.Message) // datagrams get lost
 	}
+}
+
+// maxSaid is the longest datagram that is kept until the container has answered.
+const maxSaid = 2048
+
+// turn leads a flow that the container refuses to its other address, with what was
+// said first. It reports whether there is one.
+func (f *flow) turn() bool {
+	if f.or.Port == 0 {
+		return false
+	}
+	near, err := f.r.socket(sock.KindOf(&f.or, true))
+	if err != nil {
+		return false
+	}
+	if sock.Connect(near, &f.or) != nil || f.r.l.Watch(near, loop.In, nearSide{f}) != nil {
+		_ = syscall.Close(near) // nothing was sent
+		return false
+	}
+	f.r.l.Close(&f.near)
+	f.near = near
+	if f.said != nil {
+		_, _ = sock.Write(near, f.said) // datagrams get lost
+	}
+	f.or, f.said, f.turned = sock.Addr{}, nil, true
+	return true
+}
+
+// settle is the container's first answer. Where it came from its other address, who
+// comes from here on is led there at once: a kernel refuses only once a second.
+func (f *flow) settle() {
+	f.answered, f.or, f.said = true, sock.Addr{}, nil
+	r, s := f.r, f.service
+	if !f.turned || f.way.dst != s.To {
+		return
+	}
+	s.To, s.Or = s.Or, s.To
+	delete(r.flows, f.way)
+	f.way.dst = s.To
+	if old := r.flows[f.way]; old != nil {
+		old.close()
+	}
+	r.flows[f.way] = f
 }
 
 func (r *Relay) clientFlow(s *Service, from sock.Addr) *flow {
@@ -277,7 +336,7 @@ func (r *Relay) clientFlow(s *Service, from sock.Addr) *flow {
 	if err != nil {
 		return nil
 	}
-	return r.flow(&flow{r: r, way: route{from, s.To}, near: near, far: -1, service: s, used: r.l.Now()}, &s.To)
+	return r.flow(&flow{r: r, way: route{from, s.To}, near: near, far: -1, service: s, or: s.Or, used: r.l.Now()}, &s.To)
 }
 
 // answer sends n datagrams of the container's to the client, from the address

@@ -16,7 +16,10 @@ type flow struct {
 	near     int // on the container's side, with the outside's address
 	far      int // on the host's side; -1: it speaks through service
 	service  *Service
-	local    pktinfo // the host's address that the client used; with service
+	local    pktinfo   // the host's address that the client used; with service
+	or       sock.Addr // the container's other address, until one has answered; with service
+	said     []byte    // the client's first datagram, as long as or is known
+	turned   bool      // it leads to what was or
 	used     time.Time
 	answered bool
 }
@@ -304,12 +307,17 @@ func (s nearSide) Ready(uint32) {
 	u := f.r.buffers()
 	for range 16 {
 		n, errno := u.receive(f.near, false)
+		if errno == syscall.ECONNREFUSED && f.turn() {
+			continue
+		}
 		if errno != 0 {
 			return // EAGAIN; ECONNREFUSED: the container has no such port, and the client is not told
 		}
 		f.used = f.r.l.Now()
 		if f.service != nil {
-			f.answered = true
+			if !f.answered {
+				f.settle()
+			}
 			f.service.answer(f, u, n)
 		} else {
 			for i := range n {

@@ -95,6 +95,7 @@ type Port struct {
 	To       []byte // the container's address
 	Port     int    // in the container
 	Socket   int    // bound, for tcp listening; sctp has none
+	Or       []byte // the container's address of the other family, for when nobody listens at To; may be nil
 }
 
 // Names is what the name server at 127.0.0.11 knows. Its fields are those of
@@ -196,6 +197,7 @@ func (m *Port) fields(c *coder) {
 	c.bytes(&m.To)
 	c.int(&m.Port)
 	c.int(&m.Socket)
+	c.bytes(&m.Or)
 }
 
 // list codes a list whose elements have each a length of their own in front, so
