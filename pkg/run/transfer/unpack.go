@@ -302,6 +302,9 @@ func (u *unpacker) fill(f rawFile, h *tar.Header, content io.Reader) (err error)
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
+	if _, bare := err.(unix.Errno); bare {
+		err = &os.PathError{Op: "write", Path: h.Name, Err: err}
+	}
 	if err != nil {
 		return err
 	}
