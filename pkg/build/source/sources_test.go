@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,10 +154,11 @@ touch .git/git-daemon-export-ok`
 	port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 	l.Close()
 	cmd := exec.Command("git", "daemon", "--listen=127.0.0.1", "--port="+port, "--base-path="+base, "--reuseaddr", base)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // git starts the one that listens
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); cmd.Wait() })
 	for range 200 {
 		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
 			c.Close()
