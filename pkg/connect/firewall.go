@@ -19,11 +19,11 @@ import (
 // that containers are to be started in: an accept of ours does not count there. It
 // reports whether one had forgotten the network. (Rules of nftables in iptables'
 // chains are the monitor's.)
-func (s *Service) letPass(ctx context.Context, n *network.Network, bridge string) (lost bool) {
+func (s *Service) letPass(ctx context.Context, n *network.Network, o network.Options, bridge string) (lost bool) {
 	if n.Internal {
 		return false
 	}
-	lost, err := s.passFirewalld(ctx, bridge, true)
+	lost, err := s.passFirewalld(ctx, bridge, o.BridgeName != "", true)
 	s.warn(err)
 	s.warn(passLegacy(bridge, true))
 	return lost

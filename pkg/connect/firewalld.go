@@ -47,10 +47,15 @@ func (f *firewalld) close() {
 	_ = f.conn.Close() // what was asked has been answered
 }
 
-// ask calls a method of its zones.
+// ask calls a method of its zones, as they are now.
 func (f *firewalld) ask(member string, args ...string) (string, error) {
+	return f.call("", ".zone", member, args...)
+}
+
+// call calls a method of one of its objects, and returns the text that it answers.
+func (f *firewalld) call(path, of, member string, args ...string) (string, error) {
 	c := dbus.Call{
-		To: "org.fedoraproject.FirewallD1", Path: "/org/fedoraproject/FirewallD1", Interface: "org.fedoraproject.FirewallD1.zone",
+		To: "org.fedoraproject.FirewallD1", Path: "/org/fedoraproject/FirewallD1" + path, Interface: "org.fedoraproject.FirewallD1" + of,
 		Member: member, Signature: strings.Repeat("s", len(args)),
 	}
 	for _, a := range args {
@@ -65,10 +70,45 @@ func (f *firewalld) zoneOf(bridge string) (string, error) {
 	return f.ask("getZoneOfInterface", bridge)
 }
 
+// pass has a bridge that is in no zone trusted now, or no longer.
+func (f *firewalld) pass(bridge string, pass bool) (changed bool, err error) {
+	zone, err := f.zoneOf(bridge)
+	switch {
+	case err != nil:
+	case pass && zone == "":
+		_, err = f.ask("addInterface", trusted, bridge)
+		changed = err == nil
+	case !pass && zone == trusted:
+		_, err = f.ask("removeInterface", trusted, bridge)
+	}
+	return changed, err
+}
+
+// keep does the same in what firewalld reads when it is loaded again.
+func (f *firewalld) keep(bridge string, pass bool) error {
+	const config = "/config"
+	zone, err := f.call(config, ".config", "getZoneOfInterface", bridge)
+	if err != nil || pass && zone != "" || !pass && zone != trusted {
+		return err
+	}
+	path, err := f.call(config, ".config", "getZoneByName", trusted)
+	if err != nil {
+		return err
+	}
+	member := "removeInterface"
+	if pass {
+		member = "addInterface"
+	}
+	_, err = f.call(strings.TrimPrefix(path, "/org/fedoraproject/FirewallD1"), ".config.zone", member, bridge)
+	return err
+}
+
 // passFirewalld has firewalld, where it runs, trust a bridge that is in no zone, or
-// takes that back. It reports whether it has changed something: firewalld forgets
-// all this when it is loaded again.
-func (s *Service) passFirewalld(ctx context.Context, bridge string, pass bool) (changed bool, err error) {
+// takes that back; one with a name of the user's only until it is loaded again, as that
+// may be a device that he keeps for more. (No pattern of names would do for all: br-+ is
+// others', too, and wins over their zones.) It reports whether firewalld did not know
+// the bridge.
+func (s *Service) passFirewalld(ctx context.Context, bridge string, named, pass bool) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	f, err := s.openFirewalld(ctx)
@@ -77,15 +117,9 @@ func (s *Service) passFirewalld(ctx context.Context, bridge string, pass bool) (
 	}
 	if err == nil {
 		defer f.close()
-		var zone string
-		zone, err = f.zoneOf(bridge)
-		switch {
-		case err != nil:
-		case pass && zone == "":
-			_, err = f.ask("addInterface", trusted, bridge)
-			changed = err == nil
-		case !pass && zone == trusted:
-			_, err = f.ask("removeInterface", trusted, bridge)
+		changed, err = f.pass(bridge, pass)
+		if err == nil && !named && (changed || !pass) {
+			err = f.keep(bridge, pass)
 		}
 	}
 	if err != nil {

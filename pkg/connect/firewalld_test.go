@@ -18,8 +18,8 @@ import (
 	"cais.dev/cais/pkg/network/nft"
 )
 
-// fakeBus answers as a message bus with firewalld 1.3 does; zones are its bridges'.
-// It returns the calls that would change something.
+// fakeBus answers as a message bus with firewalld 1.3 does; zones are its bridges', now
+// and in its files. It returns the calls that would change something.
 func fakeBus(t *testing.T, path string, zones map[string]string) func() []string {
 	t.Helper()
 	l, err := net.Listen("unix", path)
@@ -40,10 +40,13 @@ func fakeBus(t *testing.T, path string, zones map[string]string) func() []string
 		for _, m := range []string{"addInterface", "removeInterface"} {
 			if strings.Contains(text, m+"\x00") {
 				f := strings.Split(strings.TrimRight(text, "\x00"), "\x00")
+				if strings.Contains(text, "/config/zone/7\x00") {
+					m = "keep " + m
+				}
 				calls <- m + " " + f[len(f)-1]
 			}
 		}
-		return "trusted"
+		return "/org/fedoraproject/FirewallD1/config/zone/7"
 	}
 	serve := func(conn net.Conn) {
 		defer conn.Close()
@@ -88,11 +91,11 @@ func TestFirewalld(t *testing.T) {
 		return
 	}
 	bus := filepath.Join(t.TempDir(), "bus")
-	changed := fakeBus(t, bus, map[string]string{"br-new": "", "br-ours": "trusted", "br-own": "work"})
+	changed := fakeBus(t, bus, map[string]string{"br-new": "", "br-ours": "trusted", "br-own": "work", "mine0": "", "mine1": "trusted"})
 	s := New(Options{Containers: container.Store{}, Log: slog.New(slog.DiscardHandler), Environ: []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + bus + ",guid=1"}})
 	check := func(bridge string, pass bool, want string) {
 		t.Helper()
-		lost, err := s.passFirewalld(t.Context(), bridge, pass)
+		lost, err := s.passFirewalld(t.Context(), bridge, strings.HasPrefix(bridge, "mine"), pass)
 		if got := fmt.Sprint(lost, err, changed()); got != want {
 			t.Errorf("%s, pass %t: %s, want %s", bridge, pass, got, want)
 		}
@@ -106,14 +109,16 @@ func TestFirewalld(t *testing.T) {
 	if err := c.Batch(nft.Table(nft.Inet, "firewalld", 0, true)); err != nil {
 		t.Fatal(err)
 	}
-	check("br-new", true, "true <nil> [addInterface br-new]")
+	check("br-new", true, "true <nil> [addInterface br-new keep addInterface br-new]")
+	check("mine0", true, "true <nil> [addInterface mine0]")
 	check("br-ours", true, "false <nil> []")
 	check("br-own", true, "false <nil> []")
 	check("br-new", false, "false <nil> []")
 	check("br-own", false, "false <nil> []")
-	check("br-ours", false, "false <nil> [removeInterface br-ours]")
+	check("br-ours", false, "false <nil> [removeInterface br-ours keep removeInterface br-ours]")
+	check("mine1", false, "false <nil> [removeInterface mine1]")
 	s.environ[0] = strings.Replace(s.environ[0], bus, bus+"x", 1)
-	if _, err := s.passFirewalld(t.Context(), "br-new", true); !strings.Contains(errs.HintOf(err), "--zone=trusted --add-interface=br-new") {
+	if _, err := s.passFirewalld(t.Context(), "br-new", false, true); !strings.Contains(errs.HintOf(err), "--zone=trusted --add-interface=br-new") {
 		t.Errorf("no bus: %v, %s", err, errs.HintOf(err))
 	}
 }

@@ -25,7 +25,7 @@ func (s *Service) Remove(ctx context.Context, ref string) (*network.Network, err
 // removeBridge removes a bridge, and what firewalls know of it. One with a name of the
 // user's stays if it was there before.
 func (s *Service) removeBridge(ctx context.Context, bridge string, named bool) error {
-	_, err := s.passFirewalld(ctx, bridge, false)
+	_, err := s.passFirewalld(ctx, bridge, named, false)
 	s.warn(err)
 	return errors.Join(plane.RemoveNetwork(bridge, named), passLegacy(bridge, false))
 }

@@ -29,7 +29,7 @@ func (s *Service) restoreRules(ctx context.Context, nets []*network.Network) {
 		if o, _, err := network.ReadOptions(n); err == nil && n.Driver == network.DriverBridge {
 			bridge := bridgeName(n, o)
 			own = append(own, bridge)
-			lost = s.letPass(ctx, n, bridge) || lost || !there[plane.TableOf(bridge)]
+			lost = s.letPass(ctx, n, o, bridge) || lost || !there[plane.TableOf(bridge)]
 		}
 	}
 	if !lost {
@@ -73,7 +73,7 @@ func (s *Service) restore(ctx context.Context, done []string) error {
 		o, _, _ := network.ReadOptions(n) // bridges has read them
 		w, err := interfaceOf(n, o, e, plan.Attachment{})
 		if err == nil {
-			s.letPass(ctx, n, bridge)
+			s.letPass(ctx, n, o, bridge)
 			lost = append(lost, w)
 		}
 	}
