@@ -176,10 +176,10 @@ type decided struct {
 	rootMode fs.FileMode
 	rootUID  int
 	rootGID  int
-	secrets  [][]byte   // as the request has them
-	passwd   string     // /etc/passwd of the container's own; "": the image's
-	group    string     // likewise, of /etc/group
-	mapped   *lock.Lock // keeps ids and the image's copy until the record does; may be nil
+	etcMode  fs.FileMode       // 0: the image's /etc is a link, or not its root's owner's
+	secrets  [][]byte          // as the request has them
+	users    map[string]string // passwd and group of the container's own
+	mapped   *lock.Lock        // keeps ids and the image's copy until the record does; may be nil
 }
 
 // decide makes of a request what the container will be. It changes nothing.
@@ -222,7 +222,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 		return nil, err
 	}
 	in := plan.Inputs{ID: id, Rootfs: filepath.Join(s.store.Dir(id), "rootfs"), Namespaces: s.namespaces(req)}
-	d := &decided{networks: networks, secrets: secrets}
+	d := &decided{networks: networks, secrets: secrets, users: map[string]string{}}
 	if err := d.look(lower, &in); err != nil {
 		return nil, err
 	}
@@ -299,11 +299,6 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if d.files, err = etcFiles(req, hostname); err != nil {
 		return nil, err
 	}
-	for name, text := range map[string]string{passwdFile: d.passwd, groupFile: d.group} {
-		if text != "" {
-			d.files[name] = text
-		}
-	}
 	if req.Timezone != "" {
 		if d.files[localtimeFile], err = zone(req.Timezone); err != nil {
 			return nil, err
@@ -315,7 +310,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 
 // look reads what planning needs from the image's tree.
 func (d *decided) look(lower []string, in *plan.Inputs) error {
-	d.rootMode = 0o755
+	d.rootMode, d.etcMode = 0o755, 0o755
 	image, err := tree.Open(lower...)
 	if err != nil {
 		return err
@@ -331,6 +326,12 @@ func (d *decided) look(lower []string, in *plan.Inputs) error {
 			d.rootMode |= fs.ModeSticky
 		}
 		d.rootUID, d.rootGID = int(st.Uid), int(st.Gid)
+		if etc, err := root.Child("etc"); err == nil {
+			d.etcMode = fs.FileMode(etc.Stat.Mode & 0o777)
+			if !etc.IsDir() || etc.Stat.Uid != st.Uid || etc.Stat.Gid != st.Gid {
+				d.etcMode = 0
+			}
+		}
 	}
 	in.Passwd, err = image.ReadFile("/etc/passwd", plan.MaxUserFile)
 	if err == nil {
@@ -345,31 +346,11 @@ func (d *decided) look(lower []string, in *plan.Inputs) error {
 // fill puts everything but the record into the container's directory.
 func (s *Service) fill(ctx context.Context, p *decided) error {
 	id, dir := p.record.ID, s.store.Dir(p.record.ID)
-	upper := filepath.Join(dir, "upper")
-	if err := errors.Join(os.Mkdir(upper, 0o700), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
-		return err
-	}
-	if p.rootUID != os.Geteuid() && os.Geteuid() == 0 && !p.record.IDs.Own() {
-		if err := os.Chown(upper, p.rootUID, p.rootGID); err != nil {
-			return err
-		}
-	}
-	if err := os.Chmod(upper, p.rootMode); err != nil { // the overlay's root shows the upper one's mode
-		return err
-	}
-	if err := s.own(ctx, p.record.IDs, 0, 0, upper); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "work"), 0o700), s.fillUpper(ctx, p)); err != nil {
 		return err
 	}
 	if err := writeEtc(dir, p.files); err != nil {
 		return err
-	}
-	for _, name := range []string{passwdFile, groupFile} {
-		if p.files[name] == "" {
-			continue
-		}
-		if err := s.own(ctx, p.record.IDs, 0, 0, filepath.Join(dir, name)); err != nil {
-			return err
-		}
 	}
 	if len(p.secrets) > 0 {
 		if err := s.copySecrets(ctx, p.record, p.secrets); err != nil {
@@ -384,6 +365,42 @@ func (s *Service) fill(ctx context.Context, p *decided) error {
 		return err
 	}
 	return bindSources(p.record.Request.Mounts, true)
+}
+
+// fillUpper makes the upper layer. The container's own passwd and group are files in
+// it, which programs like usermod can replace; where they cannot be, they are mounted.
+func (s *Service) fillUpper(ctx context.Context, p *decided) error {
+	dir := s.store.Dir(p.record.ID)
+	upper := filepath.Join(dir, "upper")
+	made := []string{upper}
+	if err := p.upperDir(upper, p.rootMode); err != nil { // the overlay's root shows the upper one's mode
+		return err
+	}
+	if len(p.users) > 0 && p.etcMode != 0 && !p.record.Request.ReadOnly {
+		dir = filepath.Join(upper, "etc")
+		if err := p.upperDir(dir, p.etcMode); err != nil {
+			return err
+		}
+		made = append(made, dir)
+	}
+	if err := writeEtc(dir, p.users); err != nil {
+		return err
+	}
+	for name := range p.users {
+		made = append(made, filepath.Join(dir, name))
+	}
+	return s.own(ctx, p.record.IDs, 0, 0, made...)
+}
+
+// upperDir makes a directory that has the owner of the image's root.
+func (d *decided) upperDir(dir string, mode fs.FileMode) error {
+	if err := makeDir(dir, mode); err != nil {
+		return err
+	}
+	if d.rootUID != os.Geteuid() && os.Geteuid() == 0 && !d.record.IDs.Own() {
+		return os.Chown(dir, d.rootUID, d.rootGID)
+	}
+	return nil
 }
 
 // leaveSocket takes a -v of Docker's socket out of req if there is none: CI runners

@@ -116,9 +116,10 @@ func writeEtc(dir string, files map[string]string) error {
 
 // mountPoints makes, once for all containers, the lowest layer of every
 // container: empty places for what is always mounted, so that no mount needs to
-// make one in the upper layer. Its name carries a version.
+// make one in the upper layer, and the empty files by which programs see that they
+// run in a container, Docker's and podman's. Its name carries a version.
 func mountPoints(root string) (string, error) {
-	dir := filepath.Join(root, "mountpoints-1")
+	dir := filepath.Join(root, "mountpoints-2")
 	if _, err := os.Lstat(dir); err == nil {
 		return dir, nil
 	}
@@ -143,10 +144,11 @@ func mountPoints(root string) (string, error) {
 
 func fillMountPoints(dir string) error {
 	var all []error
-	for _, d := range []string{"dev", "proc", "sys", "etc"} {
+	for _, d := range []string{"dev", "proc", "sys", "etc", "run"} {
 		all = append(all, makeDir(filepath.Join(dir, d), 0o755))
 	}
 	all = append(all, writeEtc(filepath.Join(dir, "etc"), map[string]string{network.HostsFile: "", hostnameFile: "", network.ResolvFile: ""}))
+	all = append(all, writeEtc(dir, map[string]string{".dockerenv": "", "run/.containerenv": ""}))
 	return errors.Join(append(all, os.Chmod(dir, 0o755))...)
 }
 

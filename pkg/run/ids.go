@@ -139,7 +139,7 @@ func (d *decided) entries(req plan.Request, workdir string, in *plan.Inputs) {
 
 // addEntries gives the container a passwd and a group of its own, with these lines.
 func (d *decided) addEntries(user, group string, in *plan.Inputs) {
-	add := func(line string, file *[]byte, own *string) {
+	add := func(line string, file *[]byte, name string) {
 		if line == "" {
 			return
 		}
@@ -147,9 +147,9 @@ func (d *decided) addEntries(user, group string, in *plan.Inputs) {
 		if text != "" && !strings.HasSuffix(text, "\n") {
 			text += "\n"
 		}
-		*own = text + line
-		*file = []byte(*own)
+		text += line
+		*file, d.users[name] = []byte(text), text
 	}
-	add(user, &in.Passwd, &d.passwd)
-	add(group, &in.Group, &d.group)
+	add(user, &in.Passwd, passwdFile)
+	add(group, &in.Group, groupFile)
 }
