@@ -222,11 +222,11 @@ var tree = []node{
 		{name: "check", of: "system check", new: newCheck},
 		{name: "df", of: "system df", new: newDf},
 		{name: "info", of: "system info", quick: true, new: system.NewInfo},
+		{name: "migrate", of: "system migrate", quick: true, new: system.NewMigrate},
 		{name: "prune", of: "system prune", new: newSystemPrune},
 		{name: "reset", of: "system reset", new: newReset},
 
 		{name: "connection", later: "working on other machines", instead: noRemote},
-		{name: "migrate", later: "containers moved to another version", instead: "Containers of an older cais work as they are."},
 		{name: "renumber", later: "other numbers for locks", instead: "Locks here have no numbers."},
 		{name: "service", later: "the API socket", instead: noSocket},
 	}},
