@@ -51,7 +51,8 @@ func TestMainReports(t *testing.T) {
 		{"cais -H unix:///a/docker.sock -H unix:///b/docker.sock version", 125, "", `Error: invalid argument "unix:///b/docker.sock" for "-H, --host" flag: specify only one -H`},
 		{"cais -H unix:///x/y version", 125, "", "Error: --host unix:///x/y: cais has no daemon"},
 		{"cais -c other version", 1, "", "Error: context \"other\" does not exist\nHint: "},
-		{"cais -l loud version", 125, "", "Error: unable to parse logging level: loud\n"},
+		{"cais -l Trace --tmpdir /t --events-backend file --cgroup-manager systemd --conmon c --network-config-dir /n --network-backend n --db-backend sqlite -v", 0, "cais version 1.2.3, build abcdef0\n", ""},
+		{"cais -l loud version", 1, "", "Error: unable to parse logging level: loud\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {

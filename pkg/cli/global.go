@@ -25,8 +25,22 @@ type globals struct {
 
 	root, runroot, driver string
 	storageOpts           []string
+	runtime               string
+	podmans               [len(podmans)]string
 
 	version, help bool
+}
+
+// podmans are flags that podman's users, and its test suites, give to every command,
+// for choices that cais does not have: a name, and what podman chooses by it.
+var podmans = [...][2]string{
+	{"cgroup-manager", "Podman's `choice` of who makes cgroups"},
+	{"conmon", "Podman's monitor is this `file`"},
+	{"db-backend", "Podman's `kind` of database"},
+	{"events-backend", "Podman's `place` for events"},
+	{"network-backend", "Podman's `program` for networks"},
+	{"network-config-dir", "Podman's networks are in this `directory`"},
+	{"tmpdir", "Podman's state is in this `directory`"},
 }
 
 func (g *globals) flags() *pflag.FlagSet {
@@ -35,9 +49,10 @@ func (g *globals) flags() *pflag.FlagSet {
 	f.StringVarP(&g.context, "context", "c", "", "Name of the context; there is one, \"default\"")
 	f.BoolVarP(&g.debug, "debug", "D", false, "Print what maintainers want to know")
 	f.StringArrayVarP(&g.hosts, "host", "H", nil, "Docker's daemon `socket`; cais has none, and accepts only the default one")
-	f.StringVarP(&g.logLevel, "log-level", "l", "info", "Least important `level` to print (debug, info, warn, error, fatal)")
-	f.StringVar(&g.root, "root", "", "The image store's `directory`")
-	f.StringVar(&g.runroot, "runroot", "", "The `directory` of the image store's state")
+	f.StringVarP(&g.logLevel, "log-level", "l", "info", "Least important `level` to print (trace, debug, info, warn, error, fatal, panic)")
+	f.StringVar(&g.root, "root", "", "Images, containers and volumes are in this `directory`")
+	f.StringVar(&g.runroot, "runroot", "", "Their state is in this `directory`")
+	f.StringVar(&g.runtime, "runtime", "", "The OCI `runtime` of containers that name none")
 	f.StringVar(&g.driver, "storage-driver", "", "The image store's `driver`: overlay")
 	f.StringArrayVar(&g.storageOpts, "storage-opt", nil, "An `option` of the image store's driver")
 	f.BoolVar(&g.tls, "tls", false, "Use TLS to a daemon; without effect")
@@ -45,6 +60,9 @@ func (g *globals) flags() *pflag.FlagSet {
 	f.StringVar(&g.tlsFiles[1], "tlscert", "", "TLS certificate `file`; without effect")
 	f.StringVar(&g.tlsFiles[2], "tlskey", "", "TLS key `file`; without effect")
 	f.BoolVar(&g.tlsVerify, "tlsverify", false, "Use TLS and verify the daemon; without effect")
+	for i, flag := range podmans {
+		f.StringVar(&g.podmans[i], flag[0], "", flag[1]+"; without effect")
+	}
 	f.BoolVarP(&g.version, "version", "v", false, "Print the version and leave")
 	f.BoolVarP(&g.help, "help", "h", false, "Print usage")
 	return f
@@ -70,10 +88,16 @@ func parseGlobals(name string, args []string) (g *globals, rest []string, err er
 // does not have.
 func (g *globals) check() error {
 	bad := func(err error) error { return &ui.ExitError{Code: ui.CodeUsage, Err: err} }
-	switch g.logLevel {
+	switch g.logLevel = strings.ToLower(g.logLevel); g.logLevel {
+	case "trace":
+		g.logLevel = "debug"
+	case "warning":
+		g.logLevel = "warn"
+	case "panic":
+		g.logLevel = "fatal"
 	case "debug", "info", "warn", "error", "fatal":
 	default:
-		return bad(fmt.Errorf("unable to parse logging level: %s", g.logLevel))
+		return ui.Exit(ui.CodeFailure, fmt.Errorf("unable to parse logging level: %s", g.logLevel))
 	}
 	if g.context != "" && g.context != "default" {
 		err := errs.WithHint(fmt.Errorf("context %q does not exist", g.context), "cais works on this machine only; leave --context out.")
@@ -104,6 +128,7 @@ func (g *globals) options() engine.Options {
 		RunRoot:       g.runroot,
 		StorageDriver: g.driver,
 		StorageOpts:   g.storageOpts,
+		Runtime:       g.runtime,
 		Debug:         g.debug,
 		LogLevel:      g.logLevel,
 	}

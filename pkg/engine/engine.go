@@ -46,6 +46,7 @@ type Options struct {
 	RunRoot       string // --runroot
 	StorageDriver string
 	StorageOpts   []string
+	Runtime       string // --runtime
 	Debug         bool
 	LogLevel      string
 	// Docker is true if the program was called by the name "docker".
@@ -110,8 +111,11 @@ func (e *Engine) locate() (config.Paths, error) {
 		return config.Paths{}, err
 	}
 	p := config.Locate(env)
-	if e.o.GraphRoot != "" {
-		p.GraphRoot = e.o.GraphRoot
+	if dir := e.o.GraphRoot; dir != "" {
+		p.GraphRoot = dir
+		if e.o.Getenv("CAIS_ROOT") == "" { // its containers and volumes, too, as podman's
+			p.Root, p.Run = filepath.Join(dir, "cais"), filepath.Join(dir, "cais", "run")
+		}
 	}
 	if e.o.RunRoot != "" {
 		p.RunRoot = e.o.RunRoot

@@ -163,6 +163,16 @@ func TestGlobalFlagsAreHandedOn(t *testing.T) {
 	}
 }
 
+// --root is all there is of another engine's place; CAIS_ROOT keeps containers where it says.
+func TestRootHasContainers(t *testing.T) {
+	for root, want := range map[string]string{"": "/g/cais", "/r": "/r"} {
+		p, err := New(Options{Getenv: env("HOME=/h", "CAIS_ROOT="+root), GraphRoot: "/g"}).Paths()
+		if err != nil || p.Root != want || p.Run != want+"/run" || p.GraphRoot != "/g" {
+			t.Errorf("CAIS_ROOT=%s: %+v, %v", root, p, err)
+		}
+	}
+}
+
 func TestOthersNotesInTheStoreAreNotOurs(t *testing.T) {
 	store, id := t.TempDir(), strings.Repeat("a", 64)
 	mine := images{New(Options{Getenv: env("CAIS_ROOT=" + t.TempDir()), GraphRoot: store})}

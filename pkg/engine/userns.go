@@ -271,6 +271,7 @@ func (e *Engine) globalFlags() []string {
 	for _, o := range e.o.StorageOpts {
 		add("--storage-opt", o)
 	}
+	add("--runtime", e.o.Runtime)
 	if e.o.LogLevel != "info" { // the default
 		add("--log-level", e.o.LogLevel)
 	}

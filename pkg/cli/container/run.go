@@ -59,6 +59,9 @@ func newRun(e *engine.Engine, s ui.Streams, cmd *cobra.Command, run bool) *cobra
 		if err != nil {
 			return ui.FlagError(cmd, err)
 		}
+		if req.Runtime == "" {
+			req.Runtime = e.Options().Runtime
+		}
 		if req.RuntimeArgv, err = e.Runtime(req.Runtime); err != nil {
 			return startFailure(err, ui.CodeUsage)
 		}
