@@ -209,6 +209,8 @@ func networkTable(w *wire.Interface, foreign [][]nft.Expr) []*netlink.Message {
 		rule("forw", out, known, accept),
 		rule("forw", in, out, accept), // bridged frames, where br_netfilter shows them
 	}
+	// The kernel does so itself until somebody switches route_localnet on.
+	batch = append(batch, rule("direct", in, subnet(nft.IP, []byte{127, 0, 0, 0}, 8, false), drop))
 	if !w.NoBridge { // else no route leads back, and nothing leaves the bridge
 		for _, source := range foreign { // nobody speaks in another's name
 			batch = append(batch, rule("direct", in, source, drop))

@@ -126,6 +126,9 @@ func addresses(c *netlink.Conn, w *wire.Interface) error {
 	// Who had the address before is forgotten by its neighbours.
 	_ = netns.Sysctl("net/ipv4/conf/"+w.Name+"/arp_notify", "1")   // a matter of seconds without it
 	_ = netns.Sysctl("net/ipv6/conf/"+w.Name+"/ndisc_notify", "1") // likewise
+	if w.Bridge != "" {
+		_ = netns.Sysctl("net/ipv6/conf/"+w.Name+"/accept_ra", "0") // no neighbour is a router; without IPv6 none is heard
+	}
 	for _, s := range w.Sysctls {
 		if err := sysctl(s, w.Name); err != nil {
 			return err

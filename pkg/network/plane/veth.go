@@ -165,6 +165,7 @@ func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	_ = netns.Sysctl("net/ipv6/conf/"+w.Bridge+"/accept_ra", "0") // containers are nobody's router; without IPv6 none is heard
 	if w.IP6 != nil {
 		// Until its link-local address has been found to be nobody else's, for a second
 		// or two, a bridge asks for no neighbour.
