@@ -35,14 +35,18 @@ type netResult struct {
 	Lost    int
 }
 
-// netPart is this program as one of the two sides: "serve ADDRESS", "send", "recv",
-// "ping", "connect", "idle", "burst" ADDRESS.
+// netPart is this program as one of the two sides: "serve ADDRESS", which ends with
+// its input, "send", "recv", "ping", "ping1", "connect", "idle", "burst" ADDRESS.
 func netPart(args []string) error {
 	runtime.GOMAXPROCS(1)
+	in := bufio.NewReader(os.Stdin)
 	if args[0] == "serve" {
+		go func() {
+			_, _ = io.Copy(io.Discard, in)
+			os.Exit(0)
+		}()
 		return netServe(args[1])
 	}
-	in := bufio.NewReader(os.Stdin)
 	fmt.Println("ready")
 	if _, err := in.ReadString('\n'); err != nil {
 		return err
@@ -129,7 +133,7 @@ func netClient(mode, address string) (r netResult, err error) {
 		r.Seconds = since()
 		c.Close()
 		return r, nil
-	case "ping":
+	case "ping", "ping1":
 		c, err := dial()
 		if err != nil {
 			return r, err
@@ -144,8 +148,8 @@ func netClient(mode, address string) (r netResult, err error) {
 			}
 			times = append(times, time.Since(t).Seconds())
 		}
-	case "connect":
-		for since() < netSeconds/2 {
+	case "connect": // few: those that have ended hold the host's ports for a minute
+		for range 500 {
 			t := time.Now()
 			c, err := net.Dial("tcp", address)
 			if err != nil {
@@ -205,11 +209,19 @@ type netPeer struct {
 	name string
 	exes []string // whose processes count
 	cmd  func(port string, args ...string) *exec.Cmd
+	far  bool // a daemon starts it: on which processor is not for us to say
 	err  error
 }
 
 // cpuOf sums the processor time of living processes of these programs, but ours.
+// Programs are compared as files: in a container's mounts they have other paths.
 func cpuOf(exes []string) time.Duration {
+	var programs []os.FileInfo
+	for _, path := range exes {
+		if info, err := os.Stat(path); err == nil {
+			programs = append(programs, info)
+		}
+	}
 	var sum time.Duration
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
@@ -217,11 +229,10 @@ func cpuOf(exes []string) time.Duration {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		exe, err := os.Readlink("/proc/" + e.Name() + "/exe")
-		if err != nil || !slices.Contains(exes, exe) {
-			continue
+		exe, err := os.Stat("/proc/" + e.Name() + "/exe")
+		if err == nil && slices.ContainsFunc(programs, func(p os.FileInfo) bool { return os.SameFile(p, exe) }) {
+			sum += cpuClock(pid)
 		}
-		sum += cpuClock(pid)
 	}
 	return sum
 }
@@ -236,7 +247,7 @@ func cpuClock(pid int) time.Duration {
 }
 
 // netRun runs one client and returns its result with the time that all took.
-func netRun(cmd *exec.Cmd, exes []string) (r netResult, cpu time.Duration, err error) {
+func netRun(cmd *exec.Cmd, exes []string, one bool) (r netResult, cpu time.Duration, err error) {
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return r, 0, err
@@ -247,10 +258,10 @@ func netRun(cmd *exec.Cmd, exes []string) (r netResult, cpu time.Duration, err e
 	}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
+	if err := onOne(one, cmd.Start); err != nil {
 		return r, 0, err
 	}
-	kill := time.AfterFunc(60*time.Second, func() { _ = cmd.Process.Kill() })
+	kill := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
 	defer kill.Stop()
 	lines := bufio.NewReader(out)
 	if _, err = lines.ReadString('\n'); err == nil {
@@ -299,20 +310,23 @@ func (b *bench) network() error {
 	if out, err := exec.Command("install", "-m", "0755", exe, self).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	server := exec.Command(self, "net", "serve", ":7000")
-	if err := world.In(server.Start); err != nil {
-		return err
+	for _, port := range []string{netAny, netOne} {
+		server := exec.Command(self, "net", "serve", ":"+port)
+		in, err := server.StdinPipe()
+		if err == nil {
+			err = world.In(func() error { return onOne(port == netOne, server.Start) })
+		}
+		if err != nil {
+			return err
+		}
+		defer func() { in.Close(); _ = server.Wait() }()
 	}
-	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
 	user, err := b.somebody()
 	if err != nil {
 		return err
 	}
 	root, err := b.rootWho()
 	if err != nil {
-		return err
-	}
-	if err := openTun(b.dir); err != nil {
 		return err
 	}
 	slirp, _ := lookPath("slirp4netns")
@@ -323,12 +337,38 @@ func (b *bench) network() error {
 		netEngine("cais, root", b.ours(root), self, b.cais),
 		netEngine("docker, root", b.dockerAt("dn", &dockerd), self, "/usr/sbin/docker-proxy", "/usr/bin/docker-proxy"),
 	}
-	b.netOut(peers, self)
-	b.netIn(peers, self, world)
+	peers[len(peers)-1].far = true
+	b.netOut(peers)
+	for _, one := range []bool{false, true} {
+		b.netIn(peers, self, world, one)
+	}
 	return b.netSetUp(user, root)
 }
 
-// openTun gives the bench's mount namespace a tun device for everybody.
+// The ports of the two servers in the world: one runs on any processor, one on the
+// first.
+const netAny, netOne = "7000", "7002"
+
+// onOne runs start so that what it starts stays on the first processor: there
+// nobody waits for another processor to wake up, which takes longer than all else.
+func onOne(one bool, start func() error) error {
+	if !one {
+		return start()
+	}
+	var all, first unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return err
+	}
+	first.Set(0)
+	if err := unix.SchedSetaffinity(0, &first); err != nil {
+		return err
+	}
+	defer func() { _ = unix.SchedSetaffinity(0, &all) }() // it was so before
+	return start()
+}
+
+// openTun gives the bench's mount namespace a tun device for everybody. Podman
+// keeps a user's mount namespace, so that it comes before podman.
 func openTun(dir string) error {
 	path := filepath.Join(dir, "tun")
 	if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))); err != nil {
@@ -413,18 +453,22 @@ func mid(v []float64) float64 {
 }
 
 // netOut measures from the inside out.
-func (b *bench) netOut(peers []*netPeer, self string) {
+func (b *bench) netOut(peers []*netPeer) {
 	rounds := max(1, b.rounds/12)
-	// Connecting comes last: it uses up the host's own ports towards the server.
-	for _, mode := range []string{"send", "recv", "ping", "idle", "burst", "connect"} {
+	// What makes many connections comes last: it uses up the host's own ports.
+	for _, mode := range []string{"send", "recv", "ping", "ping1", "connect", "idle", "burst"} {
+		one, port := mode == "ping1", netAny
+		if one {
+			port = netOne
+		}
 		sums := map[string]*netSum{}
 		lost := map[string]int{}
 		for range rounds {
 			for _, p := range peers {
-				if p.err != nil {
+				if p.err != nil || one && p.far {
 					continue
 				}
-				r, cpu, err := netRun(p.cmd("", mode, nettest.Addr(nettest.World4, 7000)), p.exes)
+				r, cpu, err := netRun(p.cmd("", mode, net.JoinHostPort(nettest.World4, port)), p.exes, one)
 				if err != nil {
 					p.err = fmt.Errorf("%s: %w", mode, err)
 					continue
@@ -459,11 +503,15 @@ func (s *netSum) add(r netResult, cpu time.Duration) {
 }
 
 // netIn measures a published port, from the world.
-func (b *bench) netIn(peers []*netPeer, self string, world *nettest.Place) {
+func (b *bench) netIn(peers []*netPeer, self string, world *nettest.Place, one bool) {
+	modes := []string{"send", "recv", "ping", "connect"}
+	if one {
+		modes = []string{"ping1"}
+	}
 	sums := map[string]map[string]*netSum{}
 	for range max(1, b.rounds/12) {
 		for i, p := range peers {
-			if p.err != nil {
+			if p.err != nil || one && p.far {
 				continue
 			}
 			port := strconv.Itoa(7100 + i)
@@ -473,7 +521,7 @@ func (b *bench) netIn(peers []*netPeer, self string, world *nettest.Place) {
 			}
 			in, err := serve.StdinPipe()
 			if err == nil {
-				err = serve.Start()
+				err = onOne(one, serve.Start)
 			}
 			if err != nil {
 				p.err = err
@@ -492,11 +540,11 @@ func (b *bench) netIn(peers []*netPeer, self string, world *nettest.Place) {
 					break
 				}
 			}
-			for _, mode := range []string{"send", "recv", "ping", "connect"} {
+			for _, mode := range modes {
 				cmd := exec.Command(self, "net", mode, net.JoinHostPort(nettest.Host4, port))
 				var r netResult
 				var cpu time.Duration
-				err := world.In(func() (err error) { r, cpu, err = netRun(cmd, p.exes); return err })
+				err := world.In(func() (err error) { r, cpu, err = netRun(cmd, p.exes, one); return err })
 				if err != nil {
 					b.missing = append(b.missing, "network: "+p.name+", published, "+mode+": "+firstLine(err))
 					continue
@@ -516,7 +564,7 @@ func (b *bench) netIn(peers []*netPeer, self string, world *nettest.Place) {
 			stop.Stop()
 		}
 	}
-	for _, mode := range []string{"send", "recv", "ping", "connect"} {
+	for _, mode := range modes {
 		b.netRows("published", mode, sums[mode], nil)
 	}
 }
@@ -560,7 +608,7 @@ func (b *bench) netRows(way, mode string, sums map[string]*netSum, lost map[stri
 		case "cais, root":
 			cost = 1.5
 		}
-		name := map[string]string{"send": "sending", "recv": "receiving", "ping": "round trip of 64 bytes", "connect": "connecting"}[mode] + ", " + way
+		name := map[string]string{"send": "sending", "recv": "receiving", "ping": "round trip of 64 bytes", "ping1": "round trip of 64 bytes on one processor", "connect": "connecting"}[mode] + ", " + way
 		line("network, "+name+": throughput", peer, mid(ours.rate), mid(p.rate), true, rate, "GB/s", 1e-9)
 		line("network, "+name+": CPU per GB", peer, mid(ours.cost), mid(p.cost), false, cost, "s", 1)
 		line("network, "+name, peer, mid(ours.latency), mid(p.latency), false, latency, "µs", 1e6)
