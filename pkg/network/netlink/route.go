@@ -18,6 +18,7 @@ const (
 	iflaNetNSFD    = 28
 	iflaAFSpec     = 26
 	iflaAlias      = 20
+	iflaGSOIPv4Max = 63 // kernels before 6.3 do not know it, and pass over it
 	infoKind       = 1
 	infoData       = 2
 	vethPeer       = 1
@@ -47,6 +48,8 @@ type Veth struct {
 	Peer    string // its other end
 	PeerMAC []byte
 	PeerNS  int // descriptor of the namespace that it is made in
+
+	PeerMaxIPv4 int // bytes that an IPv4 packet from there may carry inside the kernel; 0: 64 kB
 }
 
 // AddVeth makes a pair, up here and down there.
@@ -58,6 +61,9 @@ func AddVeth(v Veth) *Message {
 	}
 	m.Begin(iflaLinkinfo).Text(infoKind, "veth").Begin(infoData).Begin(vethPeer)
 	m.Raw(make([]byte, 16)...).Text(iflaIfname, v.Peer).U32(iflaMTU, uint32(v.MTU)).U32(iflaNetNSFD, uint32(v.PeerNS))
+	if v.PeerMaxIPv4 > 0 {
+		m.U32(iflaGSOIPv4Max, uint32(v.PeerMaxIPv4))
+	}
 	if len(v.PeerMAC) == 6 {
 		m.Attr(iflaAddress, v.PeerMAC...)
 	}
@@ -83,6 +89,21 @@ func SetAlias(name, text string) *Message {
 // GetLink asks for a device; Alias reads the text from the answer.
 func GetLink(name string) *Message {
 	return link("find the device "+name, syscall.RTM_GETLINK, 0, 0, 0, 0).Text(iflaIfname, name)
+}
+
+// MaxIPv4 returns the bytes that an IPv4 packet of a device may carry, from an answer
+// to [GetLink]; 0: the kernel does not say.
+func MaxIPv4(body []byte) int {
+	n := 0
+	if len(body) < 16 {
+		return 0
+	}
+	Attributes(body[16:], func(typ uint16, v []byte) {
+		if typ == iflaGSOIPv4Max && len(v) == 4 {
+			n = int(get32(v))
+		}
+	})
+	return n
 }
 
 // Alias returns the text that [SetAlias] noted, from an answer to [GetLink].

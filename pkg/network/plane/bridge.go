@@ -70,7 +70,7 @@ func (b *hostBridge) add(i *iface, name string, ns int) (err error) {
 		}
 		b.ready[w.Bridge] = true
 	}
-	return addVeth(b.route, w, name, i.bridge, ns)
+	return addVeth(b.route, w, name, i.bridge, ns, 0)
 }
 
 // open lets packets from the bridge out and the right ones in.

@@ -30,7 +30,11 @@ func (p *Plane) inside(i *iface, name string) error {
 		return err
 	}
 	i.bridge = index
-	if err := addVeth(g.Route, w, name, index, p.ns); err != nil {
+	large := largeIPv4
+	if p.net.Engine == Netstack {
+		large = 0
+	}
+	if err := addVeth(g.Route, w, name, index, p.ns, large); err != nil {
 		return err
 	}
 	if p.net.Engine == Netstack {
@@ -204,10 +208,22 @@ func mtu(w *wire.Interface) int {
 	return 1500
 }
 
+// largeIPv4 is what a packet may carry from a container to the kernel of the gateway
+// namespace, which ends every connection: the most that the kernel takes (GSO_MAX_SIZE).
+// It saves a fifth of the processor time. It is not for packets that go on to a wire or
+// to a program, nor for those to a container: what that forwards to containers of its own
+// would be cut up for their devices, at a fifth of the speed.
+const largeIPv4 = 8 * 65535
+
 // addVeth makes the pair of devices of w, one end in the bridge, the other in the
-// container.
-func addVeth(c *netlink.Conn, w *wire.Interface, name string, bridge, ns int) error {
-	err := c.Do(netlink.AddVeth(netlink.Veth{Name: name, Master: bridge, MTU: mtu(w), Peer: w.Name, PeerMAC: w.MAC, PeerNS: ns}))
+// container. large is what an IPv4 packet from there may carry; 0: 64 kB.
+func addVeth(c *netlink.Conn, w *wire.Interface, name string, bridge, ns, large int) error {
+	v := netlink.Veth{Name: name, Master: bridge, MTU: mtu(w), Peer: w.Name, PeerMAC: w.MAC, PeerNS: ns, PeerMaxIPv4: large}
+	err := c.Do(netlink.AddVeth(v))
+	if large > 0 && netlink.Is(err, syscall.EINVAL) { // a kernel whose veth takes no more than others
+		v.PeerMaxIPv4 = 0
+		err = c.Do(netlink.AddVeth(v))
+	}
 	if err != nil {
 		if netlink.Is(err, syscall.EOPNOTSUPP) {
 			return errs.WithHint(errs.E("make the devices of the network", errs.Unsupported, err),
