@@ -29,7 +29,8 @@ type NewLayer struct {
 	Sum changes.Summary
 	// TarSplit is what it wrote; nil: a push packs the layer anew.
 	TarSplit *os.File
-	// Keep leaves Dir where it is: the layer is unpacked from its tar again.
+	// Keep leaves Dir where it is: the layer is unpacked from its tar again. Sum is of
+	// Dir alone then, whatever the parent has of it.
 	Keep bool
 }
 
@@ -82,7 +83,11 @@ func (s *Store) AdoptLayer(ctx context.Context, parent string, l NewLayer) (stri
 	if s.HasLayer(id) {
 		return id, nil
 	}
-	st, err := s.StageDir(ctx, parent, Dir{Path: l.Dir})
+	dir := Dir{Path: l.Dir}
+	if l.Keep {
+		dir.Lower = []string{}
+	}
+	st, err := s.StageDir(ctx, parent, dir)
 	if err != nil {
 		return "", err
 	}
@@ -96,7 +101,7 @@ func (s *Store) AdoptLayer(ctx context.Context, parent string, l NewLayer) (stri
 type Dir struct {
 	Path string
 	// Lower are the directories that it was mounted above, if they are not those of
-	// the layers, but copies for other owners.
+	// the layers (nil), but copies for other owners, or none.
 	Lower []string
 	Owner func(uid, gid uint32) (uint32, uint32) // whose a file is in the layer; nil: whose it is
 }

@@ -38,7 +38,8 @@ func newDir(t *testing.T, s *Store) string {
 
 func TestAdoptLayer(t *testing.T) {
 	s := openStore(t)
-	base, err := s.CommitLayers(t.Context(), "", stage(t, s, gzLayer(t, entry{Name: "old", Body: "x"})))
+	base, err := s.CommitLayers(t.Context(), "", stage(t, s, gzLayer(t,
+		entry{Name: "old", Body: "x"}, entry{Name: "sub/", Mode: 0o755})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +53,9 @@ func TestAdoptLayer(t *testing.T) {
 		lower, err := s.Reader().LayerDirs(t.Context(), base)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if keep {
+			lower = nil
 		}
 		split, err := os.CreateTemp(t.TempDir(), "")
 		if err != nil {
