@@ -13,6 +13,7 @@ import (
 	"cais.dev/cais/pkg/network"
 	"cais.dev/cais/pkg/network/netlink"
 	"cais.dev/cais/pkg/network/nft"
+	"cais.dev/cais/pkg/network/plane"
 )
 
 // letPass has this machine's other firewalls let the packets of a network pass
@@ -99,6 +100,18 @@ func (s *Service) Firewalls(ctx context.Context) ([]network.Firewall, error) {
 		list = append(list, d)
 	}
 	return list, nil
+}
+
+// RelaysPorts reports whether ports of root's containers are relayed, for the kernel
+// lacks rules for them.
+func (s *Service) RelaysPorts() (bool, error) {
+	if s.engine() != engineBridge {
+		return false, nil
+	}
+	if s.env(withoutEnv) == "fib" {
+		return true, nil
+	}
+	return plane.RelaysPorts()
 }
 
 // chain is one of nftables' that sees what is forwarded.

@@ -77,7 +77,7 @@ const (
 // kernel promises what it does not keep.
 const (
 	engineEnv  = "CAIS_NETWORK_ENGINE"  // relay, bridge or netstack
-	withoutEnv = "CAIS_NETWORK_WITHOUT" // features of the kernel not to use: queue, nfqueue, tproxy
+	withoutEnv = "CAIS_NETWORK_WITHOUT" // features of the kernel not to use: queue, nfqueue, tproxy, ipv6, fib
 )
 
 // env returns a variable of the command's environment.

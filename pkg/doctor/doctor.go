@@ -72,6 +72,8 @@ type Facts struct {
 	WantsBoot    int      `json:"wantsBoot"` // containers that are to come back after a reboot
 
 	Firewalls []network.Firewall `json:"firewalls,omitempty"` // those that drop what root's containers send
+
+	RelaysPorts bool `json:"relaysPorts,omitempty"` // root's, for the kernel's rules cannot lead to them
 }
 
 // Dir is a directory and what is below it.
@@ -108,6 +110,9 @@ func Judge(f Facts) []Finding {
 	boot(f, add)
 	for _, w := range f.Firewalls {
 		add("firewall", Note, fmt.Sprintf("%s drops what is forwarded over %s: containers there reach no other machine", w.Name, strings.Join(w.Bridges, ", ")), w.Fix)
+	}
+	if f.RelaysPorts {
+		add("network", Note, "the kernel's rules do not know this machine's addresses: ports published at all of them are relayed, and clients appear with the gateway's address", "a kernel with nft_fib_ipv4 and nft_fib_ipv6")
 	}
 	if f.DockerEnv != "" {
 		add("DOCKER_HOST", Note, fmt.Sprintf("is set to %s; cais works on this machine, and other programs do not find it there", f.DockerEnv), "unset DOCKER_HOST")

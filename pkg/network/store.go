@@ -187,15 +187,23 @@ func (s Store) ula(needed bool) (netip.Prefix, error) {
 
 // Ready returns the default network with its subnets, which are chosen when they are
 // first needed. A user's gives out IPv6 addresses while this machine has a route for
-// them: else programs would ask for what they cannot reach. Root's does not, as
-// Docker's: the machine would have to forward, and uplinks stop to hear of routes then.
+// them, and rules that lead there: else programs would ask for what they cannot reach.
+// Root's does not, as Docker's: the machine would have to forward, and uplinks stop to
+// hear of routes then.
 func (s Store) Ready(ctx context.Context) (*Network, error) {
-	six := s.Machine == "" && reaches6()
+	six := s.Machine == "" && reaches6() && s.relays6()
 	n, err := s.readyNow(ctx, six)
 	if err == nil {
 		n.IPv6 = n.IPv6 && six
 	}
 	return n, err
+}
+
+// relays6 reports whether the kernel can relay IPv6, as the gateway's first container
+// has found out: see [gateway.Features].
+func (s Store) relays6() bool {
+	has, err := os.ReadFile(filepath.Join(s.RunDir(), "gw", "features"))
+	return err != nil || strings.Contains(string(has), "ipv6")
 }
 
 func (s Store) readyNow(ctx context.Context, six bool) (*Network, error) {

@@ -40,6 +40,7 @@ func NewDoctor(e *engine.Engine, s ui.Streams) *cobra.Command {
 				if f.Firewalls, err = networks.Firewalls(cmd.Context()); err != nil {
 					e.Log().Warn("the firewalls cannot be looked at: " + err.Error())
 				}
+				f.RelaysPorts, _ = networks.RelaysPorts() // without rules at all, a start says more
 			}
 			o, err := bootOptions(e)
 			if err != nil {

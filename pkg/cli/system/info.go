@@ -262,6 +262,11 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 		i.MemTotal = int64(si.Totalram) * int64(si.Unit)
 	}
 	i.NetworkEngine = networkEngine(filepath.Join(paths.Run, "net"), o.Rootless)
+	if networks, err := e.Connections(); err == nil {
+		if relays, err := networks.RelaysPorts(); err == nil && relays {
+			i.NetworkEngine += ", without fib: ports published at all addresses are relayed"
+		}
+	}
 	i.ID = identity(paths.Root, i.Name)
 	err = count(ctx, e, i)
 	i.forPodman(paths.Root, o)

@@ -248,7 +248,7 @@ func (g *Gateway) setUp(without string) error {
 		if err := g.Route.Do(netlink.SetUp(lo), netlink.AddRoute(netlink.Route{Dst: v4, Index: lo, Local: true})); err != nil {
 			return err
 		}
-		g.Has.IP6 = g.Route.Do(netlink.AddRoute(netlink.Route{Dst: v6, Index: lo, Local: true})) == nil
+		g.Has.IP6 = !contains(without, "ipv6") && g.Route.Do(netlink.AddRoute(netlink.Route{Dst: v6, Index: lo, Local: true})) == nil
 		if err := g.Filter.Batch(table(nft.IP)...); err != nil {
 			return errs.WithHint(errs.E("make the gateway's rules", errs.Unsupported, err),
 				"The kernel lacks nf_tables or its tproxy (Linux 4.19, CONFIG_NFT_TPROXY).")

@@ -29,6 +29,22 @@ func where(t *testing.T, g *Gateway) uint64 {
 	return st.Ino
 }
 
+// TestWithoutIPv6: the kernel relays one family, and says which.
+func TestWithoutIPv6(t *testing.T) {
+	if !nettest.Alone(t) {
+		return
+	}
+	dir := t.TempDir() + "/net"
+	g, err := Open(dir, "ipv6")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if text, err := os.ReadFile(dir + "/gw/features"); err != nil || contains(string(text), "ipv6") || g.Has.IP6 {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 // TestFound: the second finds the first's, and goes on when that has left.
 func TestFound(t *testing.T) {
 	if !nettest.Alone(t) {

@@ -172,7 +172,7 @@ func (p *Plane) routes(c *netlink.Conn, first bool) error {
 		w := &i.w
 		index := 0
 		for f, gw := range [][]byte{w.Gateway4, w.Gateway6} {
-			if gw == nil || f == 0 && !w.Default4 || f == 1 && !w.Default6 {
+			if gw == nil || f == 0 && !w.Default4 || f == 1 && !(w.Default6 && p.out6()) {
 				continue
 			}
 			if index == 0 {
@@ -188,6 +188,9 @@ func (p *Plane) routes(c *netlink.Conn, first bool) error {
 	}
 	return nil
 }
+
+// out6 reports whether packets of IPv6 that leave a network come to something.
+func (p *Plane) out6() bool { return p.net.Engine != Relay || p.gw.Has.IP6 }
 
 // sysctl writes key=value, with dots or slashes, and IFNAME for the device.
 func sysctl(s, device string) error {

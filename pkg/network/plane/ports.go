@@ -113,6 +113,29 @@ func (p *Plane) portRules(f int, family byte) []*netlink.Message {
 	return rules
 }
 
+// RelaysPorts reports whether the kernel's rules do not know this machine's addresses,
+// so that the relay serves ports published at all of them, in the calling thread's
+// namespace.
+func RelaysPorts() (bool, error) {
+	c, err := netlink.Dial(netlink.FamilyNetfilter)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	for _, f := range []byte{nft.IP, nft.IP6} {
+		const n = "cais-probe"
+		err := c.Batch(nft.Table(f, n, nft.Owner, true), nft.Base(f, n, "pre", "nat", nft.Prerouting, -100, nft.Accept),
+			nft.Rule(f, n, "pre", nft.FIB(nft.FIBAddrType, nft.FIBDaddr, 1)), nft.DeleteTable(f, n))
+		if netlink.Is(err, syscall.ENOENT) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
 func loopback(ip []byte) bool {
 	return len(ip) == 4 && ip[0] == 127 || len(ip) == 16 && string(ip) == string(append(make([]byte, 15), 1))
 }
