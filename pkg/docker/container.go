@@ -34,7 +34,9 @@ type Container struct {
 	NetworkSettings *NetworkSettings
 
 	// What Podman's templates name: not in the JSON, which is Docker's.
-	ImageName string `json:"-"`
+	ImageName  string `json:"-"`
+	OCIRuntime string `json:"-"`
+	PidFile    string `json:"-"`
 }
 
 // State is how a container does.
@@ -97,6 +99,8 @@ type ContainerConfig struct {
 	StopTimeout  *int     `json:",omitempty"`
 	Shell        []string `json:",omitempty"`
 	MacAddress   string   `json:",omitempty"`
+
+	HealthcheckOnFailureAction string `json:"-"` // Podman's; its others are what Docker's inspect has elsewhere
 }
 
 // HostConfig is the part of a container that only a request says.
@@ -181,6 +185,10 @@ type Resources struct {
 type LogConfig struct {
 	Type   string
 	Config map[string]string
+
+	Path string `json:"-"` // Podman's, and its words for max-size and tag
+	Size string `json:"-"`
+	Tag  string `json:"-"`
 }
 
 // RestartPolicy is --restart.

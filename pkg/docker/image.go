@@ -31,6 +31,11 @@ type Image struct {
 	GraphDriver   GraphDriver
 	RootFS        RootFS
 	Metadata      ImageMetadata
+
+	// What Podman's templates name: not in the JSON, which is Docker's.
+	Digest string            `json:"-"` // of the platform's manifest
+	Labels map[string]string `json:"-"`
+	User   string            `json:"-"`
 }
 
 // ImageConfig is an image's config. Every key that scripts read is there, null
@@ -69,6 +74,7 @@ type ImageMetadata struct{ LastTagTime string }
 // ImageFacts are what an inspected image is made from.
 type ImageFacts struct {
 	ID     string   // hex
+	Digest string   // of the platform's manifest; may be empty
 	Names  []string // full references, with tags and with digests
 	Config oci.Image
 	Size   int64
@@ -97,6 +103,7 @@ func NewImage(f ImageFacts) *Image {
 		GraphDriver:   graphDriver(f.Driver, f.Lower),
 		RootFS:        RootFS{Type: "layers", Layers: f.Config.RootFS.DiffIDs},
 		Metadata:      ImageMetadata{LastTagTime: time.Time{}.Format(time.RFC3339Nano)},
+		Digest:        f.Digest, Labels: c.Labels, User: c.User,
 		Config: &ImageConfig{
 			User: c.User, ExposedPorts: c.ExposedPorts, Env: c.Env, Cmd: c.Cmd, Healthcheck: c.Healthcheck,
 			ArgsEscaped: c.ArgsEscaped, Volumes: c.Volumes, WorkingDir: c.WorkingDir, Entrypoint: c.Entrypoint,

@@ -37,11 +37,11 @@ func NewContainer(f ContainerFacts) *Container {
 		ID: c.ID, Created: stamp(rec.Created), Path: rec.Path, Args: notNil(rec.Args),
 		State: newState(c), Image: "sha256:" + rec.ImageID,
 		ResolvConfPath: own("resolv.conf"), HostnamePath: own("hostname"), HostsPath: own("hosts"),
-		LogPath: rec.LogPath, Name: "/" + c.Name(), RestartCount: restarts(c), Driver: f.Driver,
+		LogPath: rec.LogPath, Name: "/" + c.Name(), RestartCount: Restarts(c), Driver: f.Driver,
 		Platform: "linux", AppArmorProfile: rec.Request.Security.AppArmor,
 		HostConfig: hostConfig(f), GraphDriver: containerDriver(f), SizeRw: f.SizeRw, SizeRootFs: f.SizeRootFs,
 		Mounts: MountPoints(rec, f.VolumeDir), Config: containerConfig(f), NetworkSettings: networkSettings(f),
-		ImageName: rec.ImageRef,
+		ImageName: rec.ImageRef, OCIRuntime: first(rec.Request.Runtime, "cais"), PidFile: rec.Request.PIDFile,
 	}
 	if c.State != nil && c.Running() {
 		out.ExecIDs = c.State.Execs
@@ -92,7 +92,8 @@ func newState(c *container.Container) *State {
 	return s
 }
 
-func restarts(c *container.Container) int {
+// Restarts is how often the restart policy started the container again.
+func Restarts(c *container.Container) int {
 	if c.State != nil {
 		return c.State.RestartCount
 	}
@@ -120,7 +121,7 @@ func containerConfig(f ContainerFacts) *ContainerConfig {
 		Env: notNil(configEnv(req, img, f.Env)), Cmd: req.Args, Healthcheck: plan.MergeHealth(req.Health, img.Healthcheck), ArgsEscaped: img.ArgsEscaped,
 		Image: rec.ImageRef, Volumes: volumes(rec), WorkingDir: first(req.Workdir, img.WorkingDir), Entrypoint: img.Entrypoint,
 		OnBuild: img.OnBuild, Labels: rec.Labels(), StopSignal: first(req.StopSignal, img.StopSignal),
-		StopTimeout: req.StopTimeout, Shell: img.Shell,
+		StopTimeout: req.StopTimeout, Shell: img.Shell, HealthcheckOnFailureAction: first(req.HealthOnFailure, "none"),
 	}
 	if req.Entrypoint != nil {
 		c.Entrypoint = append([]string(nil), *req.Entrypoint...) // null when it was cleared
@@ -260,6 +261,7 @@ func hostConfig(f ContainerFacts) *HostConfig {
 	for k, v := range req.LogOpts {
 		h.LogConfig.Config[k] = v
 	}
+	h.LogConfig.Path, h.LogConfig.Size, h.LogConfig.Tag = f.Container.Record.LogPath, first(req.LogOpts["max-size"], "0B"), req.LogOpts["tag"]
 	for _, w := range r.BlkioWeightDevice {
 		h.BlkioWeightDevice = append(h.BlkioWeightDevice, WeightDevice(w))
 	}

@@ -119,6 +119,14 @@ func psTable(ctx context.Context, o psOptions) ui.Table[row] {
 			{Name: "Networks", Header: "NETWORKS", Value: func(r row) any { return strings.Join(networkNames(r.c), ",") }},
 			{Name: "Platform", Header: "PLATFORM", Value: func(r row) any { return platform(r.c.Record) }},
 			{Name: "HealthStatus", Header: "HEALTH STATUS", Value: func(r row) any { return healthStatus(r.c) }},
+			{Name: "Created", Header: "CREATED", Extra: true, Value: func(r row) any { return units.Ago(r.c.Record.Created, o.now) }},
+			{Name: "ImageID", Header: "IMAGE ID", Extra: true, Value: func(r row) any { return r.c.Record.ImageID }},
+			{Name: "Pid", Header: "PID", Extra: true, Value: func(r row) any { return pid(r.c) }},
+			{Name: "ExitCode", Header: "EXIT CODE", Extra: true, Value: func(r row) any { return lastExit(r.c).Code }},
+			{Name: "Exited", Header: "EXITED", Extra: true, Value: func(r row) any { return r.c.Status() == container.Exited }},
+			{Name: "ExitedAt", Header: "EXITED AT", Extra: true, Value: func(r row) any { return lastExit(r.c).FinishedAt.Unix() }},
+			{Name: "StartedAt", Header: "STARTED AT", Extra: true, Value: func(r row) any { return r.c.StartedAt().Unix() }},
+			{Name: "Restarts", Header: "RESTARTS", Extra: true, Value: func(r row) any { return docker.Restarts(r.c) }},
 		},
 		Columns: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
 		Quiet:   "ID",
@@ -175,6 +183,22 @@ func ps(ctx context.Context, s ui.Streams, svc lister, o psOptions) error {
 		}
 	}
 	return errors.Join(t.Write(s.Out, rows, o.table), listErr)
+}
+
+// pid is the container's first process; 0 while it does not run.
+func pid(c *container.Container) int {
+	if !c.Running() {
+		return 0
+	}
+	return c.State.PID
+}
+
+// lastExit is how c ended last; zero if it never did.
+func lastExit(c *container.Container) container.Exit {
+	if e := c.LastExit(); e != nil {
+		return *e
+	}
+	return container.Exit{}
 }
 
 // listed reports whether ps shows c without -a.

@@ -18,7 +18,8 @@ import (
 
 // step is one line of an image's history.
 type step struct {
-	id      string // hex; empty: not known
+	tags    []string // the image's own names; only of the last step
+	id      string   // hex; empty: not known
 	created time.Time
 	by      string
 	size    int64
@@ -98,7 +99,7 @@ func history(ctx context.Context, r *storage.Reader, img *storage.Image) ([]step
 	}
 	slices.Reverse(steps)
 	if len(steps) > 0 {
-		steps[0].id = img.ID
+		steps[0].id, steps[0].tags = img.ID, img.Names
 	}
 	return steps, nil
 }
@@ -128,6 +129,7 @@ func historyTable(o historyOptions) ui.Table[step] {
 			}},
 			{Name: "CreatedAt", Header: "CREATED AT", Value: func(r step) any { return moment(r.created) }},
 			{Name: "Created", Header: "CREATED", Extra: true, Value: func(r step) any { return units.Ago(known(r.created), o.now) }},
+			{Name: "Tags", Header: "TAGS", Extra: true, Value: func(r step) any { return r.tags }},
 			{Name: "CreatedBy", Header: "CREATED BY", Value: func(r step) any {
 				by := strings.ReplaceAll(r.by, "\t", " ")
 				if o.noTrunc {

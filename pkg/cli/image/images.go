@@ -120,6 +120,7 @@ func imageTable(o listOptions) ui.Table[row] {
 			{Name: "Labels", Header: "LABELS", Value: func(r row) any { return r.labels }, Extra: true},
 			{Name: "Names", Header: "NAMES", Value: func(r row) any { return r.img.Names }, Extra: true},
 			{Name: "RepoTags", Header: "REPO TAGS", Value: func(r row) any { return r.img.Names }, Extra: true},
+			{Name: "History", Header: "HISTORY", Value: func(r row) any { return strings.Join(r.img.History, ", ") }, Extra: true},
 			{Name: "ReadOnly", Header: "READONLY", Value: func(r row) any { return r.img.ReadOnly }, Extra: true},
 		},
 		Columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"},

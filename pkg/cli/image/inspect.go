@@ -89,6 +89,6 @@ func inspect(ctx context.Context, r inspector, typed string, platform *oci.Platf
 		return nil, err
 	}
 	return docker.NewImage(docker.ImageFacts{
-		ID: img.ID, Names: append(slices.Clone(img.Names), seen.RepoDigests(img)...), Config: c, Size: sizes[img.ID], Driver: r.Driver(), Lower: lower,
+		ID: img.ID, Digest: img.Digest, Names: append(slices.Clone(img.Names), seen.RepoDigests(img)...), Config: c, Size: sizes[img.ID], Driver: r.Driver(), Lower: lower,
 	}), nil
 }

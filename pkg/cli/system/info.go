@@ -105,7 +105,13 @@ type host struct {
 	LogDriver, EventLogger          string
 	ServiceIsRemote                 bool
 	OCIRuntime                      struct{ Name, Path, Version string }
-	Security                        struct{ Rootless, SeccompEnabled, AppArmorEnabled, SELinuxEnabled bool }
+	Distribution                    struct{ Distribution, Version string }
+	Slirp4NetNS, Pasta              struct{ Executable string } // never: the network is cais' own
+	RemoteSocket                    struct {
+		Exists bool // never
+		Path   string
+	}
+	Security struct{ Rootless, SeccompEnabled, AppArmorEnabled, SELinuxEnabled bool }
 }
 
 // store is what it says of images and containers.
@@ -123,6 +129,7 @@ func (i *info) forPodman(root string, o storage.Options) {
 	h.NetworkBackend, h.DatabaseBackend, h.LogDriver, h.EventLogger = "cais", "files", i.LoggingDriver, "file"
 	h.OCIRuntime.Name, h.OCIRuntime.Version = i.DefaultRuntime, i.ClientInfo.Version
 	h.OCIRuntime.Path, _ = os.Executable() // only shown
+	h.Distribution.Distribution, h.Distribution.Version = osRelease("/etc/os-release", "ID"), i.OSVersion
 	h.Security.Rootless, h.Security.SeccompEnabled = o.Rootless, true
 	s := &i.Store
 	s.GraphDriverName, s.GraphRoot, s.RunRoot, s.VolumePath = i.Driver, o.GraphRoot, o.RunRoot, volume.In(root).Root
@@ -251,8 +258,8 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	if i.CgroupVersion == "2" {
 		i.SecurityOptions = append(i.SecurityOptions, "name=cgroupns")
 	}
-	if name, version := osRelease("/etc/os-release"); name != "" {
-		i.OperatingSystem, i.OSVersion = name, version
+	if name := osRelease("/etc/os-release", "PRETTY_NAME"); name != "" {
+		i.OperatingSystem, i.OSVersion = name, osRelease("/etc/os-release", "VERSION_ID")
 	}
 	if i.Name, err = os.Hostname(); err != nil {
 		return nil, err
@@ -380,25 +387,21 @@ func cgroupVersion(mountinfo string) string {
 }
 
 // osRelease reads os-release(5).
-func osRelease(path string) (name, version string) {
+func osRelease(path, key string) string {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", ""
+		return ""
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		k, v, _ := strings.Cut(lines.Text(), "=")
-		if s, err := strconv.Unquote(v); err == nil {
-			v = s
-		}
-		switch k {
-		case "PRETTY_NAME":
-			name = v
-		case "VERSION_ID":
-			version = v
+		if k, v, _ := strings.Cut(lines.Text(), "="); k == key {
+			if s, err := strconv.Unquote(v); err == nil {
+				return s
+			}
+			return v
 		}
 	}
-	return name, version
+	return ""
 }
 
 // networkEngine says how containers get out. What the kernel has for a relay is

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -189,7 +190,26 @@ func executeRaw(w io.Writer, t *tmpl.Template, o any) error {
 	if err := d.Decode(&raw); err != nil {
 		return err
 	}
+	addHidden(raw, reflect.ValueOf(o))
 	return t.Strict().Execute(w, raw)
+}
+
+// addHidden adds to the JSON form of o the fields that only templates see.
+func addHidden(raw any, o reflect.Value) {
+	m, ok := raw.(map[string]any)
+	for o.Kind() == reflect.Pointer || o.Kind() == reflect.Interface {
+		o = o.Elem()
+	}
+	if !ok || o.Kind() != reflect.Struct {
+		return
+	}
+	for f, v := range o.Fields() {
+		if f.Tag.Get("json") == "-" {
+			m[f.Name] = v.Interface()
+		} else if below, ok := m[f.Name]; ok {
+			addHidden(below, v)
+		}
+	}
 }
 
 // InspectAll prints what find returns for each reference. What was found is

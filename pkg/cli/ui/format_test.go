@@ -98,18 +98,22 @@ func TestUses(t *testing.T) {
 }
 
 func TestInspect(t *testing.T) {
-	type config struct{ Labels map[string]string }
+	type config struct {
+		Labels map[string]string
+		Hidden string `json:"-"`
+	}
 	type object struct {
 		ID     string `json:"Id"`
 		Config *config
 		Big    int64
 		URL    string
 	}
-	objects := []any{&object{ID: "x", Config: &config{Labels: map[string]string{"a": "b"}}, Big: 9007199254740993, URL: "a&b"}}
+	objects := []any{&object{ID: "x", Config: &config{map[string]string{"a": "b"}, "h"}, Big: 9007199254740993, URL: "a&b"}}
 	for format, want := range map[string]string{
 		"":                             "[\n    {\n        \"Id\": \"x\",\n        \"Config\": {\n            \"Labels\": {\n                \"a\": \"b\"\n            }\n        },\n        \"Big\": 9007199254740993,\n        \"URL\": \"a&b\"\n    }\n]\n",
 		"{{.Id}} {{.Big}}":             "x 9007199254740993\n",
 		"{{.ID}}":                      "x\n",
+		"{{.Id}} {{.Config.Hidden}}":   "x h\n",
 		`{{index .Config.Labels "a"}}`: "b\n",
 		"{{.Config.Labels.nope}}":      "<no value>\n",
 		"json":                         `{"Id":"x","Config":{"Labels":{"a":"b"}},"Big":9007199254740993,"URL":"a&b"}` + "\n",
