@@ -74,10 +74,15 @@ func isQuick(nodes []node, args []string) bool {
 	return ok && n.quick
 }
 
-func execute(ctx context.Context, name string, p Process, g *globals, rest []string) error {
+func execute(ctx context.Context, name string, p Process, g *globals, rest []string) (err error) {
 	if err := g.check(); err != nil {
 		return err
 	}
+	closeOut, err := g.redirect(&p.Streams)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeOut()) }()
 	o := g.options()
 	if len(rest) > 1 && isCompletion(rest[0]) { // the flags stand in the line that is completed
 		if typed, cmd, err := parseGlobals(name, rest[1:]); err == nil && len(cmd) > 0 {

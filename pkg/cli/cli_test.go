@@ -52,6 +52,8 @@ func TestMainReports(t *testing.T) {
 		{"cais -H unix:///x/y version", 125, "", "Error: --host unix:///x/y: cais has no daemon"},
 		{"cais -c other version", 1, "", "Error: context \"other\" does not exist\nHint: "},
 		{"cais -l Trace --tmpdir /t --events-backend file --cgroup-manager systemd --conmon c --network-config-dir /n --network-backend n --db-backend sqlite -v", 0, "cais version 1.2.3, build abcdef0\n", ""},
+		{"cais --noout -v", 0, "", ""},
+		{"cais --out /nowhere/at/all -v", 125, "", "Error: open what --out names: open /nowhere/at/all: no such file or directory\n"},
 		{"cais -l loud version", 1, "", "Error: unable to parse logging level: loud\n"},
 	}
 	for _, tt := range tests {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"strings"
 
@@ -26,6 +27,8 @@ type globals struct {
 	root, runroot, driver string
 	storageOpts           []string
 	runtime               string
+	out                   string
+	noOut                 bool
 	podmans               [len(podmans)]string
 
 	version, help bool
@@ -60,6 +63,8 @@ func (g *globals) flags() *pflag.FlagSet {
 	f.StringVar(&g.tlsFiles[1], "tlscert", "", "TLS certificate `file`; without effect")
 	f.StringVar(&g.tlsFiles[2], "tlskey", "", "TLS key `file`; without effect")
 	f.BoolVar(&g.tlsVerify, "tlsverify", false, "Use TLS and verify the daemon; without effect")
+	f.StringVar(&g.out, "out", "", "Write to this `file` instead of stdout")
+	f.BoolVar(&g.noOut, "noout", false, "Write nothing to stdout")
 	for i, flag := range podmans {
 		f.StringVar(&g.podmans[i], flag[0], "", flag[1]+"; without effect")
 	}
@@ -119,6 +124,23 @@ func (g *globals) check() error {
 		}
 	}
 	return nil
+}
+
+// redirect puts what --out and --noout say in the place of stdout.
+func (g *globals) redirect(s *ui.Streams) (closeOut func() error, err error) {
+	path, flags := g.out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC
+	switch {
+	case g.noOut:
+		path, flags = os.DevNull, os.O_WRONLY
+	case path == "":
+		return func() error { return nil }, nil
+	}
+	f, err := os.OpenFile(path, flags, 0o644)
+	if err != nil {
+		return nil, ui.Exit(ui.CodeUsage, fmt.Errorf("open what --out names: %w", err))
+	}
+	s.Out = f
+	return f.Close, nil
 }
 
 func (g *globals) options() engine.Options {

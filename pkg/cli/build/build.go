@@ -37,7 +37,12 @@ func NewBuild(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Short: "Make an image from a Dockerfile",
 		Example: "  cais build -t app .\n  cais build -f docker/Dockerfile --target test .\n" +
 			"  cais build --output out .\n  cais build https://github.com/user/repo.git#main:dir",
-		Args: ui.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && o.file != "" {
+				return nil // podman's: the context is where one is
+			}
+			return ui.ExactArgs(1)(cmd, args)
+		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
@@ -49,7 +54,11 @@ func NewBuild(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err := errors.Join(usedOthers(cmd.Flags()), o.refuseAttests(warn)); err != nil {
 				return err
 			}
-			j, err := o.job(e, s, args[0], cmd.Flags().Changed)
+			dir := "."
+			if len(args) > 0 {
+				dir = args[0]
+			}
+			j, err := o.job(e, s, dir, cmd.Flags().Changed)
 			if err != nil {
 				return err
 			}

@@ -152,6 +152,7 @@ type mountReader struct {
 	env        Env
 	create     bool
 	bind       bool // a bind option was given
+	writable   bool // asked for in so many words
 	volume     string
 	subpath    string // the key that it came by
 	tmpfs      bool
@@ -194,6 +195,10 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 	switch key {
 	case "readonly", "ro":
 		return flag(&r.m.ReadOnly)
+	case "rw": // podman's
+		err := flag(&r.writable)
+		r.m.ReadOnly = !r.writable
+		return err
 	case "volume-nocopy":
 		r.volume = key
 		var nocopy bool
@@ -329,6 +334,8 @@ func (r *mountReader) finish() (plan.Mount, error) {
 		return m, invalid("unexpected key 'subpath' for mount type '%s'", m.Type)
 	case m.Subpath != "" && !filepath.IsLocal(m.Subpath):
 		return m, invalid("invalid mount config for type \"%[1]s\": subpath must be a relative path within the %[1]s: %s", m.Type, m.Subpath)
+	case m.Type == "image" && r.writable:
+		return m, errs.New(errs.Unsupported, "a mount of an image is for reading only: make a volume of it with --mount type=volume, or a container")
 	case m.Type == "image" && m.Source == "":
 		return m, invalid("invalid mount config for type \"image\": field Source must not be empty")
 	case m.Type == "tmpfs" && m.Source != "":

@@ -174,7 +174,14 @@ func (f *RunFlags) health() {
 	fs, h := f.fs, &f.healthcheck
 	fs.BoolVar(&f.noHealth, "no-healthcheck", false, "Do not run the image's health check")
 	fs.StringVar(&f.healthCmd, "health-cmd", "", "`Command` that says by its exit code how the container does")
-	fs.DurationVar(&h.Interval, "health-interval", 0, "Pause between two checks (default 30s)")
+	fs.Func("health-interval", "Pause between two checks: a `duration`, or disable (default 30s)", func(s string) (err error) {
+		if s == "disable" { // podman's: none but those of healthcheck run
+			h.Interval = 100 * 365 * 24 * time.Hour
+			return nil
+		}
+		h.Interval, err = time.ParseDuration(s)
+		return err
+	})
 	fs.DurationVar(&h.Timeout, "health-timeout", 0, "How long a check may take (default 30s)")
 	fs.DurationVar(&h.StartPeriod, "health-start-period", 0, "How long failures do not count at first")
 	fs.DurationVar(&h.StartInterval, "health-start-interval", 0, "Pause between two checks in the start period (default 5s)")
@@ -570,6 +577,9 @@ func (f *RunFlags) setLife(r *plan.Request, o *RunOptions, env Env) (err error) 
 		return err
 	}
 	r.Restart = f.restart
+	if r.RemoveImage && !r.AutoRemove && f.fs.Changed("rm") {
+		return invalid("--rmi removes the container first: leave --rm=false out")
+	}
 	r.AutoRemove = r.AutoRemove || r.RemoveImage
 	if f.entrypoint != nil {
 		r.Entrypoint = parseEntrypoint(*f.entrypoint)
