@@ -39,6 +39,7 @@ func TestMainReports(t *testing.T) {
 		{"cais --help", 0, "Usage:  cais [OPTIONS] COMMAND", ""},
 		{"cais -v", 0, "cais version 1.2.3, build abcdef0\n", ""},
 		{"/usr/bin/docker --version", 0, "Docker version 28.5.2, build abcdef0 (cais 1.2.3)\n", ""},
+		{"/usr/bin/podman --version", 0, "podman version 5.4.2\n", ""},
 		{"cais bogus", 1, "", "Error: unknown command: cais bogus\n\nRun 'cais --help' for more information\n"},
 		{"docker bogus", 1, "", "docker: unknown command: docker bogus\n\nRun 'docker --help' for more information\n"},
 		{"cais version --bogus", 125, "", "Error: unknown flag: --bogus\n\nRun 'cais version --help' for more information\n"},

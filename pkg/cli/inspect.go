@@ -57,7 +57,7 @@ func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	f.StringVarP(&format, "format", "f", "", "Print in a `form`: json, or a Go template")
 	f.BoolVarP(&size, "size", "s", false, "Show a container's sizes too")
 	f.BoolVarP(&latest, "latest", "l", false, "The container made last")
-	f.StringVar(&only, "type", "", "Look for this `kind` of object only: container, image, network, volume or secret")
+	f.StringVarP(&only, "type", "t", "", "Look for this `kind` of object only: container, image, network, volume or secret")
 	_ = cmd.RegisterFlagCompletionFunc("type", complete.Words("container", "image", "network", "volume", "secret"))
 	return cmd
 }

@@ -108,6 +108,11 @@ func volumeOptions(m *plan.Mount, text string) error {
 		case "exec", "noexec", "dev", "nodev", "suid", "nosuid":
 			class = strings.TrimPrefix(o, "no")
 			m.Options = append(m.Options, o)
+		case "bind", "rbind": // podman's words
+			class = "recursion"
+			if o == "bind" {
+				m.Recursive = "disabled"
+			}
 		case "nocreate":
 			class = o
 			m.Options = append(m.Options, o)

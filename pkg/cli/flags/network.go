@@ -30,11 +30,18 @@ type networkFlags struct {
 func (f *RunFlags) network() {
 	fs, r, n := f.fs, &f.req, &f.net
 	addNetwork := func(s string) error {
-		a, err := parseNetwork(s)
-		if err == nil {
+		names := []string{s}
+		if !strings.ContainsAny(s, "=:") {
+			names = strings.Split(s, ",") // podman's several in one, which podman-compose uses
+		}
+		for _, name := range names {
+			a, err := parseNetwork(name)
+			if err != nil {
+				return err
+			}
 			n.networks = append(n.networks, a)
 		}
-		return err
+		return nil
 	}
 	define(fs, "network", "", "network", "Connect to a network: NAME, name=NAME,alias=…, none, host, container:NAME, ns:PATH", addNetwork)
 	define(fs, "net", "", "network", "", addNetwork)

@@ -172,6 +172,12 @@ func (f *RunFlags) general() {
 
 func (f *RunFlags) health() {
 	fs, h := f.fs, &f.healthcheck
+	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if older, ok := strings.CutPrefix(name, "healthcheck-"); ok { // podman's, which podman-compose uses
+			name = "health-" + strings.Replace(older, "command", "cmd", 1)
+		}
+		return pflag.NormalizedName(name)
+	})
 	fs.BoolVar(&f.noHealth, "no-healthcheck", false, "Do not run the image's health check")
 	fs.StringVar(&f.healthCmd, "health-cmd", "", "`Command` that says by its exit code how the container does")
 	fs.Func("health-interval", "Pause between two checks: a `duration`, or disable (default 30s)", func(s string) (err error) {

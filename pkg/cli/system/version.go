@@ -4,6 +4,7 @@ package system
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -22,7 +23,14 @@ const (
 	Emulated      = "28.5.2"
 	emulatedAPI   = "1.51"
 	emulatedLeast = "1.24"
+	// emulatedPodman is what they are told by the name of podman.
+	emulatedPodman = "5.4.2"
 )
+
+func isPodman(e *engine.Engine) bool {
+	args := e.Options().Args
+	return len(args) > 0 && filepath.Base(args[0]) == "podman"
+}
 
 // VersionLine prints what --version prints.
 func VersionLine(w io.Writer, e *engine.Engine) error {
@@ -32,9 +40,12 @@ func VersionLine(w io.Writer, e *engine.Engine) error {
 		commit = "unknown"
 	}
 	var err error
-	if e.Options().Docker {
+	switch {
+	case e.Options().Docker:
 		_, err = fmt.Fprintf(w, "Docker version %s, build %s (cais %s)\n", Emulated, commit, b.Version)
-	} else {
+	case isPodman(e): // the last word counts for podman-compose
+		_, err = fmt.Fprintf(w, "podman version %s\n", emulatedPodman)
+	default:
 		_, err = fmt.Fprintf(w, "cais version %s, build %s\n", b.Version, commit)
 	}
 	return err
@@ -88,8 +99,11 @@ type component struct {
 func newVersions(e *engine.Engine, kernel string) versions {
 	b := e.Build()
 	own := b.Version
-	if e.Options().Docker {
+	switch {
+	case e.Options().Docker:
 		own = Emulated
+	case isPodman(e):
+		own = emulatedPodman
 	}
 	built := buildTime(b.Time)
 	v := versions{
