@@ -125,8 +125,22 @@ func Check(v *Volume) error {
 	return nil
 }
 
+// anonymousLabel is what Docker's volumes without a name are told from the others by.
+const anonymousLabel = "com.docker.volume.anonymous"
+
 // Load returns the volume called name. It fails with NotFound.
 func (s Store) Load(name string) (*Volume, error) {
+	v, err := s.read(name)
+	if err == nil && v.Anonymous {
+		if v.Labels == nil {
+			v.Labels = map[string]string{}
+		}
+		v.Labels[anonymousLabel] = ""
+	}
+	return v, err
+}
+
+func (s Store) read(name string) (*Volume, error) {
 	if CheckName(name) != nil {
 		return nil, noSuch(name)
 	}

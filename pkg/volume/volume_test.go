@@ -74,7 +74,7 @@ func TestOlder(t *testing.T) {
 		t.Fatal(err)
 	}
 	v, err := s.Load("0123")
-	if err != nil || !v.Anonymous {
+	if _, labelled := v.Labels[anonymousLabel]; err != nil || !v.Anonymous || !labelled {
 		t.Errorf("%+v %v", v, err)
 	}
 }
