@@ -217,7 +217,7 @@ func names(id, name, hostname string, n *network.Network, a plan.Attachment) []s
 
 // describe makes what the monitor is told, but for ports.
 func (s *Service) describe(c *Connection, rec *container.Record, list []plan.Attachment, nets []*network.Network) error {
-	c.Net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir(), Without: s.env(withoutEnv), Program: netstack()}
+	c.Net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir(), Without: s.env(withoutEnv), Program: netstack(), Forwards: rec.Request.Administers()}
 	var candidates []network.Candidate
 	ipv6 := false
 	for i, n := range nets {

@@ -49,7 +49,7 @@ type Veth struct {
 	PeerMAC []byte
 	PeerNS  int // descriptor of the namespace that it is made in
 
-	PeerMaxIPv4 int // bytes that an IPv4 packet from there may carry inside the kernel; 0: 64 kB
+	MaxIPv4 int // bytes that one IPv4 packet may carry inside the kernel; 0: 64 kB
 }
 
 // AddVeth makes a pair, up here and down there.
@@ -59,15 +59,25 @@ func AddVeth(v Veth) *Message {
 	if v.Master != 0 {
 		m.U32(iflaMaster, uint32(v.Master))
 	}
-	m.Begin(iflaLinkinfo).Text(infoKind, "veth").Begin(infoData).Begin(vethPeer)
-	m.Raw(make([]byte, 16)...).Text(iflaIfname, v.Peer).U32(iflaMTU, uint32(v.MTU)).U32(iflaNetNSFD, uint32(v.PeerNS))
-	if v.PeerMaxIPv4 > 0 {
-		m.U32(iflaGSOIPv4Max, uint32(v.PeerMaxIPv4))
-	}
+	m.maxIPv4(v.MaxIPv4).Begin(iflaLinkinfo).Text(infoKind, "veth").Begin(infoData).Begin(vethPeer)
+	m.Raw(make([]byte, 16)...).Text(iflaIfname, v.Peer).U32(iflaMTU, uint32(v.MTU)).U32(iflaNetNSFD, uint32(v.PeerNS)).maxIPv4(v.MaxIPv4)
 	if len(v.PeerMAC) == 6 {
 		m.Attr(iflaAddress, v.PeerMAC...)
 	}
 	return m.End().End().End()
+}
+
+func (m *Message) maxIPv4(bytes int) *Message {
+	if bytes > 0 {
+		m.U32(iflaGSOIPv4Max, uint32(bytes))
+	}
+	return m
+}
+
+// SetMaxIPv4 says how many bytes one IPv4 packet may carry inside the kernel. A bridge
+// takes no more than each of its ports does, and without one 64 kB.
+func SetMaxIPv4(index, bytes int) *Message {
+	return link("change the size of the device's packets", syscall.RTM_NEWLINK, 0, index, 0, 0).maxIPv4(bytes)
 }
 
 // AddBridge makes a bridge that is up. It learns which port a multicast group is
@@ -91,8 +101,8 @@ func GetLink(name string) *Message {
 	return link("find the device "+name, syscall.RTM_GETLINK, 0, 0, 0, 0).Text(iflaIfname, name)
 }
 
-// MaxIPv4 returns the bytes that an IPv4 packet of a device may carry, from an answer
-// to [GetLink]; 0: the kernel does not say.
+// MaxIPv4 returns what [SetMaxIPv4] set, from an answer to [GetLink]; 0: the kernel does
+// not know it.
 func MaxIPv4(body []byte) int {
 	n := 0
 	if len(body) < 16 {

@@ -61,7 +61,7 @@ func (b *hostBridge) add(i *iface, name string, ns int) (err error) {
 	case "macvlan", "ipvlan":
 		return b.addOnParent(w, ns)
 	}
-	if i.bridge, err = bridgeOn(b.route, w); err != nil {
+	if i.bridge, _, err = bridgeOn(b.route, w); err != nil {
 		return err
 	}
 	if !b.ready[w.Bridge] {

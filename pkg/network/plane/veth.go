@@ -25,7 +25,7 @@ func (p *Plane) inside(i *iface, name string) error {
 		plain.NoBridge = true // the gateway's address is the program's
 		w = &plain
 	}
-	index, err := bridgeOn(g.Route, w)
+	index, made, err := bridgeOn(g.Route, w)
 	if err != nil {
 		return err
 	}
@@ -40,6 +40,12 @@ func (p *Plane) inside(i *iface, name string) error {
 	if p.net.Engine == Netstack {
 		i.packets, err = packets(name, w)
 		return err
+	}
+	switch {
+	case p.net.Forwards:
+		_ = g.Route.Do(netlink.SetMaxIPv4(index, smallIPv4)) // a matter of speed
+	case made:
+		_ = g.Route.Do(netlink.SetMaxIPv4(index, largeIPv4)) // likewise
 	}
 	if len(i.sources) > 0 {
 		return nil // from an earlier start
@@ -145,29 +151,29 @@ func bridgeMAC(w *wire.Interface) []byte {
 	return mac
 }
 
-// bridgeOn finds or makes the bridge of w in the namespace of c, and returns its
-// index.
-func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
+// bridgeOn finds or makes the bridge of w in the namespace of c. It returns the
+// index, and whether nobody else made it.
+func bridgeOn(c *netlink.Conn, w *wire.Interface) (index int, made bool, err error) {
 	if index, err := netlink.Index(w.Bridge); err == nil {
 		if w.Named || w.IP6 != nil { // this machine's own, perhaps, or made before there was IPv6
 			err = addressed(c, w, index)
 		}
-		return index, err
+		return index, false, err
 	}
-	make := []*netlink.Message{netlink.AddBridge(w.Bridge, bridgeMAC(w), mtu(w))}
+	add := []*netlink.Message{netlink.AddBridge(w.Bridge, bridgeMAC(w), mtu(w))}
 	if w.Named {
-		make = append(make, netlink.SetAlias(w.Bridge, ownBridge)) // in one step: RemoveNetwork asks for it
+		add = append(add, netlink.SetAlias(w.Bridge, ownBridge)) // in one step: RemoveNetwork asks for it
 	}
-	err := c.Do(make...)
+	err = c.Do(add...)
 	if err != nil && !netlink.Is(err, syscall.EEXIST) {
 		if netlink.Is(err, syscall.EOPNOTSUPP) {
 			err = errs.WithHint(errs.E("make the bridge "+w.Bridge, errs.Unsupported, err), "The kernel has no bridges: load the module 'bridge'.")
 		}
-		return 0, err
+		return 0, false, err
 	}
-	index, err := netlink.Index(w.Bridge)
-	if err != nil {
-		return 0, err
+	made = err == nil
+	if index, err = netlink.Index(w.Bridge); err != nil {
+		return 0, false, err
 	}
 	_ = netns.Sysctl("net/ipv6/conf/"+w.Bridge+"/accept_ra", "0") // containers are nobody's router; without IPv6 none is heard
 	if w.IP6 != nil {
@@ -175,7 +181,7 @@ func bridgeOn(c *netlink.Conn, w *wire.Interface) (int, error) {
 		// or two, a bridge asks for no neighbour.
 		_ = netns.Sysctl("net/ipv6/conf/"+w.Bridge+"/accept_dad", "0") // a matter of time
 	}
-	return index, addressed(c, w, index)
+	return index, made, addressed(c, w, index)
 }
 
 // ownBridge is noted with bridges that have a name of the user's and are ours.
@@ -208,20 +214,24 @@ func mtu(w *wire.Interface) int {
 	return 1500
 }
 
-// largeIPv4 is what a packet may carry from a container to the kernel of the gateway
-// namespace, which ends every connection: the most that the kernel takes (GSO_MAX_SIZE).
-// It saves a fifth of the processor time. It is not for packets that go on to a wire or
-// to a program, nor for those to a container: what that forwards to containers of its own
-// would be cut up for their devices, at a fifth of the speed.
-const largeIPv4 = 8 * 65535
+// What an IPv4 packet may carry between a container and the kernel of the gateway
+// namespace, which ends every connection: the most that the kernel takes
+// (GSO_MAX_SIZE), which saves a fifth of the processor time. It is not for packets that
+// go on to a wire or to a program. Nor is it for those to a container that has others
+// behind it, whose devices take as much as a wire's: the kernel would cut them up, at a
+// fifth of the speed. A bridge stays small once it had such a container.
+const (
+	largeIPv4 = 8 * 65535
+	smallIPv4 = 65536
+)
 
 // addVeth makes the pair of devices of w, one end in the bridge, the other in the
-// container. large is what an IPv4 packet from there may carry; 0: 64 kB.
+// container. large is what an IPv4 packet may carry between them; 0: as on a wire.
 func addVeth(c *netlink.Conn, w *wire.Interface, name string, bridge, ns, large int) error {
-	v := netlink.Veth{Name: name, Master: bridge, MTU: mtu(w), Peer: w.Name, PeerMAC: w.MAC, PeerNS: ns, PeerMaxIPv4: large}
+	v := netlink.Veth{Name: name, Master: bridge, MTU: mtu(w), Peer: w.Name, PeerMAC: w.MAC, PeerNS: ns, MaxIPv4: large}
 	err := c.Do(netlink.AddVeth(v))
 	if large > 0 && netlink.Is(err, syscall.EINVAL) { // a kernel whose veth takes no more than others
-		v.PeerMaxIPv4 = 0
+		v.MaxIPv4 = 0
 		err = c.Do(netlink.AddVeth(v))
 	}
 	if err != nil {

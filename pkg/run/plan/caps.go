@@ -77,6 +77,14 @@ func parseCaps(list []string) (mask uint64, all bool, err error) {
 	return mask, all, nil
 }
 
+// Administers reports whether a container may change its network: add devices, rules
+// and routes.
+func (r *Request) Administers() bool {
+	const netAdmin = 12
+	mask, all, _ := parseCaps(r.CapAdd) // Check has refused what has no name
+	return r.Privileged || all || mask&(1<<netAdmin) != 0
+}
+
 // capabilities decides the sets. What we do not hold ourselves is left out in
 // silence, unless the user named it.
 func (b *builder) capabilities() error {

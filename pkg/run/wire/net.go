@@ -34,6 +34,8 @@ type Net struct {
 	// StartEvents and EndEvents are what a start and an end of the container mean for
 	// these networks, as a Job's.
 	StartEvents, EndEvents []string
+	// Forwards says that the container can have others behind it.
+	Forwards bool
 }
 
 // Interface is an end of a network in the container.
@@ -145,6 +147,7 @@ func (m *Net) fields(c *coder) {
 	c.str(&m.Program)
 	c.strs(&m.StartEvents)
 	c.strs(&m.EndEvents)
+	c.flag(&m.Forwards)
 }
 
 func (m *Interface) fields(c *coder) {
