@@ -64,14 +64,8 @@ func matches(e Event, key, v string) bool {
 		}
 		return e.Type == Container && isImage(e.Attributes["image"], v)
 	default: // a kind, and what begins its id or its name
-		if v = strings.TrimPrefix(v, "/"); v == "" {
-			return false
-		}
-		if e.Type == key {
-			return strings.HasPrefix(e.ID, v) || strings.HasPrefix(e.Attributes["name"], v)
-		}
-		// What happened to a network or a volume for the sake of a container.
-		return key == Container && strings.HasPrefix(e.Attributes["container"], v)
+		v = strings.TrimPrefix(v, "/")
+		return e.Type == key && (strings.HasPrefix(e.ID, v) || strings.HasPrefix(e.Attributes["name"], v))
 	}
 }
 
