@@ -302,6 +302,8 @@ func pools(r CreateRequest) ([]Pool, error) {
 		}
 		all = append(all, Pool{Subnet: p, Text: s})
 	}
+	// Those of IPv4 first, as Docker lists them.
+	slices.SortStableFunc(all, func(a, b Pool) int { return a.Subnet.Addr().BitLen() - b.Subnet.Addr().BitLen() })
 	at := func(a netip.Addr) *Pool {
 		for i := range all {
 			if all[i].Subnet.Contains(a) {

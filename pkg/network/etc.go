@@ -165,11 +165,11 @@ func (r Resolv) Text() (text string, ok bool) {
 		options = append(slices.Clone(options), "ndots:0")
 	}
 	var b strings.Builder
-	if len(search) > 0 {
-		b.WriteString("search " + strings.Join(search, " ") + "\n")
-	}
 	for _, s := range servers {
 		b.WriteString("nameserver " + s + "\n")
+	}
+	if len(search) > 0 {
+		b.WriteString("search " + strings.Join(search, " ") + "\n")
 	}
 	if len(options) > 0 {
 		b.WriteString("options " + strings.Join(options, " ") + "\n")

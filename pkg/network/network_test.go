@@ -37,7 +37,7 @@ func TestDecide(t *testing.T) {
 		{name: "automatic", r: CreateRequest{Name: "new"}, want: "172.20.0.0/16 172.20.0.1"},
 		{name: "given", r: sub("10.6.0.0/16"), want: "10.6.0.0/16 10.6.0.1"},
 		{name: "IPv6", r: CreateRequest{Name: "new", IPv6: true, NoIPv4: true, Subnets: []string{"fd00:1::/64"}}, want: "fd00:1::/64 fd00:1::1"},
-		{name: "both", r: CreateRequest{Name: "new", IPv6: true, Subnets: []string{"fd00:1::/64", "10.6.0.0/16"}}, want: "fd00:1::/64 fd00:1::1, 10.6.0.0/16 10.6.0.1"},
+		{name: "both", r: CreateRequest{Name: "new", IPv6: true, Subnets: []string{"fd00:1::/64", "10.6.0.0/16"}}, want: "10.6.0.0/16 10.6.0.1, fd00:1::/64 fd00:1::1"},
 		{name: "gateway and range", r: CreateRequest{Name: "new", Subnets: []string{"10.6.0.0/16"}, Gateways: []string{"10.6.0.9"}, Ranges: []string{"10.6.5.0/24"}, Aux: []string{"a=10.6.5.1"}}, want: "10.6.0.0/16 10.6.0.9"},
 		{name: "from a configuration", r: CreateRequest{Name: "new", ConfigFrom: "conf"}, want: "10.88.0.0/16 10.88.0.1"},
 		{name: "small", r: sub("10.6.0.0/30"), want: "10.6.0.0/30 10.6.0.1"},
@@ -438,12 +438,12 @@ func TestResolv(t *testing.T) {
 		r    Resolv
 		want string
 	}{
-		{Resolv{Own: true}, "search a.b c.d\nnameserver 127.0.0.11\noptions edns0 trust-ad ndots:0\nsortlist 1.2.3.4\n"},
-		{Resolv{NoIPv6: true}, "search a.b c.d\nnameserver 9.9.9.9\noptions edns0 trust-ad\nsortlist 1.2.3.4\n"},
-		{Resolv{Own: true, Servers: []string{"1.1.1.1"}, Search: []string{"q.r"}, Options: []string{"ndots:2"}}, "search q.r\nnameserver 127.0.0.11\noptions ndots:2\nsortlist 1.2.3.4\n"},
+		{Resolv{Own: true}, "nameserver 127.0.0.11\nsearch a.b c.d\noptions edns0 trust-ad ndots:0\nsortlist 1.2.3.4\n"},
+		{Resolv{NoIPv6: true}, "nameserver 9.9.9.9\nsearch a.b c.d\noptions edns0 trust-ad\nsortlist 1.2.3.4\n"},
+		{Resolv{Own: true, Servers: []string{"1.1.1.1"}, Search: []string{"q.r"}, Options: []string{"ndots:2"}}, "nameserver 127.0.0.11\nsearch q.r\noptions ndots:2\nsortlist 1.2.3.4\n"},
 		{Resolv{Servers: []string{"1.1.1.1"}, Search: []string{"."}}, "nameserver 1.1.1.1\noptions edns0 trust-ad\nsortlist 1.2.3.4\n"},
 		{Resolv{Keep: true}, host},
-		{Resolv{Keep: true, Search: []string{"x"}}, "search x\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nnameserver fe80::1%eth0\nnameserver 2620:fe::fe\noptions edns0 trust-ad\nsortlist 1.2.3.4\n"},
+		{Resolv{Keep: true, Search: []string{"x"}}, "nameserver 127.0.0.53\nnameserver 9.9.9.9\nnameserver fe80::1%eth0\nnameserver 2620:fe::fe\nsearch x\noptions edns0 trust-ad\nsortlist 1.2.3.4\n"},
 	} {
 		tt.r.Host = host
 		if got, ok := tt.r.Text(); got != tt.want || !ok {
