@@ -44,6 +44,7 @@ func fleet() []*container.Container {
 	exited := make("b", "job", 3*time.Minute)
 	exited.Record.ImageRef = "registry.example:5000/team/app:1"
 	exited.Record.Path, exited.Record.Args = "true", nil
+	exited.Record.Request.Links = []string{"web:db", "cccccccccccc:other", "c:none"}
 	exited.Exit = &container.Exit{Code: 137, StartedAt: now.Add(-3 * time.Minute), FinishedAt: now.Add(-2 * time.Minute)}
 	paused := make("c", "still", time.Hour)
 	paused.Alive, paused.State = true, &container.State{Status: container.Paused, StartedAt: now.Add(-4 * time.Second)}
@@ -117,6 +118,7 @@ func TestPsFormats(t *testing.T) {
 		{name: "running only", o: psOptions{table: ui.TableOptions{Format: "{{.Names}}"}}, want: "web\nstill\nagain\n"},
 		{name: "quiet", o: psOptions{table: ui.TableOptions{Quiet: true}}, want: "aaaaaaaaaaaa\ncccccccccccc\ndddddddddddd\n"},
 		{name: "quiet and full", o: psOptions{last: 1, noTrunc: true, table: ui.TableOptions{Quiet: true}}, want: id("a") + "\n"},
+		{name: "links", o: psOptions{noTrunc: true, table: ui.TableOptions{Format: "{{.Names}}"}}, want: "web,job/db\nstill,job/other\nagain\n"},
 		{name: "last", o: psOptions{last: 2, table: ui.TableOptions{Format: "{{.Names}} {{.State}}"}}, want: "web running\njob exited\n"},
 		{name: "latest", o: psOptions{latest: true, table: ui.TableOptions{Format: "{{.Names}}"}}, want: "web\n"},
 		{name: "labels", o: psOptions{last: 1, table: ui.TableOptions{Format: `{{.Labels}} {{.Label "b"}} {{.Label "x"}}`}}, want: "a=1,b=own own \n"},

@@ -90,8 +90,9 @@ func NewPs(e *engine.Engine, s ui.Streams) *cobra.Command {
 
 // row is a line of ps.
 type row struct {
-	c    *container.Container
-	size string
+	c      *container.Container
+	size   string
+	linked []string // "web/db" for each --link to it, with --no-trunc
 }
 
 func psTable(ctx context.Context, o psOptions) ui.Table[row] {
@@ -104,7 +105,7 @@ func psTable(ctx context.Context, o psOptions) ui.Table[row] {
 				}
 				return container.ShortID(r.c.ID)
 			}},
-			{Name: "Names", Header: "NAMES", Value: func(r row) any { return r.c.Name() }},
+			{Name: "Names", Header: "NAMES", Value: func(r row) any { return strings.Join(append([]string{r.c.Name()}, r.linked...), ",") }},
 			{Name: "Image", Header: "IMAGE", Value: func(r row) any { return o.images.name(ctx, r.c.Record, o.noTrunc) }},
 			{Name: "Command", Header: "COMMAND", Value: func(r row) any { return commandText(r.c.Record, o.noTrunc) }},
 			{Name: "CreatedAt", Header: "CREATED AT", Value: func(r row) any { return r.c.Record.Created.Local().Format(ui.TimeLayout) }},
@@ -176,6 +177,9 @@ func ps(ctx context.Context, s ui.Streams, svc lister, o psOptions) error {
 	rows := make([]row, len(chosen))
 	for i, c := range chosen {
 		rows[i] = row{c: c, size: "0B"}
+		if o.noTrunc {
+			rows[i].linked = linkedNames(c, all)
+		}
 		if sizes {
 			if rows[i].size, err = sizeText(ctx, c); err != nil {
 				return err
@@ -199,6 +203,19 @@ func lastExit(c *container.Container) container.Exit {
 		return *e
 	}
 	return container.Exit{}
+}
+
+// linkedNames are what c is called by the containers that link to it.
+func linkedNames(c *container.Container, all []*container.Container) []string {
+	var names []string
+	for _, from := range all {
+		for _, l := range from.Record.Request.Links {
+			if to, alias, _ := strings.Cut(l, ":"); to == c.Name() || len(to) >= 12 && strings.HasPrefix(c.ID, to) {
+				names = append(names, from.Name()+"/"+alias)
+			}
+		}
+	}
+	return names
 }
 
 // listed reports whether ps shows c without -a.
