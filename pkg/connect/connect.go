@@ -42,17 +42,14 @@ func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attach
 		return err
 	}
 	c, err := s.reconnect(ctx, ref, func(c *container.Container) error {
+		if err := special(n, a); err != nil {
+			return err
+		}
 		if err := connectable(c, n); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(c.Settings.Networks, func(have plan.Attachment) bool { return have.ID == n.ID }) {
 			return errs.New(errs.Denied, "endpoint with name "+c.Name()+" already exists in network "+n.Name)
-		}
-		switch {
-		case n.Name == network.Bridge && len(a.Aliases) > 0:
-			return errs.New(errs.Invalid, "network-scoped alias is supported only for containers in user defined networks")
-		case n.Name == network.Bridge && (a.IP != "" || a.IP6 != ""):
-			return errs.New(errs.Invalid, "user-specified IP address is supported on user-defined networks only")
 		}
 		if err := a.Check(); err != nil {
 			return err
@@ -70,6 +67,18 @@ func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attach
 	return err
 }
 
+// special refuses what Docker's own networks cannot give.
+func special(n *network.Network, a plan.Attachment) error {
+	switch {
+	case plan.UserDefined(n.Name):
+	case len(a.Aliases) > 0:
+		return errs.New(errs.Invalid, "network-scoped alias is supported only for containers in user defined networks")
+	case a.IP != "" || a.IP6 != "":
+		return errs.New(errs.Invalid, "user specified IP address is supported on user defined networks only")
+	}
+	return nil
+}
+
 // connectable refuses containers whose network is not to be changed.
 func connectable(c *container.Container, n *network.Network) error {
 	mode := c.Record.Request.Network
@@ -77,7 +86,7 @@ func connectable(c *container.Container, n *network.Network) error {
 	case c.Record.Request.SharesNetwork():
 		return errs.New(errs.Denied, "container sharing network namespace with another container or host cannot be connected to any other network")
 	case n.Name == network.Host:
-		return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
+		return errs.New(errs.Denied, "cannot connect container to host network - container must be created in host network mode")
 	case n.Name == network.None, mode == network.None && len(c.Settings.Networks) == 0:
 		return errs.New(errs.Denied, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
@@ -96,7 +105,7 @@ func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool
 	}
 	c, err := s.reconnect(ctx, ref, func(c *container.Container) error {
 		if n.Name == network.Host && c.Record.Request.Network == network.Host {
-			return errs.New(errs.Denied, "container cannot be disconnected from host network or connected to host network")
+			return errs.New(errs.Denied, "cannot disconnect container from host network - container was created in host network mode")
 		}
 		i := slices.IndexFunc(c.Settings.Networks, func(a plan.Attachment) bool { return a.ID == n.ID })
 		if i < 0 {

@@ -290,7 +290,7 @@ func checkNetwork(req Request) error {
 		return conflict("port exposing and the container type network mode")
 	case (container || req.Network == "host" || req.Network == "none") && slices.ContainsFunc(req.Networks, wantsAddress),
 		!UserDefined(req.Network) && slices.ContainsFunc(req.Networks, wantsAddress):
-		return errs.New(errs.Invalid, "user-specified IP address is supported on user-defined networks only")
+		return errs.New(errs.Invalid, "user specified IP address is supported on user defined networks only")
 	}
 	for _, a := range req.Networks {
 		if err := a.Check(); err != nil {
