@@ -129,7 +129,7 @@ func TestFlags(t *testing.T) {
 func TestFlagMistakes(t *testing.T) {
 	tests := []struct{ args, want string }{
 		{"--nope", "unknown flag: --nope"},
-		{"-m 1m", "minimum memory limit allowed is 6MB"},
+		{"-m 1m", "Minimum memory limit allowed is 6MB"},
 		{"-m lots", `invalid argument "lots" for "-m, --memory" flag: invalid size: 'lots'`},
 		{"--cpus x", `failed to parse "x" as a rational number`},
 		{"--cpus 0.0000000001", "value is too precise"},

@@ -73,7 +73,7 @@ func checkPrivileges(req Request) error {
 		}
 	}
 	if req.OOMScoreAdj < -1000 || req.OOMScoreAdj > 1000 {
-		return errs.New(errs.Invalid, fmt.Sprintf("invalid value %d, range for oom score adj is [-1000, 1000]", req.OOMScoreAdj))
+		return errs.New(errs.Invalid, fmt.Sprintf("Invalid value %d, range for oom score adj is [-1000, 1000]", req.OOMScoreAdj))
 	}
 	if req.ShmSize < 0 {
 		return errs.New(errs.Invalid, "SHM size can not be less than 0")

@@ -322,11 +322,11 @@ func TestCheckRefuses(t *testing.T) {
 		req  Request
 		want string
 	}{
-		{Request{Resources: Resources{Memory: 1 << 20}}, "minimum memory limit allowed is 6MB"},
-		{Request{Resources: Resources{Memory: 64 << 20, MemorySwap: 32 << 20}}, "minimum memoryswap limit should be larger"},
-		{Request{Resources: Resources{MemorySwap: 32 << 20}}, "you should always set the memory limit"},
+		{Request{Resources: Resources{Memory: 1 << 20}}, "Minimum memory limit allowed is 6MB"},
+		{Request{Resources: Resources{Memory: 64 << 20, MemorySwap: 32 << 20}}, "Minimum memoryswap limit should be larger"},
+		{Request{Resources: Resources{MemorySwap: 32 << 20}}, "You should always set the Memory limit"},
 		{Request{Resources: Resources{Memory: 8 << 20, MemoryReservation: 16 << 20}}, "less than memory reservation"},
-		{Request{Resources: Resources{MemorySwappiness: n(101)}}, "valid memory swappiness range is 0-100"},
+		{Request{Resources: Resources{MemorySwappiness: n(101)}}, "invalid value: 101. Valid memory swappiness range is 0-100"},
 		{Request{Resources: Resources{NanoCPUs: 1e9, CPUQuota: 5000}}, "--cpus and --cpu-quota"},
 		{Request{Resources: Resources{NanoCPUs: 1e9, CPUPeriod: 5000}}, "--cpus and --cpu-period"},
 		{Request{Resources: Resources{CPUPeriod: 5}}, "CPU cfs period"},

@@ -271,24 +271,25 @@ func parseList(list string) ([][2]int, error) {
 	return out, nil
 }
 
-// CheckResources holds Docker's rules between limits, whatever the host.
+// CheckResources holds Docker's rules between limits, whatever the host, in its
+// words: scripts look for them.
 func CheckResources(r Resources) error {
 	bad := func(format string, a ...any) error { return errs.New(errs.Invalid, fmt.Sprintf(format, a...)) }
 	switch {
 	case r.Memory < 0 || r.Memory > 0 && r.Memory < minMemory:
-		return bad("minimum memory limit allowed is 6MB")
+		return bad("Minimum memory limit allowed is 6MB")
 	case r.MemoryReservation < 0 || r.MemoryReservation > 0 && r.MemoryReservation < minMemory:
-		return bad("minimum memory reservation allowed is 6MB")
+		return bad("Minimum memory reservation allowed is 6MB")
 	case r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory:
-		return bad("minimum memoryswap limit should be larger than memory limit, see usage")
+		return bad("Minimum memoryswap limit should be larger than memory limit, see usage")
 	case r.Memory == 0 && r.MemorySwap > 0:
-		return bad("you should always set the memory limit when using memoryswap limit, see usage")
+		return bad("You should always set the Memory limit when using Memoryswap limit, see usage")
 	case r.Memory > 0 && r.MemoryReservation > r.Memory:
-		return bad("minimum memory limit can not be less than memory reservation limit, see usage")
+		return bad("Minimum memory limit can not be less than memory reservation limit, see usage")
 	case r.MemorySwap < -1:
 		return bad("invalid --memory-swap: %d", r.MemorySwap)
 	case r.MemorySwappiness != nil && (*r.MemorySwappiness < -1 || *r.MemorySwappiness > 100):
-		return bad("invalid value: %d, valid memory swappiness range is 0-100", *r.MemorySwappiness)
+		return bad("invalid value: %d. Valid memory swappiness range is 0-100", *r.MemorySwappiness)
 	case r.NanoCPUs > 0 && r.CPUPeriod > 0:
 		return bad("conflicting options: --cpus and --cpu-period cannot both be set")
 	case r.NanoCPUs > 0 && r.CPUQuota > 0:
