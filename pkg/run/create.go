@@ -195,7 +195,7 @@ func (s *Service) decide(ctx context.Context, id string, o CreateOptions) (_ *de
 	if err := checkForeign(req); err != nil {
 		return nil, err
 	}
-	if err := s.joined(&req); err != nil {
+	if err := s.joined(&req, o.Name); err != nil {
 		return nil, err
 	}
 	if err := s.volumesFrom(&req); err != nil {
@@ -452,12 +452,16 @@ func modes(req *plan.Request) map[string]*string {
 	}
 }
 
-// joined replaces the names of other containers in req by their ids.
-func (s *Service) joined(req *plan.Request) error {
+// joined replaces the names of other containers in req, which is of the one called
+// name, by their ids.
+func (s *Service) joined(req *plan.Request, name string) error {
 	for kind, mode := range modes(req) {
 		ref, ok := strings.CutPrefix(*mode, "container:")
 		if !ok {
 			continue
+		}
+		if ref == name && name != "" {
+			return errs.New(errs.Invalid, "cannot join own "+kind+" namespace")
 		}
 		id, err := s.store.Find(ref)
 		if err != nil {

@@ -64,7 +64,7 @@ func parseVolume(s string, env Env) (plan.Mount, error) {
 	default:
 		m.Type = "volume"
 		if m.Propagation != "" {
-			return m, invalid("invalid mode: %s", parts[2])
+			return m, invalid("invalid volume specification: '%s': invalid mount config for type \"volume\": field BindOptions must not be specified", s)
 		}
 		if err := volume.CheckName(m.Source); err != nil {
 			return m, err

@@ -173,6 +173,10 @@ func running(e *engine.Engine) func(id string) bool {
 func remove(ctx context.Context, s ui.Streams, st remover, o removeOptions) error {
 	var failed []error
 	for _, typed := range o.refs {
+		if strings.TrimSpace(typed) == "" {
+			failed = append(failed, errs.New(errs.Invalid, "image name cannot be blank"))
+			continue
+		}
 		refs, shown, err := engine.ImageRefs(typed)
 		var removed []storage.Removed
 		var told func([]storage.Removed)

@@ -165,6 +165,7 @@ func TestRemove(t *testing.T) {
 			"no such image: nope:latest\nimage used:latest is in use by container web (use -f to untag)"},
 		{removeOptions{refs: []string{"nope", "a"}, force: true}, "Untagged: a:latest\nDeleted: sha256:" + idA + "\n", "Error: no such image: nope:latest\n", ""},
 		{removeOptions{refs: []string{"nope"}, ignore: true}, "", "", ""},
+		{removeOptions{refs: []string{" "}}, "", "", "image name cannot be blank"},
 		{removeOptions{refs: []string{"BAD"}}, "", "", "invalid reference format: repository name (library/BAD) must be lowercase"},
 	}
 	for _, tt := range tests {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ func Spec(req Request, img oci.Config, host Host, in Inputs) (*specs.Spec, []War
 	// Namespaces first: names, mounts and sysctls depend on them. Capabilities
 	// after user and devices.
 	for _, step := range []func() error{
-		b.namespaces, b.names, b.process, b.limits, b.resources, b.devices, b.capabilities, b.mounts, b.edits, b.paths, b.sysctls, b.labels,
+		b.namespaces, b.names, b.resolver, b.process, b.limits, b.resources, b.devices, b.capabilities, b.mounts, b.edits, b.paths, b.sysctls, b.labels,
 	} {
 		if err := step(); err != nil {
 			return nil, nil, err
@@ -82,6 +83,18 @@ func (b *builder) names() error {
 		return nil // not ours to name; Check has refused --hostname with it
 	}
 	b.spec.Hostname = b.hostname()
+	return nil
+}
+
+// resolver warns in Docker's words of a name server on loopback, which is the
+// container's own.
+func (b *builder) resolver() error {
+	for _, s := range b.req.DNS {
+		if a, err := netip.ParseAddr(s); err == nil && a.IsLoopback() && !b.hostNet {
+			b.warnings = append(b.warnings, Warning{Flag: "dns", Text: "Localhost DNS (" + s + ") may fail in containers."})
+			break
+		}
+	}
 	return nil
 }
 
