@@ -214,12 +214,10 @@ func (r *relay) publish(p *wire.Port, fd int) error {
 	f := os.NewFile(uintptr(fd), "port")
 	defer f.Close()
 	if p.Proto == "udp" {
-		if len(p.Or) == 4 { // the stack does not hear that nobody listens at To
-			p.To = p.Or
-		}
 		c, err := net.FilePacketConn(f)
 		if err == nil {
-			go r.servePackets(p, c)
+			s := &packets{r: r, conn: c, port: p.Port, to: p.To, or: p.Or, flows: map[string]*flow{}}
+			go s.serve()
 		}
 		return err
 	}
@@ -278,52 +276,4 @@ func (r *relay) nic(a tcpip.Address) tcpip.NICID {
 		}
 	}
 	return 1
-}
-
-func (r *relay) servePackets(p *wire.Port, c net.PacketConn) {
-	buf := make([]byte, 64<<10)
-	flows := map[string]net.Conn{}
-	var mu sync.Mutex
-	for {
-		n, from, err := c.ReadFrom(buf)
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			continue
-		}
-		if err != nil {
-			return
-		}
-		mu.Lock()
-		in := flows[from.String()]
-		if in == nil && len(flows) < 4096 {
-			client, _ := netip.ParseAddrPort(from.String()) // of a UDP socket
-			local, remote, proto := r.inside(p.To, p.Port, client)
-			if local != nil {
-				local.NIC = r.nic(remote.Addr)
-			}
-			u, err := gonet.DialUDP(r.stack, local, &remote, proto)
-			if err != nil && local != nil {
-				u, err = gonet.DialUDP(r.stack, nil, &remote, proto)
-			}
-			if err == nil {
-				in = u
-				flows[from.String()] = in
-				go func() {
-					defer func() { mu.Lock(); delete(flows, from.String()); mu.Unlock(); u.Close() }()
-					answer := make([]byte, 64<<10)
-					for {
-						_ = u.SetReadDeadline(time.Now().Add(flowIdle)) // it takes one
-						n, err := u.Read(answer)
-						if err != nil {
-							return
-						}
-						_, _ = c.WriteTo(answer[:n], from) // datagrams get lost
-					}
-				}()
-			}
-		}
-		mu.Unlock()
-		if in != nil {
-			_, _ = in.Write(buf[:n]) // datagrams get lost
-		}
-	}
 }
