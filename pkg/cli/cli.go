@@ -170,6 +170,10 @@ func makeRoot(name string, e *engine.Engine, s ui.Streams, g *globals, args []st
 		return root, nil
 	}
 	n, ok := find(tree, args[0])
+	if !ok && slices.Contains(args, "--help") { // Docker's answer, and that of groups
+		g.help = true
+		return makeRoot(name, e, s, g, args)
+	}
 	if !ok {
 		return nil, ui.UnknownCommand(name, args[0], names(tree))
 	}
@@ -279,6 +283,9 @@ func (n node) branch(e *engine.Engine, s ui.Streams, path string, args []string)
 		return n.all(e, s), nil
 	}
 	c, ok := find(n.children, args[0])
+	if !ok && slices.Contains(args, "--help") {
+		return n.all(e, s), nil
+	}
 	if !ok {
 		return nil, ui.UnknownCommand(path, args[0], names(n.children))
 	}

@@ -41,6 +41,8 @@ func TestMainReports(t *testing.T) {
 		{"/usr/bin/docker --version", 0, "Docker version 28.5.2, build abcdef0 (cais 1.2.3)\n", ""},
 		{"/usr/bin/podman --version", 0, "podman version 5.4.2\n", ""},
 		{"cais bogus", 1, "", "Error: unknown command: cais bogus\n\nRun 'cais --help' for more information\n"},
+		{"cais bogus --help", 0, "Usage:  cais [OPTIONS] COMMAND", ""},
+		{"cais volume bogus --help", 0, "Usage:  cais volume COMMAND", ""},
 		{"docker bogus", 1, "", "docker: unknown command: docker bogus\n\nRun 'docker --help' for more information\n"},
 		{"cais version --bogus", 125, "", "Error: unknown flag: --bogus\n\nRun 'cais version --help' for more information\n"},
 		{"cais version x", 1, "", "Error: 'cais version' accepts no arguments\n\nUsage:  cais version [OPTIONS]\n\nRun 'cais version --help' for more information\n"},

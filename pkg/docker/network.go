@@ -28,6 +28,10 @@ type Network struct {
 	Options    map[string]string
 	Labels     map[string]string
 
+	// Templates may ask for a swarm's, which no network here has.
+	Peers    []struct{}          `json:",omitempty"`
+	Services map[string]struct{} `json:",omitempty"`
+
 	// Podman's, where they are not as usual.
 	DNSEnabled *bool          `json:"dns_enabled,omitempty"`
 	DNSServers []netip.Addr   `json:"network_dns_servers,omitempty"`

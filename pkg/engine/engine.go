@@ -87,6 +87,12 @@ func (e *Engine) Options() Options { return e.o }
 // Paths are the directories to work in. They need not exist.
 func (e *Engine) Paths() (config.Paths, error) { return e.paths() }
 
+// CDIDirs are where vendors describe their devices.
+func (e *Engine) CDIDirs() ([]string, error) {
+	env, err := e.env()
+	return config.CDIDirs(env), err
+}
+
 // Prepare makes the run directories, mode 0700, and refuses those that belong
 // to somebody else: who owns them owns every container.
 func (e *Engine) Prepare() error { return e.ready() }

@@ -189,13 +189,13 @@ func (e *Engine) newContainers() (*run.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	env, err := e.env()
+	cdi, err := e.CDIDirs()
 	if err != nil {
 		return nil, err
 	}
 	return run.New(run.Options{
 		Store:    store,
-		CDIDirs:  config.CDIDirs(env),
+		CDIDirs:  cdi,
 		Images:   images{e},
 		Networks: networks,
 		Log:      e.Log(),

@@ -192,9 +192,24 @@ func startFailure(err error, failure int) error {
 		return err
 	}
 	if se, ok := errors.AsType[*session.StartError](err); ok && se.Code != 0 {
-		return ui.Exit(se.Code, withAdvice(err, se.Error()))
+		return ui.Exit(startCode(se, err), withAdvice(err, se.Error()))
 	}
 	return ui.Exit(failure, err)
+}
+
+// startCode is Docker's code for what failed before a command: exec's is one, run's
+// depends on these words.
+func startCode(se *session.StartError, err error) int {
+	if se.Code != ui.CodeUsage {
+		return se.Code
+	}
+	if _, exec := errors.AsType[*ui.ExecError](err); exec {
+		return 126
+	}
+	if strings.HasSuffix(se.Error(), syscall.ENOENT.Error()) {
+		return 127
+	}
+	return se.Code
 }
 
 // withAdvice gives two refusals of the kernel, which knows no more, their usual

@@ -189,6 +189,10 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 		*p = v
 		return nil
 	}
+	if whole == "notmpcopyup" { // podman's: what its tmpfs has at first is as in Docker's, nothing
+		r.tmpfs = true
+		return nil
+	}
 	if !valued && (key == "u" || key == "chown") {
 		r.m.Options = append(r.m.Options, "U")
 		return nil
@@ -304,8 +308,6 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 		default:
 			return invalid("invalid value for %s: %s (must be \"shared\" or \"private\")", key, val)
 		}
-	case "notmpcopyup":
-		return errs.WithHint(errs.New(errs.Unsupported, "--mount option "+key+" is not supported yet"), "Leave it out.")
 	default:
 		return invalid("unexpected key '%s' in '%s'", key, whole)
 	}

@@ -289,7 +289,8 @@ func (f *RunFlags) setNetwork(r *plan.Request, o *RunOptions, _ Env) (err error)
 		}
 		ports, err := plan.ParsePorts(s)
 		if err != nil {
-			return errs.E("", errs.Invalid, err)
+			hint := "A port is [[IP:][HOST[-END]]:]PORT[-END][/tcp|udp|sctp], with numbers from 1 to 65535."
+			return errs.WithHint(errs.E("", errs.Invalid, err), hint)
 		}
 		for _, p := range ports {
 			if !slices.Contains(r.Ports, p) {

@@ -282,6 +282,8 @@ func TestMount(t *testing.T) {
 		{in: "type=bind,src=/a,dst=/b,bind-recursive=writable", err: "requires 'readonly'"},
 		{in: "type=bind,src=/a,dst=/b,ro,bind-recursive=readonly", err: "requires 'bind-propagation=rprivate'"},
 		{in: "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1770", want: plan.Mount{Type: "tmpfs", Target: "/t", Options: []string{"size=1048576", "mode=1770"}}},
+		{in: "type=tmpfs,dst=/t,notmpcopyup", want: plan.Mount{Type: "tmpfs", Target: "/t"}},
+		{in: "type=volume,dst=/t,notmpcopyup", err: "cannot mix 'tmpfs-*'"},
 		{in: "type=tmpfs,dst=/t,src=/a", err: "field Source must not be specified"},
 		{in: "type=bind,dst=/t", err: "field Source must not be empty"},
 		{in: "type=bind,src=/a", err: "field Target must not be empty"},

@@ -97,7 +97,7 @@ func addTo(ctx context.Context, e *engine.Engine, s ui.Streams, st *storage.Stor
 	for _, typed := range images {
 		found, from, err := instances(ctx, client, st.Reader(), typed, o.all)
 		if err != nil {
-			return err
+			return errs.E("add "+typed, errs.KindOf(err), err)
 		}
 		for _, d := range found {
 			if err := o.apply(&d); err != nil {

@@ -81,7 +81,7 @@ func read(e *engine.Engine, in io.Reader, from string, env bool) ([]byte, error)
 	if env {
 		v := e.Getenv(from)
 		if v == "" {
-			return nil, errs.New(errs.Invalid, "cannot create store secret data: environment variable "+from+" is not set")
+			return nil, errs.New(errs.Invalid, "cannot create store secret data: environment variable "+from+" is not set, or empty")
 		}
 		return []byte(v), nil
 	}

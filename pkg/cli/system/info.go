@@ -82,6 +82,8 @@ type info struct {
 	ContainerdCommit   commit
 	RuncCommit         commit
 	InitCommit         commit
+	FirewallBackend    firewall
+	CDISpecDirs        []string
 	SecurityOptions    []string
 	Warnings           []string
 	ClientInfo         clientInfo
@@ -162,6 +164,9 @@ type runtimeInfo struct {
 // commit is the revision of a program of Docker's, of which there is none here.
 type commit struct{ ID string }
 
+// firewall is what networks' rules are made with.
+type firewall struct{ Driver string }
+
 type swarm struct {
 	NodeID           string
 	NodeAddr         string
@@ -220,7 +225,7 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	}
 	i := &info{
 		DriverStatus:       [][2]string{{"Graph Root", o.GraphRoot}, {"Run Root", o.RunRoot}},
-		Plugins:            plugins{Volume: []string{"local"}, Network: []string{"bridge", "host", "ipvlan", "macvlan", "null"}, Log: []string{"json-file", "none"}},
+		Plugins:            plugins{Volume: []string{"local"}, Network: []string{"bridge", "host", "ipvlan", "macvlan", "null"}, Log: []string{"journald", "json-file", "local", "none", "syslog"}},
 		Debug:              e.Options().Debug,
 		NGoroutines:        runtime.NumGoroutine(),
 		LoggingDriver:      "json-file",
@@ -237,6 +242,7 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 			Mirrors:               []string{},
 		},
 		NCPU:            runtime.NumCPU(),
+		FirewallBackend: firewall{"nftables"},
 		DockerRootDir:   paths.Root,
 		HTTPProxy:       proxy(e.Getenv, "HTTP_PROXY"),
 		HTTPSProxy:      proxy(e.Getenv, "HTTPS_PROXY"),
@@ -267,6 +273,9 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	var si syscall.Sysinfo_t
 	if err := syscall.Sysinfo(&si); err == nil {
 		i.MemTotal = int64(si.Totalram) * int64(si.Unit)
+	}
+	if i.CDISpecDirs, err = e.CDIDirs(); err != nil {
+		return nil, err
 	}
 	i.NetworkEngine = networkEngine(filepath.Join(paths.Run, "net"), o.Rootless)
 	if networks, err := e.Connections(); err == nil {
