@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// ClientDir is the directory of Docker's client configuration.
-func (e *Engine) ClientDir() string {
+// clientDir is the directory of Docker's client configuration.
+func (e *Engine) clientDir() string {
 	if e.o.ConfigDir != "" {
 		return e.o.ConfigDir
 	}
@@ -75,7 +75,7 @@ func (e *Engine) ClientProxies() []string {
 // readClient reads config.json. A file that cannot be read is none: it says how
 // things look and where proxies are; who needs it for credentials complains.
 func (e *Engine) readClient() map[string]json.RawMessage {
-	dir := e.ClientDir()
+	dir := e.clientDir()
 	if dir == "" {
 		return nil
 	}

@@ -47,7 +47,7 @@ func invalid(format string, a ...any) error {
 // decide makes a definition of a request, or says in Docker's words why there can
 // be none. all are the networks that exist; ula is where IPv6 subnets are taken
 // from. It changes nothing; ID and Created are the caller's to fill.
-func decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *Network, warnings []string, err error) {
+func decide(r CreateRequest, all []*Network, h hostView, ula netip.Prefix) (n *Network, warnings []string, err error) {
 	n = &Network{
 		Version: Version, Name: r.Name, Driver: r.Driver, IPv4: !r.NoIPv4, IPv6: r.IPv6,
 		Internal: r.Internal, Attachable: r.Attachable, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
@@ -102,7 +102,7 @@ func decide(r CreateRequest, all []*Network, h HostView, ula netip.Prefix) (n *N
 
 func checkName(r CreateRequest, all []*Network) error {
 	switch {
-	case Predefined(r.Name):
+	case predefined(r.Name):
 		return errs.New(errs.Denied, "operation is not permitted on predefined "+r.Name+" network")
 	case strings.TrimSpace(r.Name) == "":
 		return invalid("invalid network name: name is empty")
@@ -218,7 +218,7 @@ func (n *Network) checkParent(all []*Network) error {
 }
 
 // address completes the subnets: what the user did not say is chosen.
-func (n *Network) address(all []*Network, h HostView, ula netip.Prefix) (warnings []string, err error) {
+func (n *Network) address(all []*Network, h hostView, ula netip.Prefix) (warnings []string, err error) {
 	for _, v4 := range []bool{true, false} {
 		var own []netip.Prefix
 		for _, p := range n.Pools {

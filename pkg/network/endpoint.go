@@ -163,7 +163,7 @@ func (s Store) hold(a Attach) (*Held, error) {
 	if e.ID == "" {
 		e.ID = NewID()
 	}
-	if e.IP, e.IP6, err = Allocate(n, used, a.Want); err != nil {
+	if e.IP, e.IP6, err = allocate(n, used, a.Want); err != nil {
 		return nil, err
 	}
 	if p := n.Pool(e.IP); p != nil {

@@ -80,12 +80,12 @@ func (h Hosts) variable(b *strings.Builder) {
 		line(b, l.IP.String(), l.Names)
 	}
 	for _, a := range h.Own {
-		line(b, a.String(), OwnNames(h.Hostname, h.Domainname))
+		line(b, a.String(), ownNames(h.Hostname, h.Domainname))
 	}
 }
 
-// OwnNames are a container's names for itself: with its domain, then without.
-func OwnNames(hostname, domain string) string {
+// ownNames are a container's names for itself: with its domain, then without.
+func ownNames(hostname, domain string) string {
 	full := hostname
 	if domain != "" && !strings.HasSuffix(hostname, "."+domain) {
 		full += "." + domain
@@ -100,7 +100,7 @@ func OwnNames(hostname, domain string) string {
 // edited since, with the lines that change put right: those of old are taken
 // out, those of h put at the end.
 func (h Hosts) Edit(text string) string {
-	ours := map[string]bool{OwnNames(h.Hostname, h.Domainname): true}
+	ours := map[string]bool{ownNames(h.Hostname, h.Domainname): true}
 	for _, l := range h.Links {
 		ours[l.Names] = true
 	}

@@ -16,9 +16,9 @@ type Wanted struct {
 	No6         bool       // no IPv6 address, whatever the network has
 }
 
-// Allocate chooses the addresses of a new endpoint of n. used are those of the
+// allocate chooses the addresses of a new endpoint of n. used are those of the
 // living ones.
-func Allocate(n *Network, used map[netip.Addr]bool, w Wanted) (ip4, ip6 netip.Addr, err error) {
+func allocate(n *Network, used map[netip.Addr]bool, w Wanted) (ip4, ip6 netip.Addr, err error) {
 	if ip4, err = one(n, n.Pool4(), used, w.IP, w.Last, n.IPv4); err != nil {
 		return ip4, ip6, err
 	}

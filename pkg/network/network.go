@@ -87,8 +87,8 @@ type Pool struct {
 	OwnGateway bool   `json:"ownGateway,omitempty"`
 }
 
-// Predefined reports whether name is a network that is always there, or reserved.
-func Predefined(name string) bool {
+// predefined reports whether name is a network that is always there, or reserved.
+func predefined(name string) bool {
 	return name == Bridge || name == Host || name == None || name == "default"
 }
 

@@ -25,7 +25,7 @@ func TestDecide(t *testing.T) {
 		{ID: "2", Name: Bridge, Driver: "bridge", Pools: []Pool{{Subnet: netip.MustParsePrefix("172.17.0.0/16")}}},
 		{ID: "3", Name: "conf", ConfigOnly: true, Options: map[string]string{"com.docker.network.driver.mtu": "1400"}, Pools: []Pool{{Subnet: netip.MustParsePrefix("10.88.0.0/16")}}, IPv4: true},
 	}
-	h := HostView{Routes: []netip.Prefix{netip.MustParsePrefix("172.18.3.0/24")}, Servers: []netip.Addr{netip.MustParseAddr("172.19.1.1")}}
+	h := hostView{Routes: []netip.Prefix{netip.MustParsePrefix("172.18.3.0/24")}, Servers: []netip.Addr{netip.MustParseAddr("172.19.1.1")}}
 	ula := netip.MustParsePrefix("fd12:3456:789a::/48")
 	sub := func(s ...string) CreateRequest { return CreateRequest{Name: "new", Subnets: s} }
 	tests := []struct {
@@ -110,7 +110,7 @@ func TestDecide(t *testing.T) {
 func TestPoolsRunOut(t *testing.T) {
 	var all []*Network
 	for i := range 100 {
-		n, _, err := decide(CreateRequest{Name: fmt.Sprint("n", i)}, all, HostView{}, netip.Prefix{})
+		n, _, err := decide(CreateRequest{Name: fmt.Sprint("n", i)}, all, hostView{}, netip.Prefix{})
 		if err != nil {
 			if i != 31 || errs.HintOf(err) == "" {
 				t.Errorf("after %d: %v", i, err)
@@ -125,7 +125,7 @@ func TestPoolsRunOut(t *testing.T) {
 	t.Error("never run out")
 }
 
-// Properties of Allocate, over random networks: what it gives is in the range, is
+// Properties of allocate, over random networks: what it gives is in the range, is
 // free, and is never the gateway, the network, the broadcast or kept back; it
 // fails only when nothing is left.
 func TestAllocate(t *testing.T) {
@@ -144,7 +144,7 @@ func TestAllocate(t *testing.T) {
 		}
 		used := map[netip.Addr]bool{}
 		for {
-			a, _, err := Allocate(n, used, Wanted{})
+			a, _, err := allocate(n, used, Wanted{})
 			if err != nil {
 				if errs.KindOf(err) != errs.Unavailable {
 					t.Fatal(err)
@@ -192,7 +192,7 @@ func TestAllocateWanted(t *testing.T) {
 		{Wanted{IP: at("10.6.0.1")}, "Address already in use"},
 		{Wanted{IP: at("10.7.0.4")}, "invalid endpoint settings: no configured subnet contains IP address 10.7.0.4"},
 	} {
-		a, b, err := Allocate(n, used, tt.w)
+		a, b, err := allocate(n, used, tt.w)
 		got := fmt.Sprint(a, " ", b)
 		if err != nil {
 			got = err.Error()
@@ -426,7 +426,7 @@ func TestHosts(t *testing.T) {
 		t.Errorf("edited\n%s", edited)
 	}
 	for in, want := range map[[2]string]string{{"web", ""}: "web", {"a.b.c", ""}: "a.b.c a", {"web", "d.e"}: "web.d.e web", {"web.d.e", "d.e"}: "web.d.e web"} {
-		if got := OwnNames(in[0], in[1]); got != want {
+		if got := ownNames(in[0], in[1]); got != want {
 			t.Errorf("%v: %s", in, got)
 		}
 	}
@@ -505,7 +505,7 @@ func TestReadHost(t *testing.T) {
 	}
 	want := func(pool string) {
 		t.Helper()
-		h := ReadHost()
+		h := readHost()
 		if p, err := free4(h, nil); err != nil || p.String() != pool {
 			t.Errorf("%v %v, want %s; %+v", p, err, pool, h)
 		}

@@ -15,17 +15,17 @@ import (
 	"cais.dev/cais/pkg/errs"
 )
 
-// HostView is what a new subnet must not hide from containers.
-type HostView struct {
+// hostView is what a new subnet must not hide from containers.
+type hostView struct {
 	Routes  []netip.Prefix // of this machine, in all its tables, but the default ones
 	Wide    []netip.Prefix // those that cover many pools
 	Servers []netip.Addr   // its name servers
 }
 
-// ReadHost reads this machine's routes and name servers. What cannot be read is
+// readHost reads this machine's routes and name servers. What cannot be read is
 // left out: it is advice, not a condition.
-func ReadHost() HostView {
-	var h HostView
+func readHost() hostView {
+	var h hostView
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs { // of devices that are down, too, which have no routes
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
@@ -59,7 +59,7 @@ func ReadHost() HostView {
 
 // add notes a route. The halves of the address space that a VPN puts over the
 // default route say no more than that one.
-func (h *HostView) add(p netip.Prefix) {
+func (h *hostView) add(p netip.Prefix) {
 	switch {
 	case p.Bits() >= 16:
 		h.Routes = append(h.Routes, p.Masked())
@@ -103,7 +103,7 @@ func eachLine(path string, do func(fields []string)) {
 }
 
 // hides reports whether a network with subnet p would hide something of the host.
-func (h HostView) hides(p netip.Prefix) bool {
+func (h hostView) hides(p netip.Prefix) bool {
 	return overlaps(h.Routes, p) || slices.ContainsFunc(h.Servers, p.Contains)
 }
 
@@ -122,7 +122,7 @@ func defaultPools() []netip.Prefix {
 // free4 returns the first default pool that neither the host nor a network uses.
 // Where wide routes, such as a VPN's for all private addresses, leave none, it is the
 // first of which nothing narrower is known.
-func free4(h HostView, taken []netip.Prefix) (netip.Prefix, error) {
+func free4(h hostView, taken []netip.Prefix) (netip.Prefix, error) {
 	for _, wide := range [][]netip.Prefix{h.Wide, nil} {
 		for _, p := range defaultPools() {
 			if !h.hides(p) && !overlaps(wide, p) && !overlaps(taken, p) {
@@ -135,7 +135,7 @@ func free4(h HostView, taken []netip.Prefix) (netip.Prefix, error) {
 }
 
 // free6 returns a random /64 of ula that nobody uses.
-func free6(ula netip.Prefix, h HostView, taken []netip.Prefix) (netip.Prefix, error) {
+func free6(ula netip.Prefix, h hostView, taken []netip.Prefix) (netip.Prefix, error) {
 	for range 1000 {
 		a := ula.Addr().As16()
 		binary.BigEndian.PutUint16(a[6:], uint16(rand.Uint32()))

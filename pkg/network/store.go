@@ -151,7 +151,7 @@ func (s Store) Create(ctx context.Context, r CreateRequest) (*Network, []string,
 	if err != nil {
 		return nil, nil, err
 	}
-	h := ReadHost()
+	h := readHost()
 	h.Routes = append(h.Routes, taken...)
 	n, warnings, err := decide(r, all, h, ula)
 	if err != nil {
@@ -243,7 +243,7 @@ func (s Store) ready(taken []netip.Prefix, six bool) (*Network, error) {
 	all, bad := s.List()
 	i := slices.IndexFunc(all, func(n *Network) bool { return n.Name == Bridge })
 	n = all[i].Clone()
-	h := ReadHost()
+	h := readHost()
 	taken = append(taken, subnets(all)...)
 	add := func(p netip.Prefix) {
 		pool := Pool{Subnet: p}

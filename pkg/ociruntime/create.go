@@ -104,7 +104,7 @@ func noProcess(id string) error {
 
 // create returns the container's process at its gate.
 func (r *Runtime) create(ctx context.Context, o CreateOptions) (p *Process, err error) {
-	if err := CheckID(o.ID); err != nil {
+	if err := checkID(o.ID); err != nil {
 		return nil, err
 	}
 	bundle, err := filepath.Abs(o.Bundle)

@@ -26,7 +26,7 @@ func TestCheckVersion(t *testing.T) {
 
 func TestCheckID(t *testing.T) {
 	for id, ok := range map[string]bool{"a": true, "a+b_c-d.e": true, "1": true, "": false, ".": false, "..": false, "a/b": false, "a b": false, "ä": false} {
-		if err := CheckID(id); (err == nil) != ok {
+		if err := checkID(id); (err == nil) != ok {
 			t.Errorf("%q: %v", id, err)
 		}
 	}

@@ -95,8 +95,8 @@ type Container struct {
 	early bool // its root waits at /sys: see lower.Options.EarlySources
 }
 
-// CheckID refuses what is no container's name, as runc does.
-func CheckID(id string) error {
+// checkID refuses what is no container's name, as runc does.
+func checkID(id string) error {
 	ok := id != "" && id != "." && id != ".." && len(id) <= 1024
 	for _, c := range id {
 		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("_+-.", c)) {
@@ -111,7 +111,7 @@ func CheckID(id string) error {
 
 // open finds the container and locks it.
 func (r *Runtime) open(ctx context.Context, id string) (*Container, *lock.Lock, error) {
-	if err := CheckID(id); err != nil {
+	if err := checkID(id); err != nil {
 		return nil, nil, err
 	}
 	dir := filepath.Join(r.Root, id)
@@ -138,7 +138,7 @@ func missing(id string, err error) error {
 
 // load reads the container's record without its lock.
 func (r *Runtime) load(id string) (*Container, error) {
-	if err := CheckID(id); err != nil {
+	if err := checkID(id); err != nil {
 		return nil, err
 	}
 	c := &Container{r: r, dir: filepath.Join(r.Root, id)}
@@ -270,7 +270,7 @@ func (r *Runtime) List() ([]*State, error) {
 	}
 	var list []*State
 	for _, e := range entries {
-		if !e.IsDir() || CheckID(e.Name()) != nil {
+		if !e.IsDir() || checkID(e.Name()) != nil {
 			continue
 		}
 		s, err := r.State(e.Name())

@@ -297,7 +297,7 @@ func blobName(digest string) string {
 
 // openLayout is openArchive for a directory. Links in it lead nowhere outside.
 func openDirectory(path string) (*archive, error) {
-	if !IsLayout(path) {
+	if !isLayout(path) {
 		return nil, errs.WithHint(errs.New(errs.Invalid, "a directory that is no OCI layout"), "'cais image copy dir:DIRECTORY NAME' takes what save --format docker-dir wrote.")
 	}
 	return openLayout(path)

@@ -120,8 +120,8 @@ func (o *Opened) Blob(digest string) (io.ReadCloser, error) {
 // Close closes the archive.
 func (o *Opened) Close() error { return o.a.close() }
 
-// IsLayout reports whether path is a directory with an OCI layout in it.
-func IsLayout(path string) bool {
+// isLayout reports whether path is a directory with an OCI layout in it.
+func isLayout(path string) bool {
 	_, err := os.Stat(path + "/oci-layout")
 	return err == nil
 }

@@ -47,8 +47,8 @@ type Identity struct {
 	SignedPrefix     string `json:"signedPrefix"`
 }
 
-// Matches reports whether a signature of the name signed is one of ref.
-func (i Identity) Matches(ref oci.Reference, signed string) (bool, error) {
+// matches reports whether a signature of the name signed is one of ref.
+func (i Identity) matches(ref oci.Reference, signed string) (bool, error) {
 	got, err := oci.Parse(signed)
 	if err != nil {
 		return false, nil // no name that could match
@@ -81,7 +81,7 @@ func (i Identity) Matches(ref oci.Reference, signed string) (bool, error) {
 			mapped.Tag, mapped.Digest = ref.Tag, ref.Digest
 			ref = mapped
 		}
-		return Identity{}.Matches(ref, signed)
+		return Identity{}.matches(ref, signed)
 	}
 	return false, errs.New(errs.Unsupported, fmt.Sprintf("signedIdentity %q is not one that cais knows", i.Type))
 }
@@ -154,7 +154,7 @@ func (i Identity) Check(payload []byte, kind, digest string, ref oci.Reference) 
 	if signedDigest != digest {
 		return errs.New(errs.Denied, fmt.Sprintf("it is of %s", signedDigest))
 	}
-	ok, err := i.Matches(ref, signedName)
+	ok, err := i.matches(ref, signedName)
 	if err != nil {
 		return err
 	}

@@ -127,12 +127,12 @@ func TestIdentity(t *testing.T) {
 		{Identity{Type: "remapIdentity", Prefix: "mirror.test", SignedPrefix: "r.test"}, "mirror.test/a:1", "r.test/a:1", true},
 		{Identity{Type: "remapIdentity", Prefix: "mirror.test", SignedPrefix: "r.test"}, "other.test/a:1", "r.test/a:1", false},
 	} {
-		got, err := c.identity.Matches(parse(t, c.ref), c.signed)
+		got, err := c.identity.matches(parse(t, c.ref), c.signed)
 		if err != nil || got != c.want {
 			t.Errorf("%+v: %s signed as %s: %v, %v", c.identity, c.ref, c.signed, got, err)
 		}
 	}
-	if _, err := (Identity{Type: "new"}).Matches(parse(t, "r.test/a:1"), "r.test/a:1"); err == nil {
+	if _, err := (Identity{Type: "new"}).matches(parse(t, "r.test/a:1"), "r.test/a:1"); err == nil {
 		t.Error("an unknown identity is no error")
 	}
 }

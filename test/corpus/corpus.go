@@ -5,9 +5,7 @@ package corpus
 import (
 	"embed"
 	"fmt"
-	"maps"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -184,16 +182,4 @@ func (c Case) Options(env func(string) string) (dockerfile.Options, error) {
 		}
 	}
 	return o, nil
-}
-
-// Context lists the names of the files of a context, "context" or a named one's
-// directory, without the directory.
-func (c Case) Context(dir string) []string {
-	var names []string
-	for _, n := range slices.Sorted(maps.Keys(c.Files)) {
-		if rest, ok := strings.CutPrefix(n, dir+"/"); ok {
-			names = append(names, rest)
-		}
-	}
-	return names
 }

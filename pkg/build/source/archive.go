@@ -53,7 +53,7 @@ func (s *Sources) Stream(ctx context.Context, r io.Reader) (*Stream, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := Untar(ctx, dir, text); err != nil {
+		if err := unpack(ctx, dir, text); err != nil {
 			return nil, err
 		}
 		return &Stream{Dir: dir}, nil
@@ -100,10 +100,10 @@ func isTar(b []byte) bool {
 	return field != "" && (want == unsigned || want == signed)
 }
 
-// Untar unpacks a tar into the directory at, and nowhere else: names and links
+// unpack unpacks a tar into the directory at, and nowhere else: names and links
 // are resolved beneath it. Owners are not kept, for a context's files have none,
 // and devices are left out.
-func Untar(ctx context.Context, at string, r io.Reader) error {
+func unpack(ctx context.Context, at string, r io.Reader) error {
 	root, err := os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err

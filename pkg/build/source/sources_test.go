@@ -347,7 +347,7 @@ func TestHostileArchives(t *testing.T) {
 		{{tar.Header{Name: "h", Typeflag: tar.TypeLink, Linkname: victim}, ""}, {tar.Header{Name: "h"}, "bad"}},
 		{{tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: outside}, ""}, {tar.Header{Name: "l", Typeflag: tar.TypeDir, Mode: 0}, ""}},
 	} {
-		_ = Untar(t.Context(), t.TempDir(), bytes.NewReader(tarOf(t, ms...)))
+		_ = unpack(t.Context(), t.TempDir(), bytes.NewReader(tarOf(t, ms...)))
 		if data, _ := os.ReadFile(victim); string(data) != "safe" {
 			t.Fatalf("case %d wrote outside", i)
 		}

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// MaxLine is the longest piece of output in one entry. A longer line becomes
+// maxLine is the longest piece of output in one entry. A longer line becomes
 // several; only the last ends in a newline.
-const MaxLine = 16 << 10
+const maxLine = 16 << 10
 
 // flushAt is how much encoded text is collected before it is written.
 const flushAt = 32 << 10
@@ -137,11 +137,11 @@ func (s *Stream) End(now time.Time) {
 
 // hold keeps p, and gives away what makes the line too long.
 func (s *Stream) hold(p []byte, now time.Time) {
-	for len(s.held)+len(p) > MaxLine {
-		n := MaxLine + 1 - len(s.held) // one more, to see where the cut may be
+	for len(s.held)+len(p) > maxLine {
+		n := maxLine + 1 - len(s.held) // one more, to see where the cut may be
 		s.held = append(s.held, p[:n]...)
 		p = p[n:]
-		at := cut(s.held, MaxLine)
+		at := cut(s.held, maxLine)
 		s.w.entry(s.held[:at], s.name, now, false)
 		s.held = append(s.held[:0], s.held[at:]...)
 	}
@@ -150,8 +150,8 @@ func (s *Stream) hold(p []byte, now time.Time) {
 
 // lines writes a whole line, in pieces if it is too long.
 func (s *Stream) lines(line []byte, now time.Time) {
-	for len(line) > MaxLine {
-		at := cut(line, MaxLine)
+	for len(line) > maxLine {
+		at := cut(line, maxLine)
 		s.w.entry(line[:at], s.name, now, false)
 		line = line[at:]
 	}

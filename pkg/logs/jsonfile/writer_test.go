@@ -87,7 +87,7 @@ func TestLookAfterClock(t *testing.T) {
 }
 
 func TestStreamSplits(t *testing.T) {
-	long := strings.Repeat("x", MaxLine)
+	long := strings.Repeat("x", maxLine)
 	tests := []struct {
 		name   string
 		writes []string

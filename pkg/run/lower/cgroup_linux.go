@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// CgroupView returns what a container whose cgroups are joined through procs sees
+// readCgroupView returns what a container whose cgroups are joined through procs sees
 // below /sys/fs/cgroup: in each hierarchy that this machine has mounted there its
 // own cgroup, or, where it has none of its own, the one it starts in.
-func CgroupView(procs []string) ([]CgroupMount, error) {
+func readCgroupView(procs []string) ([]CgroupMount, error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err

@@ -52,7 +52,7 @@ type Options struct {
 	// the mounts' targets.
 	IDMapped map[string]int
 
-	// Cgroups is what a mount of type cgroup shows; nil: what [CgroupView] finds.
+	// Cgroups is what a mount of type cgroup shows; nil: what [readCgroupView] finds.
 	Cgroups []CgroupMount
 
 	NoGate bool // do not wait for Proc.Release before the program is executed
@@ -143,7 +143,7 @@ func Run(spec *specs.Spec, o Options) (*wire.Plan, error) {
 		return nil, err
 	}
 	if o.Cgroups == nil && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" }) {
-		if o.Cgroups, err = CgroupView(o.CgroupProcs); err != nil {
+		if o.Cgroups, err = readCgroupView(o.CgroupProcs); err != nil {
 			return nil, err
 		}
 	}

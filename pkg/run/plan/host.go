@@ -60,8 +60,8 @@ type Kernel struct {
 	Major, Minor int
 }
 
-// AtLeast says whether k is major.minor or newer.
-func (k Kernel) AtLeast(major, minor int) bool {
+// atLeast says whether k is major.minor or newer.
+func (k Kernel) atLeast(major, minor int) bool {
 	return k.Major > major || k.Major == major && k.Minor >= minor
 }
 

@@ -216,7 +216,7 @@ func (b *builder) bind(m Mount) (specs.Mount, error) {
 		prop = "rprivate"
 	}
 	options = append(options, prop)
-	recursive := b.host.Kernel.AtLeast(5, 12) && options[0] == "rbind"
+	recursive := b.host.Kernel.atLeast(5, 12) && options[0] == "rbind"
 	switch {
 	case !m.ReadOnly:
 		options = append(options, "rw")
