@@ -100,6 +100,26 @@ func TestWalkAndTar(t *testing.T) {
 	}
 }
 
+// A layer that was unpacked has whole seconds: what was not written again is not
+// changed above it, and what was, is.
+func TestWholeSeconds(t *testing.T) {
+	ds := dirs(t, []string{"kept=1", "new=1"}, []string{"kept=1", "new=2"})
+	for _, name := range []string{"kept", "new"} {
+		when := time.Unix(1700000000, 0)
+		if err := os.Chtimes(filepath.Join(ds[1], name), when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	err := Walk(t.Context(), ds[0], ds[1:], Options{}, func(e *Entry) error {
+		got = append(got, string("=ACD"[e.Kind])+" "+e.Path)
+		return nil
+	})
+	if want := "= kept, C new"; err != nil || strings.Join(got, ", ") != want {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
 func names(t *testing.T, r io.Reader) string {
 	t.Helper()
 	var list []string

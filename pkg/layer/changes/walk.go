@@ -250,7 +250,8 @@ func (w *walker) hidden(fd int, path string, below *tree.Dir) error {
 }
 
 // same reports whether e is what was below. Of a directory the time does not
-// count: it changes with what is in it.
+// count: it changes with what is in it. Of others whole seconds do, as a tar has no
+// more: what is below may have been made of one.
 func (w *walker) same(e *Entry, old *tree.Entry) (bool, error) {
 	was := &Entry{Path: e.Path, Stat: old.Stat, at: old.At, name: old.Name}
 	if e.Stat.Mode&unix.S_IFMT != was.Stat.Mode&unix.S_IFMT {
@@ -268,17 +269,17 @@ func (w *walker) same(e *Entry, old *tree.Entry) (bool, error) {
 		return true, nil
 	case unix.S_IFLNK:
 		to, err := old.Readlink()
-		return to == e.Link && a.Mtim == b.Mtim, err
+		return to == e.Link && a.Mtim.Sec == b.Mtim.Sec, err
 	case unix.S_IFREG:
-		if a.Size != b.Size || a.Mtim != b.Mtim {
+		if a.Size != b.Size || a.Mtim.Sec != b.Mtim.Sec {
 			return false, nil
 		}
-		if a.Mtim.Nsec != 0 {
+		if a.Mtim == b.Mtim && a.Mtim.Nsec != 0 {
 			return true, nil
 		}
-		return sameContent(e, was) // a time that was set by hand says nothing
+		return sameContent(e, was) // a time of a tar, or one that was set by hand, says nothing
 	}
-	return a.Mtim == b.Mtim, nil
+	return a.Mtim.Sec == b.Mtim.Sec, nil
 }
 
 func equal(a, b map[string][]byte) bool {
