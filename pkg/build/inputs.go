@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -172,9 +173,24 @@ func (b *build) lookUp(ctx context.Context, s selection) (*found, error) {
 		if err == nil {
 			f.matches, err = t.Find(ctx, s.query)
 		}
+		if errs.KindOf(err) == errs.NotFound {
+			err = fmt.Errorf("failed to calculate checksum of ref %s: %w", b.refName(s.from), err)
+		}
 		f.err = err
 	})
 	return f, f.err
+}
+
+// refName says in a word where a path was looked for; BuildKit has an id there.
+func (b *build) refName(id graph.ID) string {
+	n := &b.nodes[id]
+	switch op := n.Op.(type) {
+	case *graph.Local:
+		return op.Name
+	case *graph.Image:
+		return op.Ref
+	}
+	return cmp.Or(n.Stage, "source")
 }
 
 // users reads passwd and group of a file system.

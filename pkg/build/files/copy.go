@@ -86,6 +86,17 @@ func (l *Layer) File(c Copy, f graph.File) error {
 	return nil
 }
 
+// onTheWay is the mode of directories that lead to the destination and are made: that of
+// an octal --chmod, as in BuildKit.
+func (c *Copy) onTheWay() uint32 {
+	if c.Mode != nil {
+		if bits, ok := c.Mode.Octal(); ok {
+			return bits & 0o777
+		}
+	}
+	return 0o755
+}
+
 func (c *Copy) owner() Owner {
 	if c.Owner == nil {
 		return Owner{}
@@ -104,7 +115,7 @@ func (l *Layer) target(c Copy, name string) (*dir, string, error) {
 	if c.Dir || strings.HasSuffix(c.Dest, "/") || at.Exists() && at.Dir != nil {
 		full = join(full, name)
 	}
-	d, err := l.directory(parentOf(full), l.made(c.owner(), 0o755))
+	d, err := l.directory(parentOf(full), l.made(c.owner(), c.onTheWay()))
 	return d, path.Base(full), err
 }
 
@@ -129,7 +140,7 @@ func (l *Layer) place(p *pool, c Copy, m Match) error {
 	if at.Exists() && at.Dir == nil {
 		return errs.New(errs.Invalid, fmt.Sprintf("cannot copy to non-directory: /%s", full))
 	}
-	if _, err := l.directory(parentOf(full), l.made(c.owner(), 0o755)); err != nil {
+	if _, err := l.directory(parentOf(full), l.made(c.owner(), c.onTheWay())); err != nil {
 		return err
 	}
 	// The contents are copied, not the directory: a new one is as any that is made
@@ -153,7 +164,7 @@ func (l *Layer) placeParents(p *pool, c Copy, m Match) error {
 	}
 	defer at.Close()
 	full := strings.TrimPrefix(at.Full(), "/")
-	d, err := l.directory(full, l.made(c.owner(), 0o755))
+	d, err := l.directory(full, l.made(c.owner(), c.onTheWay()))
 	if err != nil {
 		return err
 	}

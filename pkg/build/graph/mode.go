@@ -32,7 +32,7 @@ func ParseMode(s string) (Mode, error) {
 	if n, err := strconv.ParseUint(s, 8, 32); err == nil && n <= 0o7777 {
 		return Mode{octal: uint32(n)}, nil
 	}
-	if s == "" || strings.Trim(s, "0123456789") == "" {
+	if s == "" || strings.IndexByte("0123456789", s[0]) >= 0 {
 		return Mode{}, fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
 	}
 	m := Mode{}
@@ -87,6 +87,9 @@ func ParseMode(s string) (Mode, error) {
 	}
 	return m, nil
 }
+
+// Octal returns the bits that are the mode of whatever there was.
+func (m Mode) Octal() (bits uint32, ok bool) { return m.octal, m.change == nil }
 
 // Of returns the mode of what had the mode old: permission bits with set-user-id
 // 04000, set-group-id 02000 and sticky 01000, as in chmod(2).

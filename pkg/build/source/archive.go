@@ -66,9 +66,14 @@ func (s *Sources) Stream(ctx context.Context, r io.Reader) (*Stream, error) {
 		return nil, err
 	}
 	if len(data) > MaxText {
-		return nil, errs.New(errs.Invalid, "the Dockerfile is longer than 16 MiB, and no archive")
+		return nil, TooLarge("Dockerfile")
 	}
 	return &Stream{Text: data}, nil
+}
+
+// TooLarge is BuildKit's refusal of a Dockerfile that is longer than [MaxText].
+func TooLarge(name string) error {
+	return errs.New(errs.Invalid, fmt.Sprintf("%s exceeds maximum allowed size of %d bytes", name, MaxText))
 }
 
 // isTar reports whether b begins with a tar header, by its checksum (POSIX ustar;

@@ -117,6 +117,7 @@ type job struct {
 	text     []byte // the Dockerfile
 	name     string // its name, for messages
 	warnings []dockerfile.Warning
+	notes    []string // to be printed behind the picture
 	closers  []func()
 	solving  bool // the Dockerfile was read: errors are about what it says
 }
@@ -134,6 +135,7 @@ func (j *job) run(ctx context.Context) (err error) {
 	j.log = log
 	defer func() {
 		j.log.Close() // the picture ends before the error
+		j.showNotes()
 		j.showWarnings()
 		err = j.explain(err)
 	}()
@@ -174,11 +176,8 @@ func (j *job) run(ctx context.Context) (err error) {
 	if err := j.allowed(p.Graph); err != nil {
 		return err
 	}
-	if len(p.UnusedArgs) > 0 && j.view != "quiet" {
-		defer func() {
-			j.log.Close()
-			fmt.Fprintf(j.s.Err, "[Warning] One or more build-args %v were not consumed\n", p.UnusedArgs)
-		}()
+	if len(p.UnusedArgs) > 0 {
+		j.notes = append(j.notes, fmt.Sprintf("One or more build-args %v were not consumed", p.UnusedArgs))
 	}
 	return j.execute(ctx, b, p.Graph)
 }

@@ -272,7 +272,7 @@ func readFile(name string) ([]byte, error) {
 func limited(f *os.File) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(f, source.MaxText+1))
 	if err == nil && len(text) > source.MaxText {
-		err = errs.New(errs.Invalid, f.Name()+" is longer than 16 MiB")
+		err = source.TooLarge(f.Name())
 	}
 	return text, err
 }

@@ -18,10 +18,23 @@ import (
 // source is the Dockerfile, for excerpts.
 func (j *job) source() graph.Source { return graph.Source{Name: filepath.Base(j.name), Data: j.text} }
 
+func (j *job) showNotes() {
+	if j.view == "quiet" {
+		return
+	}
+	for _, n := range j.notes {
+		fmt.Fprintln(j.s.Err, "[Warning] "+n)
+	}
+}
+
 // showWarnings prints what the lint rules found, below the picture of a build.
 func (j *job) showWarnings() {
 	n := len(j.warnings)
-	if n == 0 || j.view == "quiet" || j.view == "rawjson" || j.call != "build" {
+	if n == 0 || j.view == "quiet" || j.call != "build" {
+		return
+	}
+	if j.view == "rawjson" {
+		j.rawWarnings()
 		return
 	}
 	s := "s"
@@ -30,13 +43,40 @@ func (j *job) showWarnings() {
 	}
 	fmt.Fprintf(j.s.Err, "\n %d warning%s found (use --check to see the lines):\n", n, s)
 	for _, w := range j.warnings {
-		at := ""
-		if len(w.Lines) > 0 {
-			at = fmt.Sprintf(" (line %d)", w.Lines[0].StartLine)
-		}
-		fmt.Fprintf(j.s.Err, " - %s: %s%s\n", w.Rule, w.Message, at)
+		fmt.Fprintln(j.s.Err, " - "+shortWarning(w))
 	}
 	j.warnings = nil
+}
+
+func shortWarning(w dockerfile.Warning) string {
+	at := ""
+	if len(w.Lines) > 0 {
+		at = fmt.Sprintf(" (line %d)", w.Lines[0].StartLine)
+	}
+	return w.Rule + ": " + w.Message + at
+}
+
+// rawWarnings writes them as BuildKit's messages have them. A warning of its lint rules
+// has the level 1.
+func (j *job) rawWarnings() {
+	type raw struct {
+		Level  int         `json:"level"`
+		Short  []byte      `json:"short"`  // base64
+		Detail [][]byte    `json:"detail"` // base64
+		URL    string      `json:"url,omitempty"`
+		Source *jsonSource `json:"sourceInfo"`
+		Range  []jsonRange `json:"range,omitempty"`
+	}
+	var out struct {
+		Warnings []raw `json:"warnings"`
+	}
+	for _, w := range j.warnings {
+		out.Warnings = append(out.Warnings, raw{
+			1, []byte(shortWarning(w)), [][]byte{[]byte(w.Description)}, w.URL,
+			&jsonSource{filepath.Base(j.name), j.text, "Dockerfile"}, location(w.Lines).Ranges,
+		})
+	}
+	_ = json.NewEncoder(j.s.Err).Encode(out) // nobody is left to tell
 }
 
 // checked is the end of --check: what was found, on stdout. failed is why the

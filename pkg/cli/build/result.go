@@ -99,6 +99,8 @@ func (x *exporter) rewrite(g *graph.Graph) (build.Rewrite, error) {
 	epoch := g.Results[0].Epoch
 	switch {
 	case o.timestamp == "" && !clamp:
+	case epoch == nil && !o.rewriteTimestamp && o.timestamp == "": // an output's key, which BuildKit passes over
+		x.j.notes = append(x.j.notes, "rewrite-timestamp has no effect: SOURCE_DATE_EPOCH is not set")
 	case epoch == nil:
 		return w, errs.WithHint(invalid("rewrite-timestamp needs a time"), "Give it with --build-arg SOURCE_DATE_EPOCH=SECONDS.")
 	case o.timestamp != "":
