@@ -37,7 +37,7 @@ func ModeEvents(action string, rec *container.Record, settings *container.Settin
 // Connect adds a network to a container: at once if it runs, else from its next
 // start on, which its network hears of only then.
 func (s *Service) Connect(ctx context.Context, netRef, ref string, a plan.Attachment) error {
-	n, err := s.nets().Find(netRef)
+	n, err := s.Networks().Find(netRef)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func connectable(c *container.Container, n *network.Network) error {
 // Disconnect takes a network away from a container. With force also from one that
 // a damaged state says nothing of.
 func (s *Service) Disconnect(ctx context.Context, netRef, ref string, force bool) error {
-	n, err := s.nets().Find(netRef)
+	n, err := s.Networks().Find(netRef)
 	if force && errs.KindOf(err) == errs.NotFound { // it was removed under a container that does not run
 		n, err = s.formerNetwork(netRef, ref)
 	}
@@ -269,7 +269,7 @@ func (s *Service) Renamed(ctx context.Context, c *container.Container, was strin
 	if !c.Alive {
 		return nil
 	}
-	err := s.nets().Rename(ctx, c.ID, func(e *network.Endpoint) {
+	err := s.Networks().Rename(ctx, c.ID, func(e *network.Endpoint) {
 		e.Name = c.Name()
 		for i, name := range e.Names {
 			if name == was {
@@ -296,11 +296,11 @@ func (s *Service) Renamed(ctx context.Context, c *container.Container, was strin
 // Update changes the name servers of a network, also for the containers in it
 // that run.
 func (s *Service) Update(ctx context.Context, ref string, add, drop []string) (*network.Network, error) {
-	n, err := s.nets().SetServers(ctx, ref, add, drop)
+	n, err := s.Networks().SetServers(ctx, ref, add, drop)
 	if err != nil {
 		return n, err
 	}
-	eps, err := s.nets().Endpoints(n.ID)
+	eps, err := s.Networks().Endpoints(n.ID)
 	if err != nil {
 		return n, err
 	}

@@ -32,7 +32,7 @@ func (s *Service) Attachments(req plan.Request) ([]plan.Attachment, error) {
 		}
 		if all == nil {
 			var err error
-			if all, err = s.nets().List(); all == nil {
+			if all, err = s.Networks().List(); all == nil {
 				return nil, err
 			}
 		}
@@ -150,9 +150,9 @@ func (s *Service) definitions(ctx context.Context, list []plan.Attachment) ([]*n
 	for i, a := range list {
 		var err error
 		if a.Network == network.Bridge || a.ID == network.BuiltinID(network.Bridge) {
-			nets[i], err = s.nets().Ready(ctx)
+			nets[i], err = s.Networks().Ready(ctx)
 		} else {
-			nets[i], err = s.nets().Get(a.ID)
+			nets[i], err = s.Networks().Get(a.ID)
 		}
 		if err != nil {
 			return nil, err
@@ -189,7 +189,7 @@ func (s *Service) hold(ctx context.Context, rec *container.Record, name, hostnam
 		}
 		ask = append(ask, network.Attach{Network: n, Endpoint: e, Want: want, MAC: a.MAC})
 	}
-	return s.nets().Hold(ctx, ask)
+	return s.Networks().Hold(ctx, ask)
 }
 
 // interfaceName is the name that the user wants for an interface; empty: any.
@@ -217,7 +217,7 @@ func names(id, name, hostname string, n *network.Network, a plan.Attachment) []s
 
 // describe makes what the monitor is told, but for ports.
 func (s *Service) describe(c *Connection, rec *container.Record, list []plan.Attachment, nets []*network.Network) error {
-	c.Net = &wire.Net{Engine: s.engine(), Dir: s.nets().RunDir(), Without: s.env(withoutEnv), Program: netstack(), Forwards: rec.Request.Administers()}
+	c.Net = &wire.Net{Engine: s.engine(), Dir: s.Networks().RunDir(), Without: s.env(withoutEnv), Program: netstack(), Forwards: rec.Request.Administers()}
 	var candidates []network.Candidate
 	ipv6 := false
 	for i, n := range nets {
@@ -269,6 +269,7 @@ func (s *Service) describe(c *Connection, rec *container.Record, list []plan.Att
 const (
 	noIPv6      = "net.ipv6.conf.all.disable_ipv6"
 	noIPv6Later = "net.ipv6.conf.default.disable_ipv6" // of devices that come later
+	loopback6   = "net.ipv6.conf.lo.disable_ipv6=0"    // all is for the loopback, too, and programs expect ::1
 	congestion  = "net.ipv4.tcp_congestion_control"
 )
 
@@ -277,11 +278,11 @@ const (
 func ownSysctls(user map[string]string, engine string, ipv6 bool) []string {
 	var list []string
 	if _, own := user[noIPv6]; !own {
-		off := "=1" // programs do not ask for addresses that they cannot reach
 		if ipv6 {
-			off = "=0"
+			list = append(list, noIPv6+"=0", noIPv6Later+"=0")
+		} else { // programs do not ask for addresses that they cannot reach
+			list = append(list, noIPv6+"=1", noIPv6Later+"=1", loopback6)
 		}
-		list = append(list, noIPv6+off, noIPv6Later+off)
 	}
 	if _, own := user[congestion]; !own && engine != engineBridge {
 		list = append(list, congestion+"=reno") // see gateway: each connection ends at the next device

@@ -14,7 +14,7 @@ func TestOwnSysctls(t *testing.T) {
 		want   []string
 	}{
 		{name: "the bridge keeps the host's way with congestion", engine: engineBridge, ipv6: true, want: []string{noIPv6 + "=0", noIPv6Later + "=0"}},
-		{name: "each connection of the relay ends next door", engine: engineRelay, want: []string{noIPv6 + "=1", noIPv6Later + "=1", congestion + "=reno"}},
+		{name: "each connection of the relay ends next door", engine: engineRelay, want: []string{noIPv6 + "=1", noIPv6Later + "=1", loopback6, congestion + "=reno"}},
 		{name: "the user's own", user: map[string]string{noIPv6: "0", congestion: "bbr"}, engine: engineRelay, want: nil},
 	}
 	for _, tt := range tests {

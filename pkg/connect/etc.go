@@ -46,7 +46,7 @@ func (s *Service) ownNames(rec *container.Record, nets []*network.Network) bool 
 }
 
 func (s *Service) nameConfig(rec *container.Record, list []plan.Attachment, nets []*network.Network) *dns.Config {
-	c := &dns.Config{Dir: filepath.Join(s.nets().RunDir(), "ep"), Resolv: "/etc/resolv.conf", NoForward: true}
+	c := &dns.Config{Dir: filepath.Join(s.Networks().RunDir(), "ep"), Resolv: "/etc/resolv.conf", NoForward: true}
 	for i, n := range nets {
 		if n.Named() {
 			c.Networks = append(c.Networks, dns.Network{ID: n.ID, Name: n.Name})
@@ -119,7 +119,8 @@ func (s *Service) etcNetwork(rec *container.Record, nets []*network.Network, box
 
 // hostsOf is what the container's /etc/hosts is made of.
 func (s *Service) hostsOf(req plan.Request, nets []*network.Network, box *network.Sandbox, hostname string, ipv6 bool) (network.Hosts, error) {
-	h := network.Hosts{Hostname: hostname, Domainname: req.Domainname, Extra: req.AddHosts, IPv6: ipv6}
+	_, err := os.Stat("/proc/net/if_inet6")
+	h := network.Hosts{Hostname: hostname, Domainname: req.Domainname, Extra: req.AddHosts, IPv6: err == nil && req.Sysctls[noIPv6] != "1"}
 	if h.Hostname == "" { // it is the host's
 		h.Hostname, _ = os.Hostname() // else a line without a name
 	}

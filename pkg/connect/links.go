@@ -51,7 +51,7 @@ func (s *Service) linked(name, alias string) (*container.Container, *network.End
 	if err != nil {
 		return nil, nil, err
 	}
-	eps, err := s.nets().Endpoints(network.BuiltinID(network.Bridge))
+	eps, err := s.Networks().Endpoints(network.BuiltinID(network.Bridge))
 	if err != nil {
 		return nil, nil, err
 	}

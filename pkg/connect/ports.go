@@ -258,7 +258,7 @@ func (s *Service) taken(c *Connection, proto string, host netip.Addr, port int) 
 	}
 	if c.others == nil { // once for all ports
 		c.others = []network.Bound{}
-		eps, _ := s.nets().Endpoints("") // who cannot be read is found by the kernel
+		eps, _ := s.Networks().Endpoints("") // who cannot be read is found by the kernel
 		seen := map[string]bool{}
 		for _, e := range eps {
 			if seen[e.Container] {

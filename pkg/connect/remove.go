@@ -11,7 +11,7 @@ import (
 // Remove removes a network that no container is in, with its bridge and
 // rules. (A user's are in the gateway's namespace, and go with it.)
 func (s *Service) Remove(ctx context.Context, ref string) (*network.Network, error) {
-	n, err := s.nets().Remove(ctx, ref)
+	n, err := s.Networks().Remove(ctx, ref)
 	if err != nil || s.engine() != engineBridge {
 		return n, err
 	}
@@ -36,7 +36,7 @@ func (s *Service) Reset(ctx context.Context) error {
 	if s.engine() != engineBridge {
 		return nil // a user's go with their containers
 	}
-	n, err := s.nets().Find(network.Bridge)
+	n, err := s.Networks().Find(network.Bridge)
 	if err != nil || n.Device == "" { // it has not come to be
 		return err
 	}

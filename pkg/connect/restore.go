@@ -83,7 +83,7 @@ func (s *Service) restore(ctx context.Context, done []string) error {
 // bridges are the networks of this store that have one now: a network's first
 // container makes it.
 func (s *Service) bridges() map[string]*network.Network {
-	all, _ := s.nets().List() // those that can be read
+	all, _ := s.Networks().List() // those that can be read
 	list := map[string]*network.Network{}
 	for _, n := range all {
 		o, _, err := network.ReadOptions(n)

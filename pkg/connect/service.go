@@ -40,8 +40,8 @@ func New(o Options) *Service {
 	return &Service{store: o.Containers, log: o.Log, note: o.Note, environ: o.Environ}
 }
 
-// nets is where the networks' files are.
-func (s *Service) nets() network.Store {
+// Networks is where the networks' files are.
+func (s *Service) Networks() network.Store {
 	n := network.Store{Root: s.store.Root, Run: s.store.Run}
 	if s.engine() == engineBridge {
 		n.Machine, n.Gone = network.MachineDir, plane.RemoveIdle

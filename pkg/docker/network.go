@@ -88,6 +88,9 @@ func NewNetwork(n *network.Network, running map[string]NetworkContainer) *Networ
 		out.Containers = map[string]NetworkContainer{}
 	}
 	for _, p := range n.Pools {
+		if n.Name == network.Bridge && p.Subnet.Addr().Is6() && !n.IPv6 {
+			continue // of the time when this machine had a route
+		}
 		c := IPAMConfig{Subnet: first(p.Text, p.Subnet.String()), IPRange: p.RangeText}
 		if p.Gateway.IsValid() {
 			c.Gateway = p.Gateway.String()

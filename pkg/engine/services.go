@@ -18,11 +18,9 @@ import (
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/events"
 	"cais.dev/cais/pkg/network"
-	"cais.dev/cais/pkg/network/plane"
 	"cais.dev/cais/pkg/oci"
 	"cais.dev/cais/pkg/run"
 	"cais.dev/cais/pkg/storage"
-	"cais.dev/cais/pkg/userns"
 )
 
 // services are what is made on demand.
@@ -130,11 +128,8 @@ func (e *Engine) ContainerStore() (container.Store, error) {
 // Networks is where the networks' files are.
 func (e *Engine) Networks() (network.Store, error) {
 	p, err := e.Paths()
-	n := network.Store{Root: p.Root, Run: p.Run}
-	if !userns.Needed() && !userns.Inside() {
-		n.Machine, n.Gone = network.MachineDir, plane.RemoveIdle
-	}
-	return n, err
+	c := connect.New(connect.Options{Containers: container.Store{Root: p.Root, Run: p.Run}, Environ: e.environ()})
+	return c.Networks(), err
 }
 
 // Events is where this store's events are.

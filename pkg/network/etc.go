@@ -22,7 +22,7 @@ type Hosts struct {
 	Gateway6   netip.Addr   //
 	Own        []netip.Addr // the container's addresses
 	Links      []HostLine   // of --link
-	IPv6       bool         // it has IPv6
+	IPv6       bool         // it has ::1, if no other address of IPv6
 }
 
 // HostLine is one line: an address and its names.

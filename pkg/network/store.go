@@ -61,6 +61,9 @@ func (s Store) List() ([]*Network, error) {
 			continue
 		}
 		n, err := readNetwork(filepath.Join(s.dir(), e.Name()))
+		if err == nil && n.Name == Bridge {
+			n.IPv6 = n.IPv6 && s.six()
+		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
@@ -186,18 +189,21 @@ func (s Store) ula(needed bool) (netip.Prefix, error) {
 }
 
 // Ready returns the default network with its subnets, which are chosen when they are
-// first needed. A user's gives out IPv6 addresses while this machine has a route for
-// them, and rules that lead there: else programs would ask for what they cannot reach.
-// Root's does not, as Docker's: the machine would have to forward, and uplinks stop to
-// hear of routes then.
+// first needed.
 func (s Store) Ready(ctx context.Context) (*Network, error) {
-	six := s.Machine == "" && reaches6() && s.relays6()
+	six := s.six()
 	n, err := s.readyNow(ctx, six)
 	if err == nil {
 		n.IPv6 = n.IPv6 && six
 	}
 	return n, err
 }
+
+// six reports whether the default network gives out IPv6 addresses now. A user's does
+// while this machine has a route for them, and rules that lead there: else programs
+// would ask for what they cannot reach. Root's does not, as Docker's: the machine would
+// have to forward, and uplinks stop to hear of routes then.
+func (s Store) six() bool { return s.Machine == "" && reaches6() && s.relays6() }
 
 // relays6 reports whether the kernel can relay IPv6, as the gateway's first container
 // has found out: see [gateway.Features].
