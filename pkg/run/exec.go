@@ -19,6 +19,7 @@ type ExecOptions struct {
 	Request plan.ExecRequest
 	Detach  bool
 	Attach  wire.Attach
+	Probe   bool // it is the container's health check
 }
 
 // Exec starts another process in a running container. The image store is not
@@ -74,7 +75,7 @@ func (s *Service) Exec(ctx context.Context, ref string, o ExecOptions) (*session
 	}
 	execID, command := container.NewID(), commandLine(o.Request.Args)
 	s.note(event(c.Record, c.Name(), "exec_create: "+command, "execID", execID), event(c.Record, c.Name(), "exec_start: "+command, "execID", execID))
-	return session.Exec(ctx, c.Dir, session.ExecOptions{Plan: p.Marshal(), ID: execID, TTY: o.Request.TTY, Detach: o.Detach, Attach: o.Attach})
+	return session.Exec(ctx, c.Dir, session.ExecOptions{Plan: p.Marshal(), ID: execID, TTY: o.Request.TTY, Detach: o.Detach, Attach: o.Attach, Probe: o.Probe})
 }
 
 // userFiles reads passwd and group as the container has them now: its upper

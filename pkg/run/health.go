@@ -3,7 +3,6 @@ package run
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -16,22 +15,21 @@ import (
 	"cais.dev/cais/pkg/run/wire"
 )
 
-// Probe runs a container's health check as its monitor does, and returns how long
-// it may take. The caller closes the session.
-func (s *Service) Probe(ctx context.Context, ref string) (*session.Session, time.Duration, error) {
+// Probe has a container's monitor run the health check now. The caller closes the
+// session.
+func (s *Service) Probe(ctx context.Context, ref string) (*session.Session, error) {
 	c, err := s.Find(ctx, ref)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	h := plan.Health(c.Record.Request, c.Record.Image)
 	args := plan.HealthCommand(h, c.Record.Image)
 	if len(args) == 0 {
-		return nil, 0, errs.New(errs.Invalid, fmt.Sprintf("container %s has no health check", ref))
+		return nil, errs.New(errs.Invalid, fmt.Sprintf("container %s has no health check", ref))
 	}
-	ses, err := s.Exec(ctx, c.ID, ExecOptions{
-		Request: plan.ExecRequest{Args: args}, Attach: wire.Attach{Stdout: true, Stderr: true},
+	return s.Exec(ctx, c.ID, ExecOptions{
+		Request: plan.ExecRequest{Args: args}, Attach: wire.Attach{Stdout: true, Stderr: true}, Probe: true,
 	})
-	return ses, h.Timeout, err
 }
 
 // health is how the monitor probes the container: with a process like one of

@@ -3,7 +3,6 @@ package container
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +18,7 @@ func NewHealthcheckRun(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Use:   "run CONTAINER",
 		Short: "Run a container's health check now",
 		Long: "Run the health check of a container that runs, and say by the exit code how it does: 0 healthy,\n" +
-			"1 unhealthy, 125 if it cannot be told. What inspect shows stays the outcome of the container's own checks.",
+			"1 unhealthy, 125 if it cannot be told. It counts as the container's own checks do.",
 		Args:              ui.ExactArgs(1),
 		ValidArgsFunction: complete.Containers(e, 1, alive),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -27,22 +26,18 @@ func NewHealthcheckRun(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ses, timeout, err := svc.Probe(cmd.Context(), args[0])
+			ses, err := svc.Probe(cmd.Context(), args[0])
 			if err != nil {
 				return ui.Exit(ui.CodeUsage, err)
 			}
 			defer ses.Close()
-			return probe(cmd.Context(), s, ses, timeout)
+			return probe(cmd.Context(), s, ses)
 		},
 	}
 }
 
-// probe waits for the outcome. A check that takes too long has failed.
-func probe(ctx context.Context, s ui.Streams, ses *session.Session, timeout time.Duration) error {
-	late := time.AfterFunc(timeout, func() {
-		_ = ses.Signal(9) // it may have ended meanwhile
-	})
-	defer late.Stop()
+// probe waits for the outcome.
+func probe(ctx context.Context, s ui.Streams, ses *session.Session) error {
 	exit, err := ses.Stream(ctx, session.Streams{})
 	if err != nil {
 		return ui.Exit(ui.CodeUsage, err)

@@ -189,6 +189,11 @@ func (c *client) exec(packet []byte, fds []int) {
 		c.refuse(err)
 		return
 	}
+	if p := c.m.health.probe; e.Probe && p != nil {
+		c.join(p, e.Attach)
+		c.push(wire.Marshal(&wire.Running{PID: p.pid, StartedAt: c.m.health.began.UnixNano()}))
+		return
+	}
 	p, err := c.m.startExec(&e, fds)
 	if err != nil && raw.Wait(c.m.main.pidfd, 0) { // it ended meanwhile: the kernel's word is ENOMEM, or ESRCH
 		err = errs.New(errs.Conflict, "the container is not running")
@@ -196,6 +201,10 @@ func (c *client) exec(packet []byte, fds []int) {
 	if err != nil {
 		c.refuse(err)
 		return
+	}
+	if e.Probe {
+		c.m.health.begin(c.m.now)
+		c.m.probes(p)
 	}
 	p.resize(e.Attach.Rows, e.Attach.Cols)
 	c.m.execs = append(c.m.execs, p)

@@ -66,17 +66,27 @@ func (m *monitor) checkHealth() {
 	if h.probe != nil || h.nextAt.IsZero() || m.now.Before(h.nextAt) {
 		return
 	}
-	h.nextAt, h.began, h.late, h.output = time.Time{}, m.now, false, h.output[:0]
+	h.begin(m.now)
 	p, err := m.startProbe()
 	if err != nil {
 		h.output = append(h.output, err.Error()...)
 		m.probeEnded(failure(err).Code)
 		return
 	}
-	h.probe = p
-	h.killAt = m.now.Add(time.Duration(m.job.Health.Timeout))
+	m.probes(p)
 	m.execs = append(m.execs, p)
 	p.watch()
+}
+
+// begin forgets the probe before.
+func (h *health) begin(now time.Time) {
+	h.nextAt, h.began, h.late, h.output = time.Time{}, now, false, h.output[:0]
+}
+
+// probes makes p the probe that runs.
+func (m *monitor) probes(p *proc) {
+	p.probe, m.health.probe = true, p
+	m.health.killAt = m.now.Add(time.Duration(m.job.Health.Timeout))
 }
 
 func (m *monitor) startProbe() (*proc, error) {
@@ -94,7 +104,7 @@ func (m *monitor) startProbe() (*proc, error) {
 		slots[i] = -1
 	}
 	slots[wire.SlotInit] = m.main.pidfd
-	p := &proc{m: m, stdin: -1, master: -1, probe: true}
+	p := &proc{m: m, stdin: -1, master: -1}
 	child, err := p.launch(plan, slots, false)
 	if err != nil {
 		return nil, err

@@ -72,6 +72,7 @@ type SpawnOptions struct {
 type ExecOptions struct {
 	Plan   []byte // marshalled wire.Plan
 	ID     string // for events; may be empty
+	Probe  bool   // it is the health check, and one that runs already will do
 	TTY    bool
 	Detach bool             // Exec returns once it runs; its output goes nowhere
 	Attach wire.Attach      // Stdin: it gets a pipe, else /dev/null
@@ -133,7 +134,7 @@ func Exec(ctx context.Context, dir string, o ExecOptions) (*Session, error) {
 	defer plan.Close()
 	slots, files := descriptors(plan, o.Slots)
 	var r wire.Running
-	if err := s.ask(ctx, &wire.Exec{TTY: o.TTY, Detach: o.Detach, Slots: slots, Attach: o.Attach, ID: o.ID}, files, &r); err != nil {
+	if err := s.ask(ctx, &wire.Exec{TTY: o.TTY, Detach: o.Detach, Slots: slots, Attach: o.Attach, ID: o.ID, Probe: o.Probe}, files, &r); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.pid, s.tty, s.openStdin, s.stdin, s.exec = r.PID, o.TTY, o.Attach.Stdin, o.Attach.Stdin, true

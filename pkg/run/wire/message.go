@@ -144,6 +144,7 @@ type Exec struct {
 	Slots  []byte
 	Attach Attach
 	ID     string // of 64 hex digits, for events; may be empty
+	Probe  bool   // the health check, by hand: it counts as those of the monitor
 }
 
 // Resize sets the size of the terminal of the connection's process.
@@ -309,6 +310,7 @@ func (m *Exec) fields(c *coder) {
 	c.bytes(&m.Slots)
 	m.Attach.fields(c)
 	c.str(&m.ID)
+	c.flag(&m.Probe)
 }
 func (m *Resize) fields(c *coder) {
 	c.u16(&m.Rows)
