@@ -56,6 +56,8 @@ type State struct {
 
 	ConmonPid     int  `json:"-"` // Podman's word for the monitor
 	StoppedByUser bool `json:"-"`
+
+	Healthcheck *Health `json:"-"` // Podman's older word
 }
 
 // Health is what a container's probes found.

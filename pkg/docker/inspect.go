@@ -83,6 +83,7 @@ func newState(c *container.Container) *State {
 			}
 		}
 	}
+	s.Healthcheck = s.Health
 	if e := c.LastExit(); e != nil {
 		s.FinishedAt = stamp(e.FinishedAt)
 		if status != container.Running && status != container.Paused {

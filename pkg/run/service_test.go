@@ -154,14 +154,15 @@ func TestCreateAndRemove(t *testing.T) {
 // stay ended when the user ends it.
 func TestDismissal(t *testing.T) {
 	s, _ := newService(t)
+	check := &oci.Healthcheck{Test: []string{"CMD", "true"}}
 	for _, tt := range []struct {
 		req  plan.Request
 		want bool
 	}{
 		{plan.Request{}, false},
 		{plan.Request{Restart: plan.RestartPolicy{Name: "always"}}, true},
-		{plan.Request{HealthOnFailure: "restart"}, true},
-		{plan.Request{HealthOnFailure: "kill"}, false},
+		{plan.Request{HealthOnFailure: "restart", Health: check}, true},
+		{plan.Request{HealthOnFailure: "kill", Health: check}, false},
 	} {
 		c, err := s.Find(t.Context(), s.mustCreate(t, CreateOptions{Request: tt.req}).ID)
 		if err != nil {

@@ -38,8 +38,8 @@ func NewBuild(e *engine.Engine, s ui.Streams) *cobra.Command {
 		Example: "  cais build -t app .\n  cais build -f docker/Dockerfile --target test .\n" +
 			"  cais build --output out .\n  cais build https://github.com/user/repo.git#main:dir",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 && o.file != "" {
-				return nil // podman's: the context is where one is
+			if len(args) == 0 && o.file != "" && !isURL(o.file) {
+				return nil // podman's: the context is the Dockerfile's directory
 			}
 			return ui.ExactArgs(1)(cmd, args)
 		},
@@ -54,7 +54,7 @@ func NewBuild(e *engine.Engine, s ui.Streams) *cobra.Command {
 			if err := errors.Join(usedOthers(cmd.Flags()), o.refuseAttests(warn)); err != nil {
 				return err
 			}
-			dir := "."
+			dir := filepath.Dir(o.file)
 			if len(args) > 0 {
 				dir = args[0]
 			}

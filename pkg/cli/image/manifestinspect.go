@@ -27,12 +27,11 @@ type verboseManifest struct {
 
 // inspectVerbose shows one manifest, or those of a list.
 func inspectVerbose(ctx context.Context, e *engine.Engine, s ui.Streams, args []string, o manifestOptions) error {
-	ref, err := oci.Parse(trimTransport(args[len(args)-1]))
-	if err != nil {
-		return err
+	name := trimTransport(args[len(args)-1])
+	if ref, err := oci.Parse(name); err == nil { // else it is the id of one that is here
+		name = ref.WithDefaultTag().String()
 	}
-	ref = ref.WithDefaultTag()
-	src, root, end, err := manifestSource(ctx, e, args[0], ref, o)
+	src, root, end, err := manifestSource(ctx, e, args[0], name, o)
 	if err != nil {
 		return err
 	}
@@ -69,7 +68,7 @@ func inspectVerbose(ctx context.Context, e *engine.Engine, s ui.Streams, args []
 	}
 	var shown any
 	if x == nil {
-		shown, err = one(oci.Descriptor{MediaType: root.MediaType, Digest: root.Digest, Size: int64(len(root.Data))}, root.Data, ref.String())
+		shown, err = one(oci.Descriptor{MediaType: root.MediaType, Digest: root.Digest, Size: int64(len(root.Data))}, root.Data, name)
 	} else {
 		var list []verboseManifest
 		for _, d := range x.Manifests {
@@ -77,7 +76,7 @@ func inspectVerbose(ctx context.Context, e *engine.Engine, s ui.Streams, args []
 			if err != nil {
 				return err
 			}
-			v, err := one(d, data, ref.String()+"@"+d.Digest)
+			v, err := one(d, data, name+"@"+d.Digest)
 			if err != nil {
 				return err
 			}
@@ -100,8 +99,8 @@ func inspectVerbose(ctx context.Context, e *engine.Engine, s ui.Streams, args []
 	return err
 }
 
-// manifestSource opens the list that the user means: here, or in a registry.
-func manifestSource(ctx context.Context, e *engine.Engine, typed string, ref oci.Reference, o manifestOptions) (push.Source, oci.Document, func(), error) {
+// manifestSource opens the list that the user means: here, or in a registry by name.
+func manifestSource(ctx context.Context, e *engine.Engine, typed, name string, o manifestOptions) (push.Source, oci.Document, func(), error) {
 	r, err := e.Reader()
 	if err != nil {
 		return nil, oci.Document{}, nil, err
@@ -118,7 +117,11 @@ func manifestSource(ctx context.Context, e *engine.Engine, typed string, ref oci
 			return src, root, client.Close, err
 		}
 	}
-	if k := errs.KindOf(err); k != errs.NotFound && k != errs.Invalid {
+	var ref oci.Reference
+	if k := errs.KindOf(err); k == errs.NotFound || k == errs.Invalid {
+		ref, err = oci.Parse(name)
+	}
+	if err != nil {
 		client.Close()
 		return nil, oci.Document{}, nil, err
 	}

@@ -24,6 +24,9 @@ func Spec(req Request, img oci.Config, host Host, in Inputs) (*specs.Spec, []War
 	if err := Check(req); err != nil {
 		return nil, nil, err
 	}
+	if on := req.HealthOnFailure; on != "" && on != "none" && Health(req, img) == nil {
+		return nil, nil, errs.New(errs.Invalid, "--health-on-failure "+on+" needs a health check: give one with --health-cmd")
+	}
 	b := builder{req: req, img: img, host: host, inUserNS: host.InUserNS, in: in, spec: &specs.Spec{
 		Version:     specs.Version,
 		Process:     &specs.Process{},
