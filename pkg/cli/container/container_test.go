@@ -239,25 +239,6 @@ func TestLogsKeepsTheStreamsApart(t *testing.T) {
 	}
 }
 
-func TestEnvironment(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "env")
-	text := "\ufeff# comment\n\n  A=1 \nHOME\nNOPE\nA=2=3\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	lookup := func(k string) (string, bool) { return "/home/x", k == "HOME" }
-	got, err := environment([]string{"B=", "HOME", "NOPE"}, []string{file}, lookup)
-	want := []string{"A=1 ", "HOME=/home/x", "A=2=3", "B=", "HOME=/home/x"}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %q, %v; want %q", got, err, want)
-	}
-	for _, bad := range []string{"", "=x"} {
-		if _, err := environment([]string{bad}, nil, lookup); err == nil {
-			t.Errorf("%q is accepted", bad)
-		}
-	}
-}
-
 func TestTTYWithoutTerminalIsRefused(t *testing.T) {
 	s := ui.Streams{In: strings.NewReader("")}
 	err := wanted{in: true, tty: true}.checkTerminal(s)

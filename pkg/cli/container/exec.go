@@ -1,12 +1,8 @@
 package container
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -57,10 +53,11 @@ func NewExec(e *engine.Engine, s ui.Streams) *cobra.Command {
 				args = args[1:]
 			}
 			o.Request.Args = args
-			if o.Request.Env, err = environment(nil, o.envFiles, lookup(e)); err != nil {
+			env := flags.Env{LookupEnv: lookup(e)}
+			if o.Request.Env, err = flags.Environment(nil, o.envFiles, env); err != nil {
 				return err
 			}
-			given, err := environment(o.env, nil, lookup(e))
+			given, err := flags.Environment(o.env, nil, env)
 			if err != nil {
 				return ui.FlagError(cmd, err)
 			}
@@ -129,49 +126,4 @@ func exec(ctx context.Context, e *engine.Engine, s ui.Streams, svc *run.Service,
 		return err
 	}
 	return exitError(exit.Code)
-}
-
-// environment puts the files' variables before those of -e. A name without a
-// value takes ours, and is left out if we have none.
-func environment(env, files []string, lookup func(string) (string, bool)) ([]string, error) {
-	var all []string
-	add := func(kv string) error {
-		name, _, valued := strings.Cut(kv, "=")
-		if name == "" {
-			return fmt.Errorf("invalid environment variable: %s", kv)
-		}
-		if !valued {
-			v, ok := lookup(name)
-			if !ok {
-				return nil
-			}
-			kv = name + "=" + v
-		}
-		all = append(all, kv)
-		return nil
-	}
-	for _, path := range files {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		for line := range strings.Lines(string(bytes.TrimPrefix(b, []byte("\uFEFF")))) {
-			line = strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t")
-			if line == "" || line[0] == '#' {
-				continue
-			}
-			if name, _, _ := strings.Cut(line, "="); strings.ContainsAny(name, " \t") {
-				return nil, fmt.Errorf("%s: variable '%s' contains whitespaces", path, name)
-			}
-			if err := add(line); err != nil {
-				return nil, fmt.Errorf("%s: %w", path, err)
-			}
-		}
-	}
-	for _, kv := range env {
-		if err := add(kv); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
 }

@@ -32,7 +32,8 @@ func (e Env) lookup(key string) (string, bool) {
 }
 
 // Environment merges env files, proxies and -e, of which the later wins: entries K=V,
-// with K alone taken from the caller or, where he has none, left out.
+// with K alone taken from the caller. Where he has none, -e leaves K as it is, which
+// keeps cais' and the image's out; of a file the line means nothing.
 func Environment(vars, files []string, env Env) ([]string, error) {
 	var out []string
 	for _, f := range files {
@@ -49,7 +50,10 @@ func Environment(vars, files []string, env Env) ([]string, error) {
 		if key, _, _ := strings.Cut(v, "="); key == "" {
 			return nil, invalid("invalid environment variable: %s", v)
 		}
-		out = env.appendVar(out, v)
+		n := len(out)
+		if out = env.appendVar(out, v); len(out) == n {
+			out = append(out, v)
+		}
 	}
 	return out, nil
 }

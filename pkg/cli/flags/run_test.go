@@ -55,7 +55,7 @@ func TestFlags(t *testing.T) {
 		{"-a STDOUT -a stdin", func(r plan.Request, o RunOptions) bool { return r.AttachStdin && r.AttachStdout && !r.AttachStderr }},
 		{"-h box --domainname example.org", func(r plan.Request, _ RunOptions) bool { return r.Hostname == "box" && r.Domainname == "example.org" }},
 		{"-e A=1 -e FROM -e NONE -e B=", func(r plan.Request, _ RunOptions) bool {
-			return slices.Equal(r.Env, []string{"A=1", "FROM=caller", "B="})
+			return slices.Equal(r.Env, []string{"A=1", "FROM=caller", "NONE", "B="})
 		}},
 		{"-l a=b -l c", func(r plan.Request, _ RunOptions) bool {
 			return reflect.DeepEqual(r.Labels, map[string]string{"a": "b", "c": ""})
