@@ -119,7 +119,7 @@ func writeEtc(dir string, files map[string]string) error {
 // make one in the upper layer, and the empty files by which programs see that they
 // run in a container, Docker's and podman's. Its name carries a version.
 func mountPoints(root string) (string, error) {
-	dir := filepath.Join(root, "mountpoints-2")
+	dir := filepath.Join(root, "mountpoints-3")
 	if _, err := os.Lstat(dir); err == nil {
 		return dir, nil
 	}
@@ -149,6 +149,7 @@ func fillMountPoints(dir string) error {
 	}
 	all = append(all, writeEtc(filepath.Join(dir, "etc"), map[string]string{network.HostsFile: "", hostnameFile: "", network.ResolvFile: ""}))
 	all = append(all, writeEtc(dir, map[string]string{".dockerenv": "", "run/.containerenv": ""}))
+	all = append(all, os.Symlink("/proc/mounts", filepath.Join(dir, "etc/mtab"))) // which older programs read
 	return errors.Join(append(all, os.Chmod(dir, 0o755))...)
 }
 
