@@ -65,13 +65,7 @@ func newInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 func kindsOf(e *engine.Engine, only string, size bool) ([]kind, error) {
 	all := []kind{
 		{"container", func(ctx context.Context, ref string) (any, error) { return container.Inspect(ctx, e, ref, size) }},
-		{"image", func(ctx context.Context, ref string) (any, error) {
-			r, err := e.Reader()
-			if err != nil {
-				return nil, err
-			}
-			return image.Inspect(ctx, r, ref)
-		}},
+		{"image", func(ctx context.Context, ref string) (any, error) { return image.Inspect(ctx, e, ref, nil) }},
 		{"network", func(ctx context.Context, ref string) (any, error) { return network.Inspect(ctx, e, ref) }},
 		{"volume", func(_ context.Context, ref string) (any, error) { return volume.Inspect(e, ref) }},
 		{"secret", func(_ context.Context, ref string) (any, error) { return secret.Inspect(e, ref, false) }},

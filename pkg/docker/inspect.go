@@ -106,9 +106,13 @@ func Restarts(c *container.Container) int {
 
 func containerDriver(f ContainerFacts) GraphDriver {
 	dir := f.Container.Dir
+	merged := path.Join(dir, "run", "rootfs")
+	if f.Container.Running() { // it is mounted where only the container's processes see it
+		merged = "/proc/" + strconv.Itoa(f.Container.State.PID) + "/root"
+	}
 	return GraphDriver{Name: f.Driver, Data: map[string]string{
 		"LowerDir": strings.Join(f.Container.Record.Lower, ":"), "UpperDir": path.Join(dir, "upper"),
-		"WorkDir": path.Join(dir, "work"), "MergedDir": path.Join(dir, "run", "rootfs"),
+		"WorkDir": path.Join(dir, "work"), "MergedDir": merged,
 	}}
 }
 

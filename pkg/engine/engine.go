@@ -84,6 +84,15 @@ func (e *Engine) Getenv(name string) string { return e.o.Getenv(name) }
 // Options returns what the engine was made with.
 func (e *Engine) Options() Options { return e.o }
 
+// DriverName is what the store's driver is called: by the name of docker, overlay is
+// overlay2, which scripts look for.
+func (e *Engine) DriverName(driver string) string {
+	if e.o.Docker && driver == "overlay" {
+		return "overlay2"
+	}
+	return driver
+}
+
 // Paths are the directories to work in. They need not exist.
 func (e *Engine) Paths() (config.Paths, error) { return e.paths() }
 

@@ -77,5 +77,6 @@ func Inspect(ctx context.Context, e *engine.Engine, ref string, size bool) (*doc
 		}
 		f.SizeRw, f.SizeRootFs = &own, &whole
 	}
+	f.Driver = e.DriverName(f.Driver)
 	return docker.NewContainer(f), nil
 }

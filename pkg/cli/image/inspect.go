@@ -39,12 +39,8 @@ func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 				}
 				want = &p
 			}
-			r, err := e.Reader()
-			if err != nil {
-				return err
-			}
 			return ui.InspectAll(s.Out, args, format, func(ref string) (any, error) {
-				return inspect(cmd.Context(), r, ref, want)
+				return Inspect(cmd.Context(), e, ref, want)
 			})
 		},
 	}
@@ -53,9 +49,18 @@ func NewInspect(e *engine.Engine, s ui.Streams) *cobra.Command {
 	return cmd
 }
 
-// Inspect returns what is known of the image that the user means.
-func Inspect(ctx context.Context, r inspector, typed string) (*docker.Image, error) {
-	return inspect(ctx, r, typed, nil)
+// Inspect returns what is known of the image that the user means, for a platform or
+// for this machine's.
+func Inspect(ctx context.Context, e *engine.Engine, typed string, platform *oci.Platform) (*docker.Image, error) {
+	r, err := e.Reader()
+	if err != nil {
+		return nil, err
+	}
+	img, err := inspect(ctx, r, typed, platform)
+	if err == nil {
+		img.GraphDriver.Name = e.DriverName(img.GraphDriver.Name)
+	}
+	return img, err
 }
 
 func inspect(ctx context.Context, r inspector, typed string, platform *oci.Platform) (*docker.Image, error) {

@@ -295,7 +295,7 @@ func count(ctx context.Context, e *engine.Engine, i *info) error {
 	if err != nil {
 		return err
 	}
-	i.Driver = r.Driver()
+	i.Driver = e.DriverName(r.Driver())
 	var imgs []*storage.Image
 	if imgs, err = r.Images(ctx); err != nil {
 		return err
