@@ -135,7 +135,7 @@ func (b *build) exec(ctx context.Context, n *node, op *graph.Exec, base *fileSys
 	if err := c.trees(ctx); err != nil {
 		return err
 	}
-	p, err := c.plan(ctx)
+	p, err := c.plan()
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (b *build) exec(ctx context.Context, n *node, op *graph.Exec, base *fileSys
 }
 
 // plan decides what the command gets.
-func (c *command) plan(ctx context.Context) (*wire.Plan, error) {
+func (c *command) plan() (*wire.Plan, error) {
 	b, op := c.b, c.op
 	if len(op.Args) == 0 { // RUN []
 		return nil, errs.New(errs.Invalid, "there is no command")

@@ -2,6 +2,7 @@ package source
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -153,21 +154,20 @@ touch .git/git-daemon-export-ok`
 	}
 	port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 	l.Close()
-	cmd := exec.Command("git", "daemon", "--listen=127.0.0.1", "--port="+port, "--base-path="+base, "--reuseaddr", base)
+	cmd := exec.Command("git", "daemon", "--verbose", "--log-destination=stderr", "--listen=127.0.0.1", "--port="+port, "--base-path="+base, "--reuseaddr", base)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // git starts the one that listens
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); cmd.Wait() })
-	for range 200 {
-		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
-			c.Close()
-			return "git://127.0.0.1:" + port + "/r.git", strings.Fields(string(out))
-		}
-		time.Sleep(20 * time.Millisecond)
+	if line, _ := bufio.NewReader(log).ReadString('\n'); !strings.Contains(line, "Ready") {
+		t.Skip("git daemon does not start here: " + line)
 	}
-	t.Skip("git daemon does not start here")
-	return "", nil
+	return "git://127.0.0.1:" + port + "/r.git", strings.Fields(string(out))
 }
 
 func TestGit(t *testing.T) {

@@ -2,7 +2,6 @@ package system
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -17,10 +16,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/cli/complete"
 	"cais.dev/cais/pkg/cli/ui"
 	"cais.dev/cais/pkg/container"
 	"cais.dev/cais/pkg/engine"
+	"cais.dev/cais/pkg/run/plan"
 	"cais.dev/cais/pkg/storage"
 	"cais.dev/cais/pkg/units"
 	"cais.dev/cais/pkg/volume"
@@ -230,7 +231,6 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 		NGoroutines:        runtime.NumGoroutine(),
 		LoggingDriver:      "json-file",
 		CgroupDriver:       "cgroupfs",
-		CgroupVersion:      cgroupVersion("/proc/self/mountinfo"),
 		KernelVersion:      kernelVersion(),
 		OperatingSystem:    "Linux",
 		OSType:             runtime.GOOS,
@@ -241,6 +241,7 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 			InsecureRegistryCIDRs: []string{"::1/128", "127.0.0.0/8"},
 			Mirrors:               []string{},
 		},
+		IPv4Forwarding:  true, // between networks it is switched on where it is needed
 		NCPU:            runtime.NumCPU(),
 		FirewallBackend: firewall{"nftables"},
 		DockerRootDir:   paths.Root,
@@ -261,6 +262,11 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(b), "Y") {
 		i.Warnings = append(i.Warnings, "WARNING: AppArmor is enabled, but containers get a profile of it only by --security-opt apparmor=NAME")
 	}
+	groups, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	i.limits(groups.Plan())
 	if i.CgroupVersion == "2" {
 		i.SecurityOptions = append(i.SecurityOptions, "name=cgroupns")
 	}
@@ -287,6 +293,18 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	err = count(ctx, e, i)
 	i.forPodman(paths.Root, o)
 	return i, err
+}
+
+// limits says in what containers can be limited: by cgroups that are ours to make.
+func (i *info) limits(c plan.Cgroups) {
+	has := func(name string) bool { return c.Controllers[name].Version > 0 }
+	i.CgroupVersion = "1" // and what Docker says of mixtures
+	if c.Unified {
+		i.CgroupVersion = "2"
+	}
+	i.MemoryLimit, i.SwapLimit, i.OomKillDisable = has("memory"), has("memory") && c.Swap, c.Controllers["memory"].Version == 1
+	i.CPUCfsPeriod, i.CPUCfsQuota, i.CPUShares = has("cpu"), has("cpu"), has("cpu")
+	i.CPUSet, i.PidsLimit = has("cpuset"), has("pids")
 }
 
 // count counts containers and images.
@@ -378,21 +396,6 @@ func machine() string {
 		return runtime.GOARCH
 	}
 	return cString(u.Machine[:])
-}
-
-// cgroupVersion is "2" if the one hierarchy is v2, else "1", which is what
-// Docker says of mixtures.
-func cgroupVersion(mountinfo string) string {
-	data, err := os.ReadFile(mountinfo)
-	if err != nil {
-		return ""
-	}
-	for line := range bytes.Lines(data) {
-		if f := bytes.Fields(line); len(f) > 4 && string(f[4]) == "/sys/fs/cgroup" && bytes.Contains(line, []byte(" - cgroup2 ")) {
-			return "2"
-		}
-	}
-	return "1"
 }
 
 // osRelease reads os-release(5).
