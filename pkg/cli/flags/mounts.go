@@ -181,58 +181,59 @@ func parseMount(s string, env Env) (plan.Mount, error) {
 }
 
 func (r *mountReader) field(key, val string, valued bool, whole string) error {
-	flag := func(p *bool) error {
-		v, err := boolWord(val)
-		if err != nil || valued && val == "" {
-			return invalid("invalid value for %s: %s", key, val)
-		}
-		*p = v
-		return nil
-	}
-	if whole == "notmpcopyup" { // podman's: what its tmpfs has at first is as in Docker's, nothing
-		r.tmpfs = true
-		return nil
-	}
-	if !valued && (key == "u" || key == "chown") {
-		r.m.Options = append(r.m.Options, "U")
-		return nil
-	}
-	if key == "idmap" {
-		r.m.Options = append(r.m.Options, strings.TrimSpace(whole))
-		return nil
-	}
-	switch key {
-	case "readonly", "ro":
-		return flag(&r.m.ReadOnly)
-	case "rw": // podman's
-		err := flag(&r.writable)
-		r.m.ReadOnly = !r.writable
+	if isChoice, err := r.choice(key, val, valued, whole); isChoice {
 		return err
-	case "volume-nocopy":
-		r.volume = key
-		var nocopy bool
-		if err := flag(&nocopy); err != nil || !nocopy {
-			return err
-		}
-		r.m.Options = append(r.m.Options, "nocopy")
-		return nil
-	case "bind-create-src":
-		r.bind = true
-		return flag(&r.create)
-	case "bind-nonrecursive":
-		r.bind = true
-		var only bool
-		if err := flag(&only); err != nil {
-			return err
-		}
-		if only {
-			r.m.Recursive = "disabled"
-		}
-		return nil
 	}
 	if !valued {
 		return invalid("invalid field '%s' must be a key=value pair", whole)
 	}
+	return r.value(key, val, whole)
+}
+
+// choice reads a field that may stand without a value; it reports whether this is one.
+func (r *mountReader) choice(key, val string, valued bool, whole string) (bool, error) {
+	var on bool
+	switch key {
+	case "readonly", "ro", "rw", "volume-nocopy", "bind-create-src", "bind-nonrecursive", "u", "chown":
+		var err error
+		if on, err = boolWord(val); err != nil || valued && val == "" {
+			return true, invalid("invalid value for %s: %s", key, val)
+		}
+	}
+	switch key {
+	case "readonly", "ro":
+		r.m.ReadOnly = on
+	case "rw": // podman's
+		r.writable, r.m.ReadOnly = on, !on
+	case "volume-nocopy":
+		r.volume = key
+		if on {
+			r.m.Options = append(r.m.Options, "nocopy")
+		}
+	case "bind-create-src":
+		r.bind, r.create = true, on
+	case "bind-nonrecursive":
+		r.bind = true
+		if on {
+			r.m.Recursive = "disabled"
+		}
+	case "u", "chown":
+		if on {
+			r.m.Options = append(r.m.Options, "U")
+		}
+	case "idmap":
+		r.m.Options = append(r.m.Options, strings.TrimSpace(whole))
+	case "notmpcopyup": // podman's: what its tmpfs has at first is as in Docker's, nothing
+		r.tmpfs = true
+		return !valued, nil
+	default:
+		return false, nil
+	}
+	return true, nil
+}
+
+// value reads a field that has one.
+func (r *mountReader) value(key, val, whole string) error {
 	switch key {
 	case "type":
 		r.m.Type = strings.ToLower(val)
@@ -293,12 +294,6 @@ func (r *mountReader) field(key, val string, valued bool, whole string) error {
 			r.m.DriverOpts = map[string]string{}
 		}
 		r.m.DriverOpts[k] = v
-	case "u", "chown":
-		var own bool
-		if err := flag(&own); err != nil || !own {
-			return err
-		}
-		r.m.Options = append(r.m.Options, "U")
 	case "relabel":
 		switch val {
 		case "shared":
