@@ -2,8 +2,6 @@ package build
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"cais.dev/cais/pkg/build/cache"
@@ -83,9 +81,6 @@ func (b *build) copy(ctx context.Context, n *node, op *graph.Copy, base *fileSys
 		}
 		items = append(items, it)
 	}
-	if count == 0 {
-		return noMatch(op)
-	}
 	c.Dir = count > 1
 	return b.onto(ctx, n, base, m, func(l *files.Layer, dirs []string) error {
 		if op.Chown != "" {
@@ -124,15 +119,6 @@ func (b *build) copy(ctx context.Context, n *node, op *graph.Copy, base *fileSys
 		}
 		return nil
 	})
-}
-
-// noMatch is the error of a copy whose wildcards name nothing.
-func noMatch(op *graph.Copy) error {
-	var names []string
-	for _, s := range op.Sources {
-		names = append(names, strings.TrimPrefix(s.Path, "/"))
-	}
-	return errs.New(errs.NotFound, fmt.Sprintf("no source files were specified: %s matches nothing", strings.Join(names, " ")))
 }
 
 // mkdir makes the layer of WORKDIR.
