@@ -7,6 +7,7 @@ import (
 	"cais.dev/cais/pkg/build/cache"
 	"cais.dev/cais/pkg/build/files"
 	"cais.dev/cais/pkg/build/graph"
+	"cais.dev/cais/pkg/build/progress"
 	"cais.dev/cais/pkg/errs"
 	"cais.dev/cais/pkg/run/plan"
 )
@@ -43,7 +44,7 @@ func (b *build) onto(ctx context.Context, n *node, base *fileSystem, m *cache.Ma
 }
 
 // copy makes the layer of COPY and ADD.
-func (b *build) copy(ctx context.Context, n *node, op *graph.Copy, base *fileSystem, m *cache.Making) error {
+func (b *build) copy(ctx context.Context, n *node, op *graph.Copy, base *fileSystem, m *cache.Making, step *progress.Step) error {
 	c := files.Copy{Dest: op.Dest, Parents: op.Parents}
 	if op.Chmod != "" {
 		mode, err := graph.ParseMode(op.Chmod)
@@ -84,12 +85,8 @@ func (b *build) copy(ctx context.Context, n *node, op *graph.Copy, base *fileSys
 	c.Dir = count > 1
 	return b.onto(ctx, n, base, m, func(l *files.Layer, dirs []string) error {
 		if op.Chown != "" {
-			passwd, group, err := users(dirs)
+			o, err := owner(op.Chown, dirs, step)
 			if err != nil {
-				return err
-			}
-			var o files.Owner
-			if o.UID, o.GID, err = plan.Owner(op.Chown, passwd, group); err != nil {
 				return err
 			}
 			c.Owner = &o
@@ -122,18 +119,28 @@ func (b *build) copy(ctx context.Context, n *node, op *graph.Copy, base *fileSys
 }
 
 // mkdir makes the layer of WORKDIR.
-func (b *build) mkdir(ctx context.Context, n *node, op *graph.Mkdir, base *fileSystem, m *cache.Making) error {
+func (b *build) mkdir(ctx context.Context, n *node, op *graph.Mkdir, base *fileSystem, m *cache.Making, step *progress.Step) error {
 	return b.onto(ctx, n, base, m, func(l *files.Layer, dirs []string) error {
 		var o files.Owner
 		if op.User != "" {
-			passwd, group, err := users(dirs)
-			if err != nil {
-				return err
-			}
-			if o.UID, o.GID, _, err = plan.User(op.User, passwd, group); err != nil {
+			var err error
+			if o, err = owner(op.User, dirs, step); err != nil {
 				return err
 			}
 		}
 		return l.Mkdir(op.Path, o, uint32(op.Mode.Perm()))
 	})
+}
+
+// owner reads whose files are to be, by the users that dirs have.
+func owner(of string, dirs []string, step *progress.Step) (o files.Owner, err error) {
+	passwd, group, err := users(dirs)
+	if err != nil {
+		return o, err
+	}
+	uid, gid, unknown, err := plan.Owner(of, passwd, group)
+	if unknown != "" {
+		step.Warn(unknown + " is in neither /etc/passwd nor /etc/group: the files are root's")
+	}
+	return files.Owner{UID: uid, GID: gid}, err
 }

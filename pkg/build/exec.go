@@ -47,9 +47,9 @@ func (b *build) carryOut(ctx context.Context, n *node, base *fileSystem, key str
 	case *graph.Exec:
 		err = b.exec(ctx, n, op, base, m, step)
 	case *graph.Copy:
-		err = b.copy(ctx, n, op, base, m)
+		err = b.copy(ctx, n, op, base, m, step)
 	case *graph.Mkdir:
-		err = b.mkdir(ctx, n, op, base, m)
+		err = b.mkdir(ctx, n, op, base, m, step)
 	case *graph.Merge:
 		var layer *fileSystem
 		if layer, err = b.files(ctx, op.Layer); err == nil {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 // maxID is the highest id Docker takes. 4294967295 is the kernel's "no change"
 // and must never come out of a file of the image.
 const maxID = 1<<31 - 1
+
+var errNoEntry = errors.New("no matching entries")
 
 // identity is who a process is.
 type identity struct {
@@ -36,15 +39,25 @@ func User(user string, passwd, group []byte) (uid, gid uint32, home string, err 
 	return id.uid, id.gid, id.home, err
 }
 
-// Owner returns the ids that --chown=name|uid[:group|gid] of a build means: as
-// User, but that a number without a group is the group's, too.
-func Owner(chown string, passwd, group []byte) (uid, gid uint32, err error) {
-	user, grp, _ := strings.Cut(chown, ":")
-	if number, ok, err := numeric(user); err == nil && ok && grp == "" {
-		return number, number, nil
+// Owner returns the ids that name|uid[:group|gid] of a build means, of --chown and of
+// WORKDIR's user: as User, but, as in BuildKit, a number without a group is the group's,
+// too, and who is in neither file is root. unknown says who that was.
+func Owner(owner string, passwd, group []byte) (uid, gid uint32, unknown string, err error) {
+	user, grp, _ := strings.Cut(owner, ":")
+	uid, gid, _, err = User(user, passwd, group)
+	if errors.Is(err, errNoEntry) {
+		unknown, err = user, nil
+	} else if number, ok, _ := numeric(user); ok {
+		gid = number
 	}
-	uid, gid, _, err = User(chown, passwd, group)
-	return uid, gid, err
+	if err != nil || grp == "" {
+		return uid, gid, unknown, err
+	}
+	_, named, _, err := User("0:"+grp, passwd, group)
+	if errors.Is(err, errNoEntry) {
+		return uid, gid, grp, nil
+	}
+	return uid, named, unknown, err
 }
 
 // resolve turns name|uid[:group|gid] into ids by the image's passwd and group
@@ -133,7 +146,7 @@ func findUser(name string, passwd []byte) (identity, string, error) {
 		return id, f[0], nil
 	}
 	if !isNumber {
-		return id, "", errs.New(errs.Invalid, fmt.Sprintf("unable to find user %s: no matching entries in passwd file", name))
+		return id, "", errs.E("unable to find user "+name, errs.Invalid, fmt.Errorf("%w in passwd file", errNoEntry))
 	}
 	return id, "", nil
 }
@@ -155,7 +168,7 @@ func findGroup(name string, group []byte) (uint32, error) {
 		}
 		return gid, nil
 	}
-	return 0, errs.New(errs.Invalid, fmt.Sprintf("unable to find group %s: no matching entries in group file", name))
+	return 0, errs.E("unable to find group "+name, errs.Invalid, fmt.Errorf("%w in group file", errNoEntry))
 }
 
 // memberships returns the gids of the groups that list user, without primary.
