@@ -283,12 +283,7 @@ func gather(ctx context.Context, e *engine.Engine) (*info, error) {
 	if i.CDISpecDirs, err = e.CDIDirs(); err != nil {
 		return nil, err
 	}
-	i.NetworkEngine = networkEngine(filepath.Join(paths.Run, "net"), o.Rootless)
-	if networks, err := e.Connections(); err == nil {
-		if relays, err := networks.RelaysPorts(); err == nil && relays {
-			i.NetworkEngine += ", without fib: ports published at all addresses are relayed"
-		}
-	}
+	i.NetworkEngine = networkEngine(e, filepath.Join(paths.Run, "net"), o.Rootless)
 	i.ID = identity(paths.Root, i.Name)
 	err = count(ctx, e, i)
 	i.forPodman(paths.Root, o)
@@ -418,8 +413,13 @@ func osRelease(path, key string) string {
 
 // networkEngine says how containers get out. What the kernel has for a relay is
 // found out, and noted until the next boot, by the first container with a network.
-func networkEngine(dir string, rootless bool) string {
+func networkEngine(e *engine.Engine, dir string, rootless bool) string {
 	if !rootless {
+		if networks, err := e.Connections(); err == nil {
+			if relays, err := networks.RelaysPorts(); err == nil && relays {
+				return "bridge, without fib: ports published at all addresses are relayed"
+			}
+		}
 		return "bridge"
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "engine")); err == nil {
