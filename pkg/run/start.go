@@ -276,7 +276,10 @@ func (s *Service) join(spec *specs.Spec, req plan.Request) (_ joins, err error) 
 			if err != nil {
 				s.log.Debug("look at a container to join", "container", id, "error", err)
 			}
-			return j, errs.New(errs.Conflict, fmt.Sprintf("cannot join the %s namespace of container %s: it is not running", kind, container.ShortID(id)))
+			if c == nil {
+				return j, errs.E("joining "+kind+" namespace of container", errs.KindOf(err), err)
+			}
+			return j, errs.New(errs.Conflict, fmt.Sprintf("cannot join %s namespace of a non running container: container %s is %s", kind, c.Name(), c.Status()))
 		}
 		slot := wire.SlotUser0 + len(j.slots)
 		j.slots[slot], j.of[specs.LinuxNamespaceType(kind)] = process, slot
