@@ -41,12 +41,21 @@ type layers interface {
 	Manifest(ctx context.Context, id string, names []string) ([]byte, error)
 	// ImageLayers returns the layers that images have.
 	ImageLayers(ctx context.Context) (map[string]bool, error)
+	// HeldLayers returns the layers that only the cache keeps.
+	HeldLayers(ctx context.Context) ([]HeldLayer, error)
 	// WorkDir is a directory on the file system of the store's layers.
 	WorkDir() string
 	// Rootless says that overlay's marks are user.* attributes, Single that only
 	// one id exists.
 	Rootless() bool
 	Single() bool
+}
+
+// HeldLayer is a layer of the store that the cache keeps.
+type HeldLayer struct {
+	ID, Parent string
+	Bytes      int64
+	Created    time.Time
 }
 
 // Store is what a build changes in the image store.

@@ -85,6 +85,18 @@ func (s *fakeStore) used() map[string]bool {
 	return used
 }
 
+func (s *fakeStore) HeldLayers(context.Context) ([]HeldLayer, error) {
+	seen := s.used()
+	var list []HeldLayer
+	for _, h := range s.held {
+		for id := h; id != "" && !seen[id]; id = id[:max(strings.LastIndexByte(id, '+'), 0)] {
+			seen[id] = true
+			list = append(list, HeldLayer{ID: id, Bytes: 100})
+		}
+	}
+	return list, nil
+}
+
 func (s *fakeStore) Held() ([]string, error) { return slices.Clone(s.held), nil }
 
 func (s *fakeStore) ReleaseLayers(ids ...string) ([]string, error) {
@@ -95,14 +107,16 @@ func (s *fakeStore) ReleaseLayers(ids ...string) ([]string, error) {
 			used[id] = true
 		}
 	}
+	var gone []string
 	for _, top := range ids {
 		for id := top; id != "" && !used[id]; id = id[:max(strings.LastIndexByte(id, '+'), 0)] {
+			gone = append(gone, id)
 			if err := os.RemoveAll(filepath.Join(s.dir, "layers", id)); err != nil {
 				return nil, err
 			}
 		}
 	}
-	return nil, nil
+	return gone, nil
 }
 
 func (s *fakeStore) WorkDir() string { return filepath.Join(s.dir, "work") }
@@ -436,6 +450,31 @@ func TestPruneTakesAll(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Join(b.store.dir, "layers")); err != nil || len(left) != 0 || len(b.store.held) != 0 {
 		t.Errorf("left: %v, %v, held %q", left, err, b.store.held)
+	}
+}
+
+// A base that only a failed build's cache keeps takes space: it is listed, and
+// counted when it goes.
+func TestPruneBase(t *testing.T) {
+	b := newBench(t)
+	if err := os.MkdirAll(filepath.Join(b.store.dir, "layers", "base"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	svc := New(Options{Layers: b.store, Images: b.store, Open: func(context.Context) (Store, error) { return b.store, nil }})
+	b.store.images["img"] = Image{TopLayer: "base"}
+	b.store.held = []string{"base"}
+	if list, err := svc.Usage(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("an image's layer is listed as the cache's: %v, %v", list, err)
+	}
+	delete(b.store.images, "img")
+	if list, err := svc.Usage(t.Context()); err != nil || len(list) != 1 || list[0].Bytes != 100 {
+		t.Errorf("listed %v, %v", list, err)
+	}
+	if gone, err := svc.Prune(t.Context(), PruneOptions{}); err != nil || len(gone) != 1 || gone[0].Bytes != 100 {
+		t.Errorf("removed %v, %v", gone, err)
+	}
+	if list, err := svc.Usage(t.Context()); err != nil || len(list) != 0 || len(b.store.held) != 0 {
+		t.Errorf("left %v, %v, held %q", list, err, b.store.held)
 	}
 }
 

@@ -46,8 +46,39 @@ func (s *Service) Usage(ctx context.Context) ([]Usage, error) {
 	if err != nil {
 		return nil, err
 	}
+	bases, err := s.bases(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, bases...)
 	slices.SortStableFunc(list, func(a, b Usage) int { return b.Used.Compare(a.Used) })
 	return slices.DeleteFunc(list, func(u Usage) bool { return u.record.Damaged }), nil
+}
+
+// bases lists the layers below those of list that no image has any longer: they
+// go with what stands on them.
+func (s *Service) bases(ctx context.Context, list []Usage) ([]Usage, error) {
+	held, err := s.o.Layers.HeldLayers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	made := map[string]bool{}
+	for _, u := range list {
+		made[u.layer] = true
+	}
+	var bases []Usage
+	for _, l := range held {
+		if made[l.ID] {
+			continue
+		}
+		u := Usage{ID: l.ID, Type: "regular", Description: "layer of a base image that was removed", Created: l.Created, Used: l.Created, Bytes: l.Bytes, layer: l.ID}
+		if l.Parent != "" {
+			u.Parents = []string{l.Parent}
+		}
+		bases = append(bases, u)
+	}
+	slices.SortFunc(bases, func(a, b Usage) int { return strings.Compare(a.ID, b.ID) })
+	return bases, nil
 }
 
 func (s *Service) usage(ctx context.Context, c *cache.Cache) ([]Usage, error) {
@@ -127,6 +158,10 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (removed []Usage, e
 	if err != nil {
 		return nil, err
 	}
+	bases, err := s.bases(ctx, list)
+	if err != nil {
+		return nil, err
+	}
 	children, shown := map[string]int{}, map[string]bool{}
 	var total int64
 	for _, u := range list {
@@ -180,26 +215,33 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (removed []Usage, e
 	if err := c.RemoveKeys(); err != nil {
 		return removed, err
 	}
-	return removed, s.rehold(ctx, c)
+	gone, err := s.rehold(ctx, c)
+	for _, u := range bases {
+		if slices.Contains(gone, u.layer) {
+			removed = append(removed, u)
+		}
+	}
+	return removed, err
 }
 
 // rehold has the store keep the layers of what is left in the cache, and no others.
-func (s *Service) rehold(ctx context.Context, c *cache.Cache) error {
+// It returns the layers that went.
+func (s *Service) rehold(ctx context.Context, c *cache.Cache) (gone []string, err error) {
 	st, err := s.o.Open(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h, ok := st.(holder)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	held, err := h.Held()
 	if err != nil || len(held) == 0 {
-		return err
+		return nil, err
 	}
 	left, err := s.usage(ctx, c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	byID := map[string]cache.Record{}
 	below := map[string]bool{} // layers on which another one of the cache is
@@ -220,7 +262,7 @@ func (s *Service) rehold(ctx context.Context, c *cache.Cache) error {
 	for id := range tops {
 		if !slices.Contains(held, id) {
 			if err := st.HoldLayer(ctx, id); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
@@ -231,17 +273,16 @@ func (s *Service) rehold(ctx context.Context, c *cache.Cache) error {
 		}
 		unused, err := c.DropBase(id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if unused {
 			release = append(release, id)
 		}
 	}
 	if len(release) == 0 {
-		return nil
+		return nil, nil
 	}
-	_, err = h.ReleaseLayers(release...)
-	return err
+	return h.ReleaseLayers(release...)
 }
 
 // collectEvery is how often a build looks after the size of the cache, unusedFor

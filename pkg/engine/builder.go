@@ -134,6 +134,15 @@ func (s *buildStore) Manifest(ctx context.Context, id string, names []string) ([
 	return s.r.Manifest(ctx, img)
 }
 
+func (s *buildStore) HeldLayers(ctx context.Context) ([]build.HeldLayer, error) {
+	held, err := s.r.HeldLayers(ctx)
+	list := make([]build.HeldLayer, len(held))
+	for i, l := range held {
+		list[i] = build.HeldLayer{ID: l.ID, Parent: l.Parent, Bytes: l.Bytes(), Created: l.Created}
+	}
+	return list, err
+}
+
 func (s *buildStore) ImageLayers(ctx context.Context) (map[string]bool, error) {
 	return s.r.ImageLayers(ctx)
 }

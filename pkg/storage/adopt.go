@@ -229,6 +229,29 @@ func (r *Reader) LayerSizes(ctx context.Context, id string) ([]int64, error) {
 	return sizes, err
 }
 
+// HeldLayers returns the layers that HoldLayer keeps and no image has.
+func (r *Reader) HeldLayers(ctx context.Context) ([]Layer, error) {
+	all, err := r.layers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := r.ImageLayers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var held []Layer
+	for id, holder := range all {
+		if !strings.HasPrefix(id, holderPrefix) {
+			continue
+		}
+		for l, ok := all[holder.Parent]; ok && !seen[l.ID]; l, ok = all[l.Parent] {
+			seen[l.ID] = true
+			held = append(held, l)
+		}
+	}
+	return held, nil
+}
+
 // ImageLayers returns the ids of the layers that images have.
 func (r *Reader) ImageLayers(ctx context.Context) (map[string]bool, error) {
 	imgs, err := r.Images(ctx)

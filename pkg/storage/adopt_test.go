@@ -169,11 +169,17 @@ func TestHoldLayer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if held, err := s.Reader().HeldLayers(t.Context()); err != nil || len(held) != 0 {
+		t.Errorf("an image has %v, %v", held, err)
+	}
 	if _, err := s.RemoveImage(t.Context(), RemoveOptions{Force: true}, "sha256:"+id); err != nil {
 		t.Fatal(err)
 	}
 	if c, err := s.Collect(t.Context(), CollectOptions{Age: -1}); err != nil || len(c.Layers) != 0 || !s.HasLayer(top) {
 		t.Errorf("collected %q, %v", c.Layers, err)
+	}
+	if held, err := s.Reader().HeldLayers(t.Context()); err != nil || len(held) != 2 {
+		t.Errorf("held without an image: %v, %v; want 2 layers", held, err)
 	}
 	gone, err := s.ReleaseLayers(top)
 	if err != nil || len(gone) != 2 || s.HasLayer(top) {

@@ -106,7 +106,7 @@ func TestUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.Size != 1110 || u.Reclaimable != 10 || u.Active != 1 || u.Unreferenced != 1 || u.Lost != 1 || u.Cache != 0 {
+	if u.Size != 1110 || u.Reclaimable != 10 || u.Active != 1 || u.Unreferenced != 1 || u.Lost != 1 {
 		t.Errorf("%+v", u)
 	}
 	for _, i := range u.Images {

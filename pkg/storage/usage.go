@@ -23,7 +23,6 @@ type Usage struct {
 	Active      int   // images that containers use
 	Reclaimable int64 // of the layers that no image in use needs
 
-	Cache        int64 // of the layers that only a build's cache keeps
 	Unreferenced int   // layers that nothing keeps
 	Lost         int64 // their size
 }
@@ -111,9 +110,7 @@ func (r *Reader) Usage(ctx context.Context) (*Usage, error) {
 			if !active[l.files] {
 				u.Reclaimable += l.Bytes()
 			}
-		case kept[l.files]:
-		case held[l.files]:
-			u.Cache += l.Bytes()
+		case kept[l.files], held[l.files]:
 		default:
 			u.Unreferenced++
 			u.Lost += l.Bytes()
