@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -143,7 +144,8 @@ func (b *build) exec(ctx context.Context, n *node, op *graph.Exec, base *fileSys
 	if err != nil {
 		return err
 	}
-	code, sig, err := run(ctx, p, step.Stdout(), step.Stderr(), once)
+	stderr := &refusals{Writer: step.Stderr()}
+	code, sig, err := run(ctx, p, step.Stdout(), stderr, once)
 	var failed *launch.StepError
 	if errors.As(err, &failed) && failed.Phase == launch.PhaseExec && failed.Errno == syscall.ENOEXEC && n.Platform.Architecture != c.host.Arch {
 		err := errs.New(errs.Unsupported, fmt.Sprintf("this machine (%s) cannot run programs for %s", c.host.Arch, n.Platform))
@@ -165,9 +167,25 @@ func (b *build) exec(ctx context.Context, n *node, op *graph.Exec, base *fileSys
 		if _, free, diskErr := disk(m.Dir()); diskErr == nil && free < noRoom {
 			return errs.WithHint(err, "The disk is full. "+makeRoom)
 		}
+		if stderr.seen && b.s.o.Layers.Single() {
+			return errs.WithHint(err, "You have no subordinate ids: what changes users or owners (apt, chown, su) fails. 'cais doctor' says how root gives you some.")
+		}
 		return err
 	}
 	return files.RemovePlaces(m.Dir(), c.tree, stubs)
+}
+
+// refusals notices the kernel's words for an id that does not exist in the user's
+// namespace, and for leave to become another.
+type refusals struct {
+	io.Writer
+	seen bool
+}
+
+// Write passes b on.
+func (r *refusals) Write(b []byte) (int, error) {
+	r.seen = r.seen || bytes.Contains(b, []byte("Invalid argument")) || bytes.Contains(b, []byte("Operation not permitted"))
+	return r.Writer.Write(b)
 }
 
 // plan decides what the command gets.
