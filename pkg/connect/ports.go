@@ -228,7 +228,11 @@ func explain(err error) error {
 		return &errs.Error{Kind: errs.Denied, Err: err, Hint: fmt.Sprintf(
 			"Ports below %s are root's here. As root: 'sysctl net.ipv4.ip_unprivileged_port_start=%d', or 'setcap cap_net_bind_service=ep' on cais; or publish on a higher one.", unprivileged(), p.port)}
 	case syscall.EADDRINUSE:
-		return &errs.Error{Kind: errs.Conflict, Err: err}
+		who := "'ss -lnp' shows which program has it"
+		if p.ours {
+			who = "'cais ps' shows which container has it"
+		}
+		return &errs.Error{Kind: errs.Conflict, Err: err, Hint: who + "; publish on another port, or leave out the host's and 'cais port' tells it."}
 	case syscall.EADDRNOTAVAIL:
 		return &errs.Error{Kind: errs.Invalid, Err: err, Hint: "The address is none of this machine's."}
 	}
