@@ -35,16 +35,8 @@ type globals struct {
 }
 
 // podmans are flags that podman's users, and its test suites, give to every command,
-// for choices that cais does not have: a name, and what podman chooses by it.
-var podmans = [...][2]string{
-	{"cgroup-manager", "Podman's `choice` of who makes cgroups"},
-	{"conmon", "Podman's monitor is this `file`"},
-	{"db-backend", "Podman's `kind` of database"},
-	{"events-backend", "Podman's `place` for events"},
-	{"network-backend", "Podman's `program` for networks"},
-	{"network-config-dir", "Podman's networks are in this `directory`"},
-	{"tmpdir", "Podman's state is in this `directory`"},
-}
+// for choices that cais does not have. They are without effect, and so not in the help.
+var podmans = [...]string{"cgroup-manager", "conmon", "db-backend", "events-backend", "network-backend", "network-config-dir", "tmpdir"}
 
 func (g *globals) flags() *pflag.FlagSet {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -65,8 +57,9 @@ func (g *globals) flags() *pflag.FlagSet {
 	f.BoolVar(&g.tlsVerify, "tlsverify", false, "Use TLS and verify the daemon; without effect")
 	f.StringVar(&g.out, "out", "", "Write to this `file` instead of stdout")
 	f.BoolVar(&g.noOut, "noout", false, "Write nothing to stdout")
-	for i, flag := range podmans {
-		f.StringVar(&g.podmans[i], flag[0], "", flag[1]+"; without effect")
+	for i, name := range podmans {
+		f.StringVar(&g.podmans[i], name, "", "One of podman's, without effect")
+		_ = f.MarkHidden(name)
 	}
 	f.BoolVarP(&g.version, "version", "v", false, "Print the version and leave")
 	f.BoolVarP(&g.help, "help", "h", false, "Print usage")
