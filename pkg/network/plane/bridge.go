@@ -212,6 +212,8 @@ func networkTable(w *wire.Interface, foreign [][]nft.Expr) []*netlink.Message {
 	// The kernel does so itself until somebody switches route_localnet on.
 	batch = append(batch, rule("direct", in, subnet(nft.IP, []byte{127, 0, 0, 0}, 8, false), drop))
 	if !w.NoBridge { // else no route leads back, and nothing leaves the bridge
+		link := []byte{169, 254, 0, 0} // --link-local-ip: this machine has no route there
+		batch = append(batch, rule("direct", in, subnet(nft.IP, link, 16, true), subnet(nft.IP, link, 16, false), accept))
 		for _, source := range foreign { // nobody speaks in another's name
 			batch = append(batch, rule("direct", in, source, drop))
 		}
