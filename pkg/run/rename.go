@@ -14,7 +14,7 @@ import (
 func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	name = strings.TrimPrefix(name, "/")
 	if ref == "" || name == "" {
-		return errs.New(errs.Invalid, "neither old nor new names may be empty")
+		return errs.New(errs.Invalid, "Neither old nor new names may be empty")
 	}
 	c, l, err := s.store.Take(ctx, ref)
 	if err != nil {
