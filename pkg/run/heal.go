@@ -66,7 +66,12 @@ func (s *Service) healOne(ctx context.Context, id string) error {
 		return err
 	}
 	defer l.Release()
-	c, err = s.store.Load(id)
+	return s.healLocked(ctx, id)
+}
+
+// healLocked is healOne for who holds the container's lock.
+func (s *Service) healLocked(ctx context.Context, id string) error {
+	c, err := s.store.Load(id)
 	if errs.KindOf(err) == errs.NotFound {
 		return errors.Join(s.releaseAll(id), s.o.Images.Unprotect(ctx, id), s.discard(ctx, id))
 	}
@@ -224,5 +229,10 @@ func (s *Service) cleanup(ctx context.Context, id string) error {
 	if err := s.waitDead(ctx, id); err != nil {
 		return err
 	}
-	return s.healOne(ctx, id)
+	l, err := s.store.Lock(ctx, id) // the command that started it may not have gone yet
+	if err != nil {
+		return gone(err)
+	}
+	defer l.Release()
+	return s.healLocked(ctx, id)
 }

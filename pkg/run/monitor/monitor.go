@@ -69,7 +69,7 @@ type monitor struct {
 	execs    []*proc
 	children []*child
 	clients  []*client
-	control  *client // who started us; nil once gone
+	control  *client // who started us and stays; nil once gone
 	buf      []byte  // one packet: the stream's byte, then what was read
 	shared   bool    // the container has no pid namespace of its own
 	adj      string  // the oom_score_adj that the container gets; empty: the monitor could not lower its own

@@ -269,6 +269,9 @@ func (m *monitor) serve(p *proc, a wire.Attach) error {
 	}
 	c.join(p, a)
 	c.push(wire.Marshal(&wire.Running{PID: p.pid, StartedAt: m.startedAt.UnixNano()}))
+	if !a.Stdin && !a.Stdout && !a.Stderr {
+		m.control = nil // it goes now, and will not see the end: what is left then is ours to do
+	}
 	m.watch(m.listener, syscall.EPOLLIN, acceptor{m})
 	return nil
 }

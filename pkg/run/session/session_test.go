@@ -584,6 +584,15 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
+// A command that waits for no end may still be there when it comes.
+func TestCleanupOfDetached(t *testing.T) {
+	b := newBox(t, "exit 0")
+	b.job.AutoRemove, b.job.CleanupEnv = true, []string{"MARK=yes"}
+	b.job.Cleanup = []string{"cais-cleanup", filepath.Join(b.dir, "mark")}
+	b.start(wire.Attach{})
+	eventually(t, "the cleanup", func() bool { return b.text("mark") == "yes" })
+}
+
 func TestSignal(t *testing.T) {
 	b := newBox(t, "trap 'exit 11' HUP; echo ready; while :; do sleep 0.05; done")
 	s := b.start(everything)
