@@ -134,7 +134,7 @@ func (c *converter) dispatch(ctx context.Context) (*stage, error) {
 		}
 	}
 	if err := c.lint.Error(); err != nil {
-		return nil, err
+		return nil, &Error{Err: err} // of no line: it counts the findings, which have theirs
 	}
 	return target, nil
 }

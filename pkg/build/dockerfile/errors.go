@@ -14,7 +14,7 @@ import (
 // Error is a mistake in a Dockerfile, or one that a place in it led to.
 type Error struct {
 	Source graph.Source
-	Lines  []graph.Range // where; never empty
+	Lines  []graph.Range // where; none if it is the whole of it
 	Err    error         // never nil
 }
 
