@@ -258,7 +258,8 @@ func (c *command) plan() (*wire.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec.Process.Env = environment(op.Env, append(slices.Clone(op.Proxy), c.env...), home)
+	// What a mount sets counts, whatever the image has under that name.
+	spec.Process.Env = environment(c.env, slices.Concat(op.Env, op.Proxy), home)
 	filter, err := b.filter(r, spec, c.host)
 	if err != nil {
 		return nil, err
@@ -291,7 +292,7 @@ func (c *command) rootDir() error {
 	return errors.Join(files.Root(int(d.Fd()), c.tree), d.Close())
 }
 
-// environment is env with what the sandbox adds, each unless it is there already.
+// environment is env with more behind it, each unless it is there already.
 func environment(env, more []string, home string) []string {
 	out := slices.Clone(env)
 	for _, kv := range append(more, "HOME="+home) {
