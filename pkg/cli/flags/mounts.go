@@ -14,8 +14,9 @@ import (
 	"cais.dev/cais/pkg/volume"
 )
 
-// parseVolume reads -v [SRC:]DST[:opts].
-func parseVolume(s string, env Env) (plan.Mount, error) {
+// Volume reads one -v, [SRC:]DST[:OPTIONS]; paths that are not absolute begin at
+// env.Dir.
+func Volume(s string, env Env) (plan.Mount, error) {
 	if s == "" {
 		return plan.Mount{}, invalid("invalid empty volume spec")
 	}

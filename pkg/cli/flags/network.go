@@ -69,7 +69,7 @@ func (f *RunFlags) network() {
 	}
 	define(fs, "dns", "", "list", "Ask these name servers instead of the host's", addDNS)
 	define(fs, "dns-search", "", "list", "Search these domains instead of the host's; . for none", func(s string) error {
-		domain, err := searchDomain(s)
+		domain, err := SearchDomain(s)
 		r.DNSSearch = append(r.DNSSearch, domain)
 		return err
 	})
@@ -229,8 +229,8 @@ func extraHost(s string) (string, error) {
 	return name + ":" + a.String(), nil
 }
 
-// searchDomain checks one --dns-search.
-func searchDomain(s string) (string, error) {
+// SearchDomain checks one --dns-search.
+func SearchDomain(s string) (string, error) {
 	s = strings.TrimSpace(s)
 	if s == "." {
 		return s, nil

@@ -179,7 +179,7 @@ func FuzzNetwork(f *testing.F) {
 		}
 		_, _ = extraHost(s)
 		_, _ = parseLink(s)
-		_, _ = searchDomain(s)
+		_, _ = SearchDomain(s)
 		_, _ = standardPort(s)
 	})
 }

@@ -310,7 +310,7 @@ func (f *RunFlags) security() {
 			r.CDI = append(r.CDI, s)
 			return plan.CheckCDI(s)
 		}
-		d, err := parseDevice(s)
+		d, err := Device(s)
 		r.Devices = append(r.Devices, d)
 		return err
 	})
@@ -493,7 +493,7 @@ func (f *RunFlags) setMounts(r *plan.Request, _ *RunOptions, env Env) error {
 		return nil
 	}
 	r.Mounts = nil
-	if err := add(once(f.volumes), func(s string) (plan.Mount, error) { return parseVolume(s, env) }); err != nil {
+	if err := add(once(f.volumes), func(s string) (plan.Mount, error) { return Volume(s, env) }); err != nil {
 		return err
 	}
 	if err := add(f.mounts, func(s string) (plan.Mount, error) { return parseMount(s, env) }); err != nil {
@@ -554,7 +554,7 @@ func (f *RunFlags) setModes(r *plan.Request, _ *RunOptions, env Env) (err error)
 		return invalid("invalid isolation: %s: only default is there on Linux", f.isolation)
 	}
 	r.SecurityOpt = f.securityOpt
-	if r.Security, err = parseSecurity(f.securityOpt, env); err != nil {
+	if r.Security, err = Security(f.securityOpt, env); err != nil {
 		return err
 	}
 	if f.fs.Changed("oom-kill-disable") {

@@ -252,7 +252,7 @@ func TestVolume(t *testing.T) {
 		{in: "~/a:/b", err: "~ is the shell's"},
 	}
 	for _, tt := range tests {
-		got, err := parseVolume(tt.in, env)
+		got, err := Volume(tt.in, env)
 		if tt.err != "" {
 			if err == nil || !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("%s: got %v, want %s", tt.in, err, tt.err)
@@ -383,7 +383,7 @@ func FuzzMount(f *testing.F) {
 func FuzzVolume(f *testing.F) {
 	f.Add("/a:/b:ro,Z")
 	f.Fuzz(func(t *testing.T, s string) {
-		m, err := parseVolume(s, Env{Dir: "/d"})
+		m, err := Volume(s, Env{Dir: "/d"})
 		if err == nil && (!strings.HasPrefix(m.Target, "/") || m.Type == "bind" && !strings.HasPrefix(m.Source, "/")) {
 			t.Errorf("%q: %+v", s, m)
 		}
@@ -398,7 +398,7 @@ func TestOwnerAndOverlayOptions(t *testing.T) {
 		"/a:/b:O,ro": {"O"},
 		"vol:/b:U":   {"U"},
 	} {
-		m, err := parseVolume(text, Env{})
+		m, err := Volume(text, Env{})
 		if err != nil || !slices.Equal(m.Options, want) {
 			t.Errorf("%s: %v, %v", text, m.Options, err)
 		}
@@ -415,7 +415,7 @@ func TestOwnerAndOverlayOptions(t *testing.T) {
 			t.Errorf("%s: %v, %v", text, m.Options, err)
 		}
 	}
-	if _, err := parseVolume("vol:/b:O", Env{}); err == nil {
+	if _, err := Volume("vol:/b:O", Env{}); err == nil {
 		t.Error("a volume with O was accepted")
 	}
 }

@@ -14,10 +14,10 @@ import (
 	"cais.dev/cais/pkg/sys"
 )
 
-// parseSecurity reads --security-opt. A seccomp file is read here, because its
+// Security reads --security-opt. A seccomp file is read here, because its
 // path means something only to the caller, and checked, because a mistake in it
 // should not wait for a pull.
-func parseSecurity(opts []string, env Env) (plan.Security, error) {
+func Security(opts []string, env Env) (plan.Security, error) {
 	var s plan.Security
 	for _, o := range opts {
 		// Docker took "key:value" before "key=value".
@@ -98,8 +98,8 @@ func seccompText(val string, env Env) (string, error) {
 	return text, nil
 }
 
-// parseDevice reads HOST[:CONTAINER][:rwm].
-func parseDevice(s string) (plan.Device, error) {
+// Device reads HOST[:CONTAINER][:rwm].
+func Device(s string) (plan.Device, error) {
 	d := plan.Device{Perms: "rwm"}
 	parts := strings.Split(s, ":")
 	switch {
