@@ -342,25 +342,9 @@ func (c *Container) clone(ctx context.Context, spec *specs.Spec, dirs cgroup.Dir
 	}
 	slots := noSlots()
 	slots[lower.SlotStart] = int(fifo.Fd())
-	for i, f := range o.Stdio {
-		if f != nil {
-			slots[wire.SlotStdin+i] = int(f.Fd())
-		}
-	}
-	if err := preserve(&slots, o.PreserveFDs); err != nil {
-		return nil, errors.Join(err, fifo.Close())
-	}
-	if o.ConsoleSocket != "" {
-		console, err := dialConsole(o.ConsoleSocket)
-		if err != nil {
-			return nil, errors.Join(err, fifo.Close())
-		}
-		defer console.Close()
-		slots[wire.SlotConsole] = int(console.Fd())
-	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	pr, err := launch.Start(plan, &slots)
+	pr, err := carryOut(plan, slots, o.Stdio, o.PreserveFDs, o.ConsoleSocket)
 	if err != nil {
 		return nil, errors.Join(err, fifo.Close())
 	}
@@ -442,6 +426,27 @@ func (c *Container) makeFIFO() (*os.File, error) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// carryOut starts what plan says with the caller's descriptors beside those of slots.
+func carryOut(plan *wire.Plan, slots [wire.NumSlots]int, stdio [3]*os.File, preserved int, consoleSocket string) (*launch.Proc, error) {
+	for i, f := range stdio {
+		if f != nil {
+			slots[wire.SlotStdin+i] = int(f.Fd())
+		}
+	}
+	if err := preserve(&slots, preserved); err != nil {
+		return nil, err
+	}
+	if consoleSocket != "" {
+		console, err := dialConsole(consoleSocket)
+		if err != nil {
+			return nil, err
+		}
+		defer console.Close()
+		slots[wire.SlotConsole] = int(console.Fd())
+	}
+	return launch.Start(plan, &slots)
 }
 
 // preserve puts the descriptors 3 to 3+n into their slots.

@@ -19,7 +19,6 @@ import (
 	"cais.dev/cais/pkg/atomicfile"
 	"cais.dev/cais/pkg/cgroup"
 	"cais.dev/cais/pkg/errs"
-	"cais.dev/cais/pkg/run/launch"
 	"cais.dev/cais/pkg/run/lower"
 	"cais.dev/cais/pkg/run/wire"
 	"cais.dev/cais/pkg/sys"
@@ -97,25 +96,9 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	defer pidfd.Close()
 	slots := noSlots()
 	slots[wire.SlotInit] = int(pidfd.Fd())
-	for i, f := range o.Stdio {
-		if f != nil {
-			slots[wire.SlotStdin+i] = int(f.Fd())
-		}
-	}
-	if err := preserve(&slots, o.PreserveFDs); err != nil {
-		return nil, err
-	}
-	if o.ConsoleSocket != "" {
-		console, err := dialConsole(o.ConsoleSocket)
-		if err != nil {
-			return nil, err
-		}
-		defer console.Close()
-		slots[wire.SlotConsole] = int(console.Fd())
-	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	pr, err := launch.Start(plan, &slots)
+	pr, err := carryOut(plan, slots, o.Stdio, o.PreserveFDs, o.ConsoleSocket)
 	if err != nil {
 		return nil, err
 	}

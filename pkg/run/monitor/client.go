@@ -243,17 +243,7 @@ func (m *monitor) startExec(e *wire.Exec, fds []int) (*proc, error) {
 		slots[slot] = fds[1+i]
 	}
 	p := &proc{m: m, stdin: -1, master: -1, tty: e.TTY, id: e.ID}
-	child, err := p.launch(plan, slots, e.Attach.Stdin && !e.Detach)
-	if err != nil {
-		return nil, err
-	}
-	if child.Gated {
-		if err := child.Release(); err != nil {
-			p.close()
-			return nil, err
-		}
-	}
-	return p, nil
+	return p, p.run(plan, slots, e.Attach.Stdin && !e.Detach)
 }
 
 // refuse answers with err and ends the connection.

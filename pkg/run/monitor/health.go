@@ -105,17 +105,7 @@ func (m *monitor) startProbe() (*proc, error) {
 	}
 	slots[wire.SlotInit] = m.main.pidfd
 	p := &proc{m: m, stdin: -1, master: -1}
-	child, err := p.launch(plan, slots, false)
-	if err != nil {
-		return nil, err
-	}
-	if child.Gated {
-		if err := child.Release(); err != nil {
-			p.close()
-			return nil, err
-		}
-	}
-	return p, nil
+	return p, p.run(plan, slots, false)
 }
 
 // said keeps what a probe wrote.

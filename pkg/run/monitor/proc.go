@@ -37,6 +37,17 @@ type source struct {
 	log    *jsonfile.Stream // nil: not logged
 }
 
+// run launches p, and lets it go on at once where its plan waits.
+func (p *proc) run(plan *wire.Plan, slots [wire.NumSlots]int, stdin bool) error {
+	child, err := p.launch(plan, slots, stdin)
+	if err == nil && child.Gated {
+		if err = child.Release(); err != nil {
+			p.close()
+		}
+	}
+	return err
+}
+
 // launch carries plan out with stdio as p wants it. slots are further
 // descriptors; stdin says whether there is one.
 func (p *proc) launch(plan *wire.Plan, slots [wire.NumSlots]int, stdin bool) (*launch.Proc, error) {
