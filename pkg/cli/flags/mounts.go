@@ -352,6 +352,9 @@ func (r *mountReader) finish() (plan.Mount, error) {
 	}
 	if m.Type == "volume" && m.Source != "" {
 		if err := volume.CheckName(m.Source); err != nil {
+			if path.IsAbs(m.Source) {
+				err = errs.WithHint(err, "A host directory wants type=bind: --mount makes a volume unless the type is given.")
+			}
 			return m, err
 		}
 	}

@@ -340,14 +340,28 @@ func failure(err error) *wire.Failed {
 		if f.Reason == errs.Internal {
 			f.Reason = kindOf(step)
 		}
-		if step.What == "mount /proc" && step.Errno == syscall.EPERM {
+		switch {
+		case step.What == "mount /proc" && step.Errno == syscall.EPERM:
 			// The kernel gives no full /proc to whom it shows only parts.
 			f.Hint = "Inside a container? Start the outer one with --security-opt seccomp=unconfined --security-opt systempaths=unconfined (podman: unmask=ALL)."
+		case (step.Errno == syscall.EINVAL || step.Errno == syscall.ENOTDIR) && binds(step.What):
+			f.Hint = "Are you trying to mount a directory onto a file (or vice-versa)? Check that the host's path is what you expect."
 		}
 	} else if f.Reason == errs.Internal && (errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS)) {
 		f.Reason = errs.Denied
 	}
 	return f
+}
+
+// binds tells "mount SOURCE at TARGET" from a step that mounts what has no source.
+func binds(what string) bool {
+	const at = " at /"
+	for i := range max(len(what)-len(at), 0) {
+		if what[i:i+len(at)] == at {
+			return true
+		}
+	}
+	return false
 }
 
 func kindOf(e *launch.StepError) errs.Kind {
