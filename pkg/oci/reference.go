@@ -54,6 +54,8 @@ func Parse(s string) (Reference, error) {
 	switch {
 	case strings.ToLower(r.Path) != r.Path:
 		return Reference{}, invalid("invalid reference format: repository name (%s) must be lowercase", r.Path)
+	case strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://"):
+		return Reference{}, errs.WithHint(invalid("invalid reference format: %q", s), "Leave out what is before the registry's name: the scheme is found out.")
 	case !validDomain(r.Domain) || !validPath(r.Path) || hasTag && !ValidTag(r.Tag):
 		return Reference{}, invalid("invalid reference format: %q", s)
 	case len(r.Domain)+1+len(r.Path) > maxName:

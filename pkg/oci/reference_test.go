@@ -75,6 +75,9 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("Parse(%q) = %+v, %v; want Invalid, %q", tt.in, r, err, tt.want)
 		}
 	}
+	if _, err := Parse("https://host.example/app"); errs.HintOf(err) == "" {
+		t.Errorf("a URL is refused without a hint: %v", err)
+	}
 }
 
 func TestReferenceWith(t *testing.T) {
