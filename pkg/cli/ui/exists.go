@@ -15,7 +15,7 @@ import (
 func NewExists(what string, complete cobra.CompletionFunc, find func(ctx context.Context, ref string) error) *cobra.Command {
 	return &cobra.Command{
 		Use:               "exists " + what,
-		Short:             "Succeed if there is such a " + strings.ToLower(what) + ", fail with 1 if there is none",
+		Short:             "Succeed if the " + strings.ToLower(what) + " exists, fail with 1 if it does not",
 		Args:              ExactArgs(1),
 		ValidArgsFunction: complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
