@@ -150,8 +150,14 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 	s.Done(errors.New("exit code: 2"))
+	e := l.Step("exporting to image")
+	e.ItemDone("writing image sha256:def", 0)
+	e.Done(nil)
+	if got := strings.Join(v.picture(l.now(), 60, false), "\n"); strings.Contains(got, "sha256") {
+		t.Errorf("what is done takes room while others run:\n%s", got)
+	}
 	l.Close()
-	for _, w := range []string{"FAILED", "=> ERROR [4/5]", " > [4/5] RUN a very long line that does not fit into the terminal at all:\none\ntwo\nthree\n------\n"} {
+	for _, w := range []string{"FAILED", "exporting to image", " => => writing image sha256:def done", "=> ERROR [4/5]", " > [4/5] RUN a very long line that does not fit into the terminal at all:\none\ntwo\nthree\n------\n"} {
 		if !strings.Contains(b.String(), w) {
 			t.Errorf("no %q in %q", w, b.String())
 		}

@@ -170,14 +170,14 @@ func (t *terminal) picture(now time.Time, columns int, final bool) []string {
 			i += n - 1
 			continue
 		}
-		out = append(out, t.step(s, now, columns)...)
+		out = append(out, t.step(s, now, columns, final)...)
 	}
 	return out
 }
 
 func (s *liveStep) isFolded() bool { return s.done && s.cached && len(s.warnings) == 0 }
 
-func (t *terminal) step(s *liveStep, now time.Time, columns int) []string {
+func (t *terminal) step(s *liveStep, now time.Time, columns int, final bool) []string {
 	end, text, color := now, " => "+s.name, ""
 	switch {
 	case !s.done:
@@ -194,11 +194,13 @@ func (t *terminal) step(s *liveStep, now time.Time, columns int) []string {
 	for _, w := range s.warnings {
 		out = append(out, t.paint(cut(" => => WARN: "+w, columns), yellow))
 	}
-	if s.done {
+	if s.done && !final {
 		return out
 	}
 	shown := s.items
-	if len(shown) > 8 { // those that move
+	if s.done { // what stays on the screen, such as the image's id
+		shown = slices.DeleteFunc(slices.Clone(shown), func(i Item) bool { return !i.Finished })
+	} else if len(shown) > 8 { // those that move
 		shown = slices.DeleteFunc(slices.Clone(shown), func(i Item) bool { return i.Finished })
 		shown = shown[:min(len(shown), 8)]
 	}
@@ -214,6 +216,9 @@ func (t *terminal) step(s *liveStep, now time.Time, columns int) []string {
 			continue
 		}
 		out = append(out, alignRight(line, seconds(took.Sub(i.Started)), columns))
+	}
+	if s.done {
+		return out
 	}
 	last := s.tail.lines
 	if len(last) > t.o.LogLines {
