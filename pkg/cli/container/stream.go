@@ -212,12 +212,14 @@ func startCode(se *session.StartError, err error) int {
 	return se.Code
 }
 
-// withAdvice gives two refusals of the kernel, which knows no more, their usual
+// withAdvice gives some refusals of the kernel, which knows no more, their usual
 // reason. They are told by their text, which may come from a monitor.
 func withAdvice(err error, text string) error {
 	switch {
 	case strings.HasPrefix(text, `exec "-`):
 		return errs.WithHint(err, "Options go before the image, or before the container's name: what follows is the command.")
+	case strings.HasPrefix(text, `exec "/`) && strings.HasSuffix(text, syscall.ENOENT.Error()):
+		return errs.WithHint(err, "It is not in the container, or what runs it is not: the program after a script's #!, or a program's loader (ldd names it).")
 	case strings.HasSuffix(text, syscall.ENOEXEC.Error()):
 		return errs.WithHint(err, "It is a script without #!, or for another architecture: qemu-user-static has the kernel run those (binfmt_misc with the flag F).")
 	}
