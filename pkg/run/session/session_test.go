@@ -449,7 +449,7 @@ func TestClientDiesBeforeStart(t *testing.T) {
 
 // TestMonitorKilled: its container dies with it, and the client says so.
 func TestMonitorKilled(t *testing.T) {
-	b := newBox(t, "sleep 1000")
+	b := newBox(t, "exec sleep 1000")
 	s := b.start(everything)
 	if err := syscall.Kill(b.state().MonitorPID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
