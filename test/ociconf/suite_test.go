@@ -66,9 +66,13 @@ func needs(t *testing.T) (cais, crun, runc string) {
 	return link, crun, runc
 }
 
-// hidden wraps a command into a mount namespace without the v2 tree of a hybrid host.
+// hidden wraps a command into a mount namespace without the v2 tree of a hybrid host
+// and with a null device of its own: crun gives its stdin to the container's user, also
+// if that is the machine's /dev/null.
 func hidden(ctx context.Context, args ...string) *exec.Cmd {
-	script := `mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified; exec "$@"`
+	script := `mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified
+d=$(mktemp -d) && mount -t tmpfs tmpfs "$d" && mknod -m 666 "$d/null" c 1 3 && mount --bind "$d/null" /dev/null && umount -l "$d" && rmdir "$d" || exit
+exec "$@"`
 	return exec.CommandContext(ctx, "unshare", append([]string{"-m", "sh", "-c", script, "sh"}, args...)...)
 }
 
