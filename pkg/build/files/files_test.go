@@ -188,7 +188,7 @@ func TestAttributes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	mode, err := graph.ParseMode("600")
+	mode, err := graph.ParseMode("700")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestAttributes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for p, want := range map[string]fs.FileMode{
-		"kept": fs.ModeDir | fs.ModeSticky | 0o777, "kept/f": fs.ModeSetuid | 0o750, "new": fs.ModeDir | 0o600, "new/sub": fs.ModeDir | 0o600, "new/sub/f": 0o600, "new/text": 0o644, "w/d": fs.ModeDir | 0o755,
+		"kept": fs.ModeDir | fs.ModeSticky | 0o777, "kept/f": fs.ModeSetuid | 0o750, "new": fs.ModeDir | 0o700, "new/sub": fs.ModeDir | 0o700, "new/sub/f": 0o700, "new/text": 0o644, "w/d": fs.ModeDir | 0o755,
 	} {
 		info, err := os.Lstat(filepath.Join(upper, p))
 		if err != nil || info.Mode() != want {
