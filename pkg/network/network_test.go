@@ -235,17 +235,7 @@ func TestDefaultNetworkIPv6(t *testing.T) {
 		}
 		return n
 	}
-	c, err := netlink.Dial(netlink.FamilyRoute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	do := func(m ...*netlink.Message) {
-		t.Helper()
-		if err := c.Do(m...); err != nil {
-			t.Fatal(err)
-		}
-	}
+	do := doer(t)
 	before := ready(s, false)
 	do(netlink.AddBridge("br0", nil, 1500))
 	up, err := netlink.Index("br0")
@@ -474,17 +464,7 @@ func TestReadHost(t *testing.T) {
 	if !nettest.Alone(t) {
 		return
 	}
-	c, err := netlink.Dial(netlink.FamilyRoute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	do := func(m ...*netlink.Message) {
-		t.Helper()
-		if err := c.Do(m...); err != nil {
-			t.Fatal(err)
-		}
-	}
+	do := doer(t)
 	const down = 1 // a new namespace's loopback
 	do(netlink.AddBridge("br0", nil, 1500))
 	up, err := netlink.Index("br0")
@@ -522,4 +502,20 @@ func TestReadHost(t *testing.T) {
 	want("192.168.0.0/20")
 	do(netlink.AddAddress(down, []byte{192, 168, 1, 1}, 16))
 	want("172.19.0.0/16") // a pool of a wide route, rather than none
+}
+
+// doer returns what asks the kernel to change this network.
+func doer(t *testing.T) func(...*netlink.Message) {
+	t.Helper()
+	c, err := netlink.Dial(netlink.FamilyRoute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return func(m ...*netlink.Message) {
+		t.Helper()
+		if err := c.Do(m...); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

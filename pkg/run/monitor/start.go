@@ -355,13 +355,8 @@ func failure(err error) *wire.Failed {
 
 // binds tells "mount SOURCE at TARGET" from a step that mounts what has no source.
 func binds(what string) bool {
-	const at = " at /"
-	for i := range max(len(what)-len(at), 0) {
-		if what[i:i+len(at)] == at {
-			return true
-		}
-	}
-	return false
+	_, _, ok := cut(what, " at /")
+	return ok
 }
 
 func kindOf(e *launch.StepError) errs.Kind {
